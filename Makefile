@@ -1,0 +1,72 @@
+# Needs only Python 3.11 or newer and a package index. See `make help`.
+PYTHON ?= python3
+VENV ?= .venv
+# Where torch comes from; empty: the default index, which on Linux means CUDA and GBs.
+TORCH_INDEX ?=
+# More words for pytest, for example ARGS="-k delta".
+ARGS ?=
+
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+BIN := $(VENV)/bin
+SHELL := /bin/bash
+# A module of the same name elsewhere must not be picked up instead of the pinned one.
+unexport PYTHONPATH
+.NOTPARALLEL:
+.PHONY: help tour test lab clean
+
+help:
+	@echo "make tour    install into $(VENV), then see the small model read and answer"
+	@echo "make lab     install the course's tools and open the notebooks"
+	@echo "make test    install the test tools, then lint and run every test"
+	@echo "make clean   remove $(VENV) and everything built"
+	@echo
+	@echo "TORCH_INDEX=$(CPU_INDEX)"
+	@echo "             a far smaller torch, for machines without an NVIDIA GPU"
+	@echo "PYTHON=python3.12    make $(VENV) with another Python"
+	@echo 'ARGS="-k delta"      run only some tests'
+
+tour: $(VENV)/.installed-package
+	@$(BIN)/minqwen tour
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} RAYON_NUM_THREADS=$${RAYON_NUM_THREADS:-2} \
+	    $(BIN)/python -m pytest $(ARGS)
+
+lab: $(VENV)/.installed-course
+	$(BIN)/jupyter lab $(wildcard notebooks)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip is the last thing venv writes: where it is, the environment is whole.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	    || { echo \
+	    "minqwen: $(PYTHON) is missing or older than 3.11; name another" \
+	    "with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	    "minqwen: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu" \
+	    "install them with: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of requirements: unchanged files mean nothing to install.
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "installing minqwen$(EXTRA) into $(VENV) (the first time: a minute or more)"
+	@if [ -z "$(TORCH_INDEX)" ] && [ "$$(uname)" = Linux ] \
+	    && ! command -v nvidia-smi >/dev/null && [ ! -e $(BIN)/minqwen ]; then \
+	    echo "  no NVIDIA GPU seen; should torch turn out to be gigabytes, stop and add"; \
+	    echo "  TORCH_INDEX=$(CPU_INDEX)"; fi
+	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch $(FILTER))
+	@$(PIP) -e '.$(EXTRA)' $(FILTER)
+	@touch $@
+
+EXTRA = $(patsubst %,[%],$(filter-out package,$*))
+PIP = set -o pipefail; PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore \
+    $(BIN)/python -m pip install \
+    --disable-pip-version-check --progress-bar off -c constraints.txt
+# Of all pip says, keep the larger files with their size, and that it unpacks.
+FILTER = | awk '/^ *Downloading .* MB\)/ { print "  " $$2, $$3, $$4; fflush() } \
+    /^Installing collected/ { print "  unpacking"; fflush() }'

@@ -1,0 +1,21 @@
+"""minqwen: Qwen3.5, small enough to read and exact enough to run."""
+
+from .cache import Cache
+from .config import Config
+from .errors import InputError
+from .generate import generate
+from .model import Qwen
+from .text import Processor
+from .weights import load, save
+
+__version__ = "0.1.0"
+__all__ = [
+    "Cache",
+    "Config",
+    "InputError",
+    "Processor",
+    "Qwen",
+    "generate",
+    "load",
+    "save",
+]

@@ -1,0 +1,73 @@
+"""Gated attention: every fourth layer, the one that keeps all it has seen."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .norm import RMSNorm
+from .rope import rotate
+
+
+class GatedAttention(nn.Module):
+    """Softmax attention whose output passes a gate (Qiu et al., arXiv 2505.06708).
+
+    `q_proj` makes each head's query and its gate side by side, [H, 2 * K] a token.
+    Queries and keys are normed per head, then their first quarter is rotated. Several
+    query heads share a key head. The gate's sigmoid multiplies the result, element by
+    element, before `o_proj`, so a head can say nothing without attending anywhere.
+    """
+
+    def __init__(self, cfg):
+        super().__init__()
+        D, H, K = cfg.hidden_size, cfg.num_attention_heads, cfg.head_dim
+        self.heads, self.kv_heads, self.head_dim = H, cfg.num_key_value_heads, K
+        self.q_proj = nn.Linear(D, H * 2 * K, bias=False)
+        self.k_proj = nn.Linear(D, self.kv_heads * K, bias=False)
+        self.v_proj = nn.Linear(D, self.kv_heads * K, bias=False)
+        self.o_proj = nn.Linear(H * K, D, bias=False)
+        self.q_norm = RMSNorm(K, cfg.rms_norm_eps)
+        self.k_norm = RMSNorm(K, cfg.rms_norm_eps)
+
+    def forward(self, x, cos, sin, mask=None, cache=None):
+        """x [B, T, D]; cos, sin [B, T, R]; mask [B, 1, T, S] bool or None (causal).
+
+        `cache` is this layer's KV store, or None. Returns [B, T, D].
+        """
+        B, T, _ = x.shape
+        q, gate = self.q_proj(x).view(B, T, self.heads, -1).chunk(2, dim=-1)
+        k = self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)
+        v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim)
+        q = rotate(self.q_norm(q), cos, sin)  # [B, T, H, K]
+        k = rotate(self.k_norm(k), cos, sin)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # [B, heads, T, K]
+        if cache is not None:
+            k, v = cache.append(k, v)  # [B, heads, S, K]
+        out = attend(q, k, v, mask).transpose(1, 2)  # [B, T, H, K]
+        return self.o_proj((out * gate.sigmoid()).reshape(B, T, -1))
+
+
+def attend(q, k, v, mask=None):
+    """softmax(q k^T / sqrt(K)) v. q [B, H, T, K]; k, v [B, Hkv, S, K]; H >= Hkv.
+
+    Causal when mask is None, with T = S or T = 1.
+    """
+    B, H, T, K = q.shape
+    if T == 1 and mask is None:
+        # One token: the heads that share a key head are rows of one small product.
+        q = q.view(B, k.shape[1], -1, K)
+        return F.scaled_dot_product_attention(q, k, v).view(B, H, 1, K)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=H != k.shape[1]
+    )
+
+
+def causal_mask(real, T):
+    """Who may look at whom: real [B, S] bool, the last T of them asking.
+
+    Returns [B, 1, T, S] bool. A padding token may see itself, since a row of the
+    softmax with nothing in it would be NaN.
+    """
+    S = real.shape[1]
+    query = torch.arange(S - T, S, device=real.device)[:, None]
+    key = torch.arange(S, device=real.device)
+    return ((key <= query) & real[:, None, None]) | (key == query)

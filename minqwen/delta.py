@@ -1,0 +1,107 @@
+"""The gated delta rule: a memory of fixed size that is corrected, not only added to.
+
+Three forms of one function: a step, a loop over steps, and chunks without that loop.
+They give the same answer; which is faster depends on T and the machine.
+
+    here         paper (arXiv 2412.06464)      transformers, fla
+    S [K, V]     S^T                           recurrent state
+    g            log alpha                     g, decay
+    beta         beta                          beta
+"""
+
+import torch
+
+
+def delta_step(q, k, v, *, g, beta, state):
+    """One token of the gated delta rule (Yang et al., arXiv 2412.06464).
+
+        S <- exp(g) S          forget
+        e  = beta (v - S^T k)  what the memory gets wrong about k
+        S <- S + k e^T         correct it
+        o  = S^T q             read, after the write
+
+    q, k [B, H, K]; v [B, H, V]; g, beta [B, H] with g <= 0, 0 < beta < 1;
+    state [B, H, K, V], fp32. Returns o [B, H, V] and the new state.
+    """
+    state = state * g.exp()[..., None, None]
+    read = (state * k[..., None]).sum(-2)  # [B, H, V]
+    error = beta[..., None] * (v - read)
+    state = state + k[..., None] * error[..., None, :]
+    return (state * q[..., None]).sum(-2), state
+
+
+def delta_recurrent(q, k, v, *, g, beta, state=None):
+    """The rule token by token: the form to trust, and the one used for a single token.
+
+    q, k [B, T, Hk, K]; v [B, T, H, V]; g, beta [B, T, H]; state [B, H, K, V] or None
+    for zeros. H is a multiple of Hk: value head h reads key head h // (H / Hk).
+    All fp32. Returns o [B, T, H, V] and the last state.
+    """
+    B, T, H, V = v.shape
+    q, k = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (q, k))
+    if state is None:
+        state = v.new_zeros(B, H, k.shape[-1], V)
+    outputs = []
+    for t in range(T):
+        o, state = delta_step(
+            q[:, t], k[:, t], v[:, t], g=g[:, t], beta=beta[:, t], state=state
+        )
+        outputs.append(o)
+    return torch.stack(outputs, dim=1), state
+
+
+def delta_chunked(q, k, v, *, g, beta, state=None, chunk=64):
+    """The rule a chunk at a time: the errors of a chunk solve one triangular system.
+
+    Error i needs the errors before it: e_i = beta_i (v_i - decayed S^T k_i
+    - sum_{j<i} decay_ij (k_j . k_i) e_j). That is (I + L) E = rhs with L strictly
+    lower, solved once for all chunks; only the state passes from chunk to chunk
+    (Yang et al., arXiv 2406.06484). Shapes and result as `delta_recurrent`.
+    """
+    B, T, H, V = v.shape
+    Hk, K = k.shape[2:]
+    q, k, v, g, beta = _chunks(q, k, v, g, beta, Hk, chunk)
+    G = g.cumsum(-1)  # [B, Hk, R, n, C], log decay since the chunk began
+    # Masked before exp: above the diagonal the difference is positive and overflows.
+    ahead = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).triu(1)
+    decay = (G[..., :, None] - G[..., None, :]).masked_fill(ahead, -torch.inf).exp()
+    L = (k @ k.mT) * decay * beta[..., None]  # [B, Hk, R, n, C, C]
+    rhs = torch.cat([v, k * G.exp()[..., None]], dim=-1) * beta[..., None]
+    # unitriangular: the solver takes 1 for the diagonal and never looks at L's own.
+    UW = torch.linalg.solve_triangular(L, rhs, upper=False, unitriangular=True)
+    U, W = UW.split([V, K], dim=-1)
+    inside = (q @ k.mT) * decay
+    reads = q * G.exp()[..., None]
+    writes = k * (G[..., -1:] - G).exp()[..., None]
+    kept = G[..., -1].exp()[..., None, None]
+    R = H // Hk
+    S = v.new_zeros(B, Hk, R, K, V) if state is None else state.view(B, Hk, R, K, V)
+    outputs = []
+    for n in range(v.shape[3]):
+        E = U[..., n, :, :] - W[..., n, :, :] @ S  # the chunk's errors
+        outputs.append(reads[..., n, :, :] @ S + inside[..., n, :, :] @ E)
+        S = kept[..., n, :, :] * S + writes[..., n, :, :].mT @ E
+    o = torch.cat(outputs, dim=-2)[..., :T, :]  # [B, Hk, R, T, V]
+    return o.reshape(B, H, T, V).transpose(1, 2), S.reshape(B, H, K, V)
+
+
+def _chunks(q, k, v, g, beta, Hk, chunk):
+    """Zero-pad T to whole chunks (which changes nothing) and bring heads forward.
+
+    Keys stay one per key head, [B, Hk, 1, n, C, K]; the R value heads that share
+    them are an axis of their own, [B, Hk, R, n, C, V].
+    """
+    pad = -v.shape[1] % chunk
+
+    def split(x, heads):
+        x = torch.nn.functional.pad(x, (0, 0) * (x.dim() - 2) + (0, pad))
+        x = x.unflatten(2, heads).unflatten(1, (-1, chunk))  # [B, n, C, Hk, R, ...]
+        return x.movedim((3, 4), (1, 2))  # [B, Hk, R, n, C, ...]
+
+    return [
+        split(q, (Hk, 1)),
+        split(k, (Hk, 1)),
+        split(v, (Hk, -1)),
+        split(g, (Hk, -1)),
+        split(beta, (Hk, -1)),
+    ]

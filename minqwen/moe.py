@@ -1,0 +1,113 @@
+"""Mixture of experts: many small networks, a few of them for each token."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class MLP(nn.Module):
+    """SwiGLU: down(silu(gate x) * up x). x [..., D] -> [..., D]."""
+
+    def __init__(self, dim, width):
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, width, bias=False)
+        self.up_proj = nn.Linear(dim, width, bias=False)
+        self.down_proj = nn.Linear(width, dim, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Router(nn.Module):
+    """Which experts, and how much of each: the `mlp.gate` of the checkpoint."""
+
+    def __init__(self, dim, num_experts, top_k):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_experts, dim))
+        self.top_k = top_k
+
+    def forward(self, x):
+        """x [N, D] -> weights [N, top_k] summing to one, ids [N, top_k], logits [N, E].
+
+        Softmax over all experts, then the largest, then divided by their sum, in fp32.
+        It is the softmax of the winners alone. The best expert comes first.
+        """
+        logits = F.linear(x, self.weight)
+        weights, ids = logits.softmax(-1, dtype=torch.float32).topk(self.top_k, dim=-1)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return weights.to(logits.dtype), ids, logits
+
+
+class Experts(nn.Module):
+    """All experts of a layer in two tensors, applied to tokens sorted by expert.
+
+    `gate_up_proj` [E, 2 I, D]: an expert's gate rows, then its up rows;
+    `down_proj` [E, D, I].
+    """
+
+    def __init__(self, dim, num_experts, width):
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * width, dim))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, dim, width))
+
+    def forward(self, x, weights, ids):
+        """x [N, D]; weights, ids [N, top_k] -> sum_k weights_k expert_k(x) [N, D]."""
+        order = ids.flatten().argsort(
+            stable=True
+        )  # [N * top_k], tokens of expert 0 first
+        count = ids.flatten().bincount(minlength=len(self.down_proj))
+        ends = count.cumsum(0)
+        h = x.index_select(0, order // ids.shape[1])  # [N * top_k, D], x once a choice
+        gate, up = grouped_linear(h, self.gate_up_proj, ends).chunk(2, dim=-1)
+        h = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
+        h = h.index_select(0, order.argsort()).view(*ids.shape, -1)  # [N, top_k, D]
+        return (h * weights[..., None]).sum(1)
+
+
+def grouped_linear(x, weight, ends):
+    """Rows ends[e-1]:ends[e] of x times weight[e]^T. x [M, in]; weight [E, out, in].
+
+    One grouped product where the library has one for these widths (rows of whole 16
+    bytes); else one product for each expert that was chosen.
+    """
+    E, *widths = weight.shape
+    if len(x) and all(w * x.element_size() % 16 == 0 for w in widths):
+        return F.grouped_mm(x.contiguous(), weight.mT, offs=ends.int())
+    out = x.new_empty(len(x), widths[0])
+    start = 0
+    for e, end in enumerate(ends.tolist()):
+        if end > start:
+            out[start:end] = F.linear(x[start:end], weight[e])
+        start = end
+    return out
+
+
+class SparseMoE(nn.Module):
+    """Routed experts, plus one expert every token uses, scaled by a gate of its own."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        D, E = cfg.hidden_size, cfg.num_experts
+        self.gate = Router(D, E, cfg.num_experts_per_tok)
+        self.experts = Experts(D, E, cfg.moe_intermediate_size)
+        self.shared_expert = MLP(D, cfg.shared_expert_intermediate_size)
+        self.shared_expert_gate = nn.Linear(D, 1, bias=False)
+
+    def forward(self, x):
+        """x [B, T, D] -> [B, T, D]."""
+        rows = x.flatten(0, 1)  # [N, D]
+        weights, ids, _ = self.gate(rows)
+        routed = self.experts(rows, weights, ids)
+        shared = self.shared_expert_gate(rows).sigmoid() * self.shared_expert(rows)
+        return (routed + shared).view_as(x)
+
+
+def balance_loss(logits, ids):
+    """How unevenly a layer's experts are used: top_k when even, up to E when not.
+
+    E * sum_e (share of tokens that chose e) * (mean probability of e), from the Switch
+    Transformer (arXiv 2101.03961). Training only. logits [N, E], ids [N, top_k].
+    """
+    N, E = logits.shape
+    chosen = ids.flatten().bincount(minlength=E) / N
+    return E * (chosen * logits.softmax(-1, dtype=torch.float32).mean(0)).sum()

@@ -1,0 +1,52 @@
+"""Three ways to set a vector's length, each of which another port has got wrong."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+def l2norm(x):
+    """x / |x| over the last axis, in fp32: x * rsqrt(sum(x^2) + 1e-6).
+
+    The 1e-6 is added to the sum, not to the mean: it keeps a padded, all-zero token
+    at zero. x [..., K], any dtype; returns fp32.
+    """
+    x = x.float()
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
+
+
+class RMSNorm(nn.Module):
+    """y = x * rsqrt(mean(x^2) + eps) * (1 + w), all in fp32, cast back at the end.
+
+    Zero-centred: the checkpoint stores w, the distance of the gain from one, so that
+    weight decay pulls the gain to 1 and not to 0. x [..., D]; weight [D], 0 at first.
+    """
+
+    def __init__(self, dim, eps=1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.eps = eps
+
+    def forward(self, x):
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return (y * (1 + self.weight.float())).to(x.dtype)
+
+
+class GatedRMSNorm(nn.Module):
+    """y = x * rsqrt(mean(x^2) + eps) * w * silu(z): the one norm with a plain gain.
+
+    Used on the output of the delta rule only, per head. x, z [..., V]; weight [V],
+    1 at first, and fp32 on disk and in memory. Returns z's dtype.
+    """
+
+    def __init__(self, dim, eps=1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x, z):
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        y = self.weight * y.to(z.dtype)
+        return (y * F.silu(z.float())).to(z.dtype)

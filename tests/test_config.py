@@ -1,0 +1,151 @@
+"""The eight sizes, counted from our own module tree; what a bad config.json gets."""
+
+import copy
+import json
+
+import pytest
+import torch
+from tiny_models import small_config
+
+from minqwen.config import Config
+from minqwen.errors import InputError
+from minqwen.model import Qwen
+from minqwen.weights import expected_tensors
+
+# name: text, with vision and MTP (10^9), payload bytes (10^9), tensors, active
+RELEASED = {
+    "397B-A17B": (396_346_350_336, 403.398, 806.80, 2924, 17_349_040_896),
+    "122B-A10B": (122_111_526_912, 125.086, 250.17, 1949, 9_771_288_576),
+    "35B-A3B": (34_660_610_688, 35.952, 71.90, 1811, 3_454_988_928),
+    "27B": (26_895_998_464, 27.781, 55.56, 1199, 26_895_998_464),
+    "9B": (8_953_803_264, 9.653, 19.31, 775, 8_953_803_264),
+    "4B": (4_205_751_296, 4.660, 9.32, 738, 4_205_751_296),
+    "2B": (1_881_825_088, 2.274, 4.548, 632, 1_881_825_088),
+    "0.8B": (752_393_024, 0.873, 1.747, 488, 752_393_024),
+}
+WIDTH = {torch.bfloat16: 2, torch.float32: 4, "BF16": 2, "F32": 4}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_sizes(name):
+    """Parameters, bytes and tensors of the released files, on the meta device."""
+    text, total, payload, tensors, active = RELEASED[name]
+    cfg = Config.named(name)
+    with torch.device("meta"):
+        count = Qwen(cfg).num_parameters()
+    assert (count["text"], count["active"]) == (text, active)
+    assert round(count["total"] / 1e9, 3) == total
+    stored = expected_tensors(cfg)
+    assert len(stored) == tensors
+    size = sum(torch.Size(shape).numel() * WIDTH[d] for shape, d in stored.values())
+    digits = 3 if payload < 5 else 2
+    assert round(size / 1e9, digits) == payload
+
+
+def test_397b_breaks_even_at_6144_tokens():
+    """Where 15 layers of KV outgrow 45 layers of fp32 state (architecture.md, 5)."""
+    t = Config.named("397B-A17B").text
+    k_and_v = 2 * t.num_key_value_heads * t.head_dim
+    head = t.linear_key_head_dim * t.linear_value_head_dim
+    kv = t.layer_types.count("full_attention") * k_and_v * 2  # bf16
+    state = t.layer_types.count("linear_attention") * t.linear_num_value_heads * head
+    state *= 4  # fp32
+    assert (kv, state, state // kv, state % kv) == (30_720, 188_743_680, 6144, 0)
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_written_and_read_again(name, tmp_path):
+    cfg = Config.named(name)
+    (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
+    assert Config.from_json(tmp_path) == cfg
+    assert Config.from_json(tmp_path / "config.json").extra == {}
+
+
+@pytest.mark.parametrize("moe", [True, False])
+@pytest.mark.parametrize("vision", [True, False])
+def test_transformers_reads_ours_and_we_read_theirs(moe, vision, tmp_path):
+    import transformers
+
+    cfg = small_config(moe=moe, vision=vision, mtp_num_hidden_layers=0)
+    (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
+    theirs = transformers.AutoConfig.from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path / "again")
+    assert Config.from_json(tmp_path / "again") == cfg
+
+
+def test_unknown_keys_are_kept():
+    values = small_config().to_dict()
+    values["text_config"]["new_thing"] = 3
+    values["vision_config"]["other"] = 4
+    values["top"] = 5
+    extra = Config.from_dict(values).extra
+    assert extra == {"new_thing": 3, "vision_config.other": 4, "top": 5}
+
+
+BAD = {
+    "model_type": ("model_type", "llama", "not a Qwen3.5"),
+    "missing": ("text_config.hidden_size", None, "hidden_size is missing"),
+    "no rope": ("text_config.rope_parameters", None, "rope_parameters is missing"),
+    "old rope": ("text_config.rope_scaling", {"type": "yarn"}, "rope_parameters"),
+    "rope type": ("text_config.rope_parameters.rope_type", "llama3", "rope_type"),
+    "yarn": ("text_config.rope_parameters.rope_type", "yarn", "needs factor"),
+    "sections": ("text_config.rope_parameters.mrope_section", [1, 1, 1], "summing"),
+    "string": ("text_config.num_experts", "33", "expected a number"),
+    "bool": ("text_config.head_dim", True, "expected a number"),
+    "negative": ("text_config.hidden_size", -64, "whole number"),
+    "top_k": ("text_config.num_experts_per_tok", 34, "num_experts_per_tok 34"),
+    "heads": ("text_config.num_key_value_heads", 3, "num_key_value_heads"),
+    "key heads": ("text_config.linear_num_key_heads", 3, "linear_num_key_heads"),
+    "layers": ("text_config.layer_types", ["full_attention"], "names 1 layers"),
+    "kind": ("text_config.layer_types", ["mamba"] * 4, "layer_types[0]"),
+    "act": ("text_config.hidden_act", "gelu", "only 'silu'"),
+    "bias": ("text_config.attention_bias", True, "attention_bias"),
+    "gate": ("text_config.attn_output_gate", False, "attn_output_gate"),
+    "deepstack": ("vision_config.deepstack_visual_indexes", [3], "deepstack"),
+    "width": ("vision_config.out_hidden_size", 32, "out_hidden_size"),
+    "square": ("vision_config.num_position_embeddings", 35, "square"),
+    "ids": ("image_token_id", None, "image_token_id is missing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_config_is_one_sentence(case):
+    key, value, words = BAD[case]
+    values = copy.deepcopy(small_config().to_dict())
+    *path, last = key.split(".")
+    at = values
+    for part in path:
+        at = at[part]
+    at[last] = value
+    with pytest.raises(InputError) as e:
+        Config.from_dict(values, source="some/config.json")
+    sentence = str(e.value)
+    assert words in sentence and sentence.startswith("some/config.json")
+    assert "\n" not in sentence
+
+
+def test_bad_files(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        Config.from_json(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": ')
+    with pytest.raises(InputError, match="not valid JSON"):
+        Config.from_json(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(InputError, match="JSON object"):
+        Config.from_json(tmp_path)
+    with pytest.raises(InputError, match="397B-A17B"):
+        Config.named("398B")
+
+
+def test_every_field_is_read():
+    """No field of the config is there for show (fla's had one that nothing read)."""
+    import dataclasses
+    from pathlib import Path
+
+    from minqwen import config
+
+    folder = Path(config.__file__).parent
+    code = "".join(p.read_text() for p in folder.rglob("*.py") if p.stem != "family")
+    for cls in (config.TextConfig, config.VisionConfig, config.RopeConfig):
+        for f in dataclasses.fields(cls):
+            assert code.count(f".{f.name}") >= 1, f"{cls.__name__}.{f.name} is unused"

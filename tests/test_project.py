@@ -1,0 +1,196 @@
+"""What the files around the code promise each other, and the house rules."""
+
+import ast
+import importlib
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+MODEL_PART = "config family norm rope attention delta deltanet moe vision block".split()
+MODEL_PART += "cache mtp model".split()
+OPTIONAL = "transformers av matplotlib ipywidgets IPython fla triton pytest".split()
+
+
+def requirements() -> list[str]:
+    """Every requirement string of pyproject.toml, extras included, each once."""
+    extras = PROJECT["optional-dependencies"].values()
+    return list(dict.fromkeys(sum(extras, PROJECT["dependencies"])))
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line.split("==") for line in lines if line and line[0] != "#"]
+    return dict(pins)
+
+
+def tracked_files() -> list[Path]:
+    """Files that are in git, or would be after `git add .`."""
+    # The checkout may belong to another user, as in a container.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached"]
+    command += ["--others", "--exclude-standard"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in done.stdout.decode().split("\0") if name]
+    return [path for path in files if path.is_file()]
+
+
+# ---- one source of truth
+
+
+def test_environment_equals_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, section = environment["dependencies"]
+    assert environment["name"] == PROJECT["name"] and pip == "pip"
+    assert PROJECT["requires-python"] == python.replace("python=", ">=")
+    first, *listed, last = section["pip"]
+    assert (first, last) == ("-c constraints.txt", "-e .")
+    assert listed == requirements()
+
+
+def test_every_requirement_has_one_exact_version_that_it_allows():
+    pins = constraints()
+    for requirement in map(Requirement, requirements()):
+        if str(requirement.specifier).startswith("=="):
+            assert requirement.name not in pins
+        else:
+            assert pins.pop(requirement.name) in requirement.specifier
+    assert not pins, "pinned but not required"
+
+
+def test_torch_is_pinned_and_its_range_is_wide():
+    assert constraints()["torch"] == "2.13.0"
+    assert "torch>=2.11" in PROJECT["dependencies"]
+
+
+def test_version_agrees_everywhere():
+    import minqwen
+
+    version = PROJECT["version"]
+    assert str(CITATION["version"]) == version
+    assert getattr(minqwen, "__version__", version) == version
+    try:
+        assert importlib.metadata.version("minqwen") == version
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("minqwen is not installed here")
+
+
+def test_console_script_resolves():
+    module, function = PROJECT["scripts"]["minqwen"].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_this_python_is_supported():
+    running = ".".join(map(str, sys.version_info[:3]))
+    assert running in SpecifierSet(PROJECT["requires-python"])
+
+
+# ---- licence and citation
+
+
+def test_license_is_the_whole_apache_text():
+    text = (ROOT / "LICENSE").read_text()
+    assert PROJECT["license"] == CITATION["license"] == "Apache-2.0"
+    assert "Apache License\n                           Version 2.0" in text
+    assert "   9. Accepting Warranty" in text and "END OF TERMS AND CONDITIONS" in text
+    assert len(text.splitlines()) == 201
+
+
+def test_citation_names_what_we_stand_on():
+    assert CITATION["cff-version"] == "1.2.0"
+    assert CITATION["authors"] == [{"name": "The minqwen authors"}]
+    references = CITATION["references"]
+    assert all(r["title"] and r["authors"] and r["type"] for r in references)
+    dois = {r["doi"] for r in references if "doi" in r}
+    ids = ("2412.06464", "2406.06484", "2505.06708")
+    assert dois == {f"10.48550/arXiv.{arxiv}" for arxiv in ids}
+    links = {r["url"] for r in references} | {
+        r["repository-code"] for r in references if "repository-code" in r
+    }
+    assert "https://github.com/QwenLM/Qwen3.5" in links
+    assert {f"https://arxiv.org/abs/{arxiv}" for arxiv in ids} <= links
+
+
+# ---- house rules
+
+
+def test_no_file_names_a_place_on_one_machine():
+    places = "|".join(["work", "root", "tmp", "home/[a-z]+", "Users/[A-Za-z]+"])
+    absolute = re.compile(rf"(?<![\w.~]){'/'}(?:{places}){'/'}")
+    found = []
+    for path in tracked_files():
+        data = path.read_bytes()
+        # A vocabulary is learned from text, not written by us.
+        if b"\0" in data or path.name == "tokenizer.json":
+            continue
+        for number, line in enumerate(data.decode().splitlines(), 1):
+            if absolute.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert not found, "\n".join(found)
+
+
+def test_modules_are_short():
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in (ROOT / "minqwen").rglob("*.py")
+    }
+    assert not {name: n for name, n in lengths.items() if n > 320}
+
+
+@pytest.mark.parametrize("module", MODEL_PART)
+def test_model_part_fits_notebook_cells(module):
+    text = (ROOT / "minqwen" / f"{module}.py").read_text()
+    wide = [n for n, line in enumerate(text.splitlines(), 1) if len(line) > 88]
+    assert not wide, f"lines over 88 columns: {wide}"
+    long = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef)
+        and node.end_lineno - node.lineno + 1 > 45
+    }
+    assert not long, f"functions over 45 lines: {long}"
+
+
+@pytest.mark.parametrize("module", MODEL_PART)
+def test_model_part_imports_nothing_from_around_it(module):
+    tree = ast.parse((ROOT / "minqwen" / f"{module}.py").read_text())
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "minqwen." * bool(node.level) + (node.module or "")
+            bare = base.rstrip(".") == "minqwen"
+            names = [f"minqwen.{a.name}" for a in node.names] if bare else [base]
+        else:
+            continue
+        inside |= {name.split(".")[1] for name in names if name.startswith("minqwen.")}
+    assert inside <= {"errors", "kernels", *MODEL_PART} - {module}
+
+
+def test_import_needs_no_optional_library():
+    # torch may bring some of these along by itself: only what we add counts.
+    code = (
+        "import json, sys, torch; before = set(sys.modules)\n"
+        "import minqwen, minqwen.cli\n"
+        "print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    added = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert not added & set(OPTIONAL)

@@ -22,6 +22,7 @@ IGNORED = {"model_type", "dtype", "torch_dtype", "use_cache", "rope_parameters",
            "transformers_version", "architectures", "text_config", "vision_config",
            "output_router_logits", "pad_token_id", "bos_token_id",
            "partial_rotary_factor"}  # fmt: skip
+DEEPEST = 1000  # layers; checked before any list of them is built
 VISION_FIXED = {"hidden_act": "gelu_pytorch_tanh", "deepstack_visual_indexes": []}
 VISION_IGNORED = {"model_type", "dtype", "rope_parameters"}
 IDS = (
@@ -182,10 +183,17 @@ def _text(values, moe, where):
 def _layers(values, where):
     """layer_types, written out or implied by full_attention_interval."""
     count = _need(values, "num_hidden_layers", where)
-    every = values.get("full_attention_interval")
     types = values.get("layer_types")
+    if not isinstance(count, int) or not 0 < count <= DEEPEST:
+        raise InputError(
+            f"{where}: num_hidden_layers is {count!r}; expected 1 to {DEEPEST}"
+        )
     if types is None:
         every = _need(values, "full_attention_interval", where)
+        if not isinstance(every, int) or every < 1:
+            raise InputError(
+                f"{where}: full_attention_interval is {every!r}; expected 1 or more"
+            )
         types = [LINEAR if (i + 1) % every else FULL for i in range(count)]
     if len(types) != count:
         raise InputError(f"{where}: layer_types names {len(types)} layers, "

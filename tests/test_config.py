@@ -97,6 +97,8 @@ BAD = {
     "heads": ("text_config.num_key_value_heads", 3, "num_key_value_heads"),
     "key heads": ("text_config.linear_num_key_heads", 3, "linear_num_key_heads"),
     "layers": ("text_config.layer_types", ["full_attention"], "names 1 layers"),
+    "depth": ("text_config.num_hidden_layers", 10**12, "expected 1 to 1000"),
+    "half a layer": ("text_config.num_hidden_layers", 4.5, "expected 1 to 1000"),
     "kind": ("text_config.layer_types", ["mamba"] * 4, "layer_types[0]"),
     "act": ("text_config.hidden_act", "gelu", "only 'silu'"),
     "bias": ("text_config.attention_bias", True, "attention_bias"),

@@ -1,0 +1,192 @@
+"""A small trainer: text and pictures mixed from the first step, on a CPU in an hour.
+
+`minqwen train --out assets/tiny` makes the embedded checkpoint with the defaults below.
+Every step is a function of (seed, step), so a run that was killed goes on from its last
+checkpoint as if nothing had happened.
+"""
+
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from .config import Config
+from .errors import InputError
+from .model import Qwen
+from .moe import Router, balance_loss
+from .rope import positions
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights, besides the corpus and torch's own version."""
+
+    steps: int = 2300
+    batch_size: int = 8
+    seq_len: int = 512
+    picture_share: float = 0.25
+    lr: float = 3e-3
+    warmup: int = 100
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    mtp_weight: float = 0.2
+    seed: int = 0
+
+
+def tiny_config(vocab_size=2048, first_special=2038) -> Config:
+    """The embedded model: every part of the 397B one, about 1/60,000 of its size."""
+    text = dict(
+        vocab_size=vocab_size, hidden_size=192, num_hidden_layers=8,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=64,
+        full_attention_interval=4, linear_num_key_heads=4, linear_num_value_heads=8,
+        linear_key_head_dim=32, linear_value_head_dim=32, linear_conv_kernel_dim=4,
+        rms_norm_eps=1e-6, max_position_embeddings=32768, eos_token_id=first_special,
+        mtp_num_hidden_layers=1, num_experts=32, num_experts_per_tok=4,
+        router_aux_loss_coef=0.01,  # ten times the large ones': its run is short
+        moe_intermediate_size=16, shared_expert_intermediate_size=192,
+        rope_parameters=dict(rope_type="default", rope_theta=10_000_000,
+                             partial_rotary_factor=0.25, mrope_section=[3, 3, 2],
+                             mrope_interleaved=True))  # fmt: skip
+    vision = dict(depth=3, hidden_size=64, intermediate_size=192, num_heads=4,
+                  in_channels=3, patch_size=16, temporal_patch_size=2,
+                  spatial_merge_size=2, out_hidden_size=192,
+                  num_position_embeddings=64)  # fmt: skip
+    return Config.from_dict(dict(
+        model_type="qwen3_5_moe", text_config=text, vision_config=vision,
+        tie_word_embeddings=False, image_token_id=first_special + 6,
+        video_token_id=first_special + 7, vision_start_token_id=first_special + 3,
+        vision_end_token_id=first_special + 4))  # fmt: skip
+
+
+def losses(model, batch, recipe, routed):
+    """Next-token loss, next-but-one loss of the MTP head, and imbalance of the experts.
+
+    batch: input_ids and targets [B, T], -100 where nothing is to be learned, and
+    pictures if any; `routed` is filled by the routers' hooks during the call.
+    """
+    batch, targets = dict(batch), batch["targets"]
+    del batch["targets"]
+    ids = batch["input_ids"]
+    everyone = torch.ones_like(ids, dtype=torch.bool)
+    where, _ = positions(
+        ids, everyone, torch.zeros(len(ids), dtype=torch.long), model.cfg,
+        batch.get("image_grid_thw"), batch.get("video_grid_thw"),
+    )  # fmt: skip
+    routed.clear()
+    hidden = model.hidden(**batch, position_ids=where)
+    loss = {"next": row_loss(model.logits(hidden), targets)}
+    drafted, _ = model.draft(hidden[:, :-1], ids[:, 1:], where[:, :, :-1])
+    loss["mtp"] = row_loss(drafted, targets[:, 1:])
+    loss["balance"] = torch.stack(
+        [balance_loss(logits, e) for _, e, logits in routed]
+    ).mean()
+    return loss
+
+
+def row_loss(logits, targets):
+    """Mean over each row's targets, then over rows: a picture's few answers count as
+    much as a page of text. logits [B, T, vocab]; targets [B, T], -100 for none."""
+    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    counted = (targets >= 0).sum(1).clamp(min=1)
+    return (each.view_as(targets).sum(1) / counted).mean()
+
+
+def optimizer_for(model, recipe):
+    """AdamW; matrices decay to zero, norms, rates, biases and embeddings do not."""
+    decay, keep = [], []
+    for name, p in model.named_parameters():
+        (decay if p.dim() >= 2 and "embed" not in name else keep).append(p)
+    groups = [dict(params=decay, weight_decay=recipe.weight_decay),
+              dict(params=keep, weight_decay=0.0)]  # fmt: skip
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
+
+
+def rate(step, recipe):
+    """Learning rate: a linear warm-up, then a cosine down to a fiftieth."""
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.lr * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def run(out, recipe=None, resume=False, threads=2):
+    """Train the tiny model, save it into folder `out`, measure it and write its card.
+
+    With `resume`, goes on from the `out`/resume.pt of a run that was killed. A folder
+    without a tokenizer gets the one this corpus makes. Returns the card's figures.
+    Raises InputError if resume.pt is of another recipe.
+    """
+    from . import card
+    from .corpus import write_processor
+    from .weights import save
+
+    recipe, out = recipe or Recipe(), Path(out)
+    torch.set_num_threads(threads)
+    write_processor(out)
+    model, seconds = train(out, recipe, resume)
+    save(model.to(torch.bfloat16), out)
+    figures = card.write(out, recipe, seconds, threads)
+    (out / "resume.pt").unlink(missing_ok=True)
+    return figures
+
+
+def train(out, recipe, resume=False, save_every=100):
+    """The loop itself: returns the trained model (fp32) and the seconds it took."""
+    from tqdm import tqdm
+
+    from .corpus import Corpus
+
+    corpus = Corpus.build(out, seed=recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model = Qwen(tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)).train()
+    optimizer = optimizer_for(model, recipe)
+    step, spent = (
+        restore(out / "resume.pt", model, optimizer, recipe) if resume else (0, 0.0)
+    )
+    routed = []
+    for module in model.modules():
+        if isinstance(module, Router):
+            module.register_forward_hook(lambda _, args, result: routed.append(result))
+    bar = tqdm(range(step, recipe.steps), initial=step, total=recipe.steps, unit="step")
+    started = time.monotonic() - spent
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step, recipe)
+        batch = corpus.batch(
+            step, recipe.batch_size, recipe.seq_len, recipe.picture_share
+        )
+        loss = losses(model, batch, recipe, routed)
+        total = loss["next"] + recipe.mtp_weight * loss["mtp"]
+        (total + model.cfg.text.router_aux_loss_coef * loss["balance"]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        bar.set_postfix({k: f"{v.item():.3f}" for k, v in loss.items()})
+        if (step + 1) % save_every == 0:
+            keep(out / "resume.pt", model, optimizer, recipe, step + 1,
+                 time.monotonic() - started)  # fmt: skip
+    return model.eval(), time.monotonic() - started
+
+
+def keep(path, model, optimizer, recipe, step, spent):
+    """Write all that is needed to go on, whole or not at all."""
+    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
+             "recipe": asdict(recipe), "step": step, "seconds": spent}  # fmt: skip
+    torch.save(whole, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def restore(path, model, optimizer, recipe):
+    """Load what `keep` wrote, if anything; returns (next step, seconds so far)."""
+    if not path.exists():
+        return 0, 0.0
+    saved = torch.load(path, weights_only=True)
+    if saved["recipe"] != asdict(recipe):
+        raise InputError(f"{path} is of another recipe; delete it to start anew")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"], saved["seconds"]

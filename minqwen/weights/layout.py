@@ -1,0 +1,69 @@
+"""Which tensors a checkpoint of a config holds, and where each goes in the model.
+
+The model's parameters are named as the released files name theirs, with two
+exceptions. Experts: fused in one tensor, or three small tensors an expert; both are
+in circulation, and one release uses both (fused in the layers, single in the MTP
+head). And text-only files, which write `model.layers` for
+`model.language_model.layers`.
+"""
+
+import torch
+
+from ..model import Qwen
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+BODY = "model.language_model."
+FUSED = (".experts.gate_up_proj", ".experts.down_proj")
+
+
+def skeleton(cfg, dtype):
+    """The model on the meta device: names, shapes and dtypes without memory.
+
+    Casting leaves the model's fp32 islands (`A_log`, the gated norms) in fp32, as
+    the released files do.
+    """
+    with torch.device("meta"):
+        return Qwen(cfg).to(dtype)
+
+
+def per_expert(name, shape):
+    """A fused parameter's parts: (stored name, (expert, first row, end row)) each.
+
+    gate_up_proj [E, 2 I, D] holds an expert's gate rows, then its up rows.
+    """
+    experts, rows, _ = shape
+    prefix, _, kind = name.rpartition(".")
+    parts = [("down", 0, rows)]
+    if kind == "gate_up_proj":
+        parts = [("gate", 0, rows // 2), ("up", rows // 2, rows)]
+    for e in range(experts):
+        for part, low, high in parts:
+            yield f"{prefix}.{e}.{part}_proj.weight", (e, low, high)
+
+
+def slice_of(tensor, part):
+    """The part of a parameter that one stored tensor holds; all of it if None."""
+    return tensor if part is None else tensor[part[0], part[1] : part[2]]
+
+
+def stored_tensors(model):
+    """(name, view of the model's memory) for every tensor of its checkpoint.
+
+    In the released layout and the model's order: experts fused, those of the MTP head
+    one by one.
+    """
+    for name, p in model.named_parameters():
+        if name.startswith("mtp.") and name.endswith(FUSED):
+            for stored, part in per_expert(name, p.shape):
+                yield stored, slice_of(p.detach(), part)
+        else:
+            stored = name if model.cfg.vision else name.replace(BODY, "model.")
+            yield stored, p.detach()
+
+
+def expected_tensors(cfg, dtype=torch.bfloat16):
+    """name -> (shape, dtype) of the released checkpoint; no weight takes memory."""
+    return {
+        name: (tuple(tensor.shape), tensor.dtype)
+        for name, tensor in stored_tensors(skeleton(cfg, dtype))
+    }

@@ -1,0 +1,254 @@
+"""From a checkpoint to a model, one tensor at a time.
+
+All tensors are accounted for before the first byte of any is read: what is missing,
+unexpected, of another shape or of a dtype that we will not guess about is told in
+one error. Then each is read straight into the memory where it will stay.
+"""
+
+import re
+import warnings
+from pathlib import Path
+
+import torch
+
+from ..config import Config
+from ..errors import InputError
+from .hub import resolve
+from .index import open_checkpoint, show
+from .layout import BODY, DTYPES, FUSED, per_expert, skeleton, slice_of
+
+CHUNK = 32 << 20  # bytes converted or moved to a device at once
+BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
+LISTED = 10  # faults spelled out in one error
+SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
+
+
+def load(
+    path_or_hub_id, device="cpu", dtype=torch.float32, experts="memory", quantize=None,
+    kernels="auto", revision=None,
+):  # fmt: skip
+    """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
+
+    device None takes a GPU if there is one; dtype None keeps the one most of the file
+    has. `A_log` and the gated norms stay fp32. A file without any `mtp.*` (transformers
+    drops them) gives a model without that head, and a config without a vision tower
+    leaves the tower of a file that has one: both are said in a warning. Peak memory is
+    the model's own and CHUNK. Raises InputError, before reading any weight, that names
+    every tensor that does not fit config.json.
+    """
+    _refuse_planned(experts, quantize, kernels)
+    device = _device(device)
+    if dtype is not None and dtype not in DTYPES.values():
+        raise InputError(
+            f"dtype {show(dtype)} cannot hold weights; give torch.float32, bfloat16, "
+            "float16 or None for the file's own."
+        )
+    path = resolve(path_or_hub_id, revision)
+    table = open_checkpoint(path)
+    cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
+    cfg, table = _agree_on_parts(path, cfg, table)
+    _check_depth(path, cfg, table)
+    model = skeleton(cfg, dtype or _main_dtype(table))
+    plan = match(path, model, table)
+    model.to_empty(device=device)
+    _read_all(model, table, plan)
+    return model.eval()
+
+
+def match(path, model, table):
+    """[(stored name, parameter name, part)] covering every parameter exactly once.
+
+    Raises one InputError for all tensors that are missing, unexpected, mis-shaped or
+    of another dtype. `model` may be on the meta device.
+    """
+    names = table.keys()
+    bare = not any(n.startswith(BODY) for n in names) and any(
+        n.startswith("model.layers.") for n in names
+    )
+    single = {m[1] for m in map(SINGLE.fullmatch, names) if m}
+    half = _f16_allowed(table)
+    plan, faults = [], []
+    for name, p in model.named_parameters():
+        stored = name.replace(BODY, "model.") if bare else name
+        wanted = [(stored, None)]
+        if name.endswith(FUSED) and stored not in table:
+            if stored.rpartition(".")[0] in single:
+                wanted = per_expert(stored, p.shape)
+        for source, part in wanted:
+            plan.append((source, name, part))
+            shape = p.shape if part is None else (part[2] - part[1], p.shape[2])
+            fault = _fault(source, table.get(source), shape, half)
+            faults += [fault] if fault else []
+    for n in sorted(names - {source for source, _, _ in plan}):
+        faults.append(f"unexpected {show(n)} in {show(table[n].file.name)}")
+    if faults:
+        count = f"{len(faults)} tensors do" if len(faults) > 1 else "1 tensor does"
+        more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
+        raise InputError(
+            f"{show(path)}: {count} not fit config.json: {'; '.join(faults[:LISTED])}"
+            f"{more}. Is config.json from another checkpoint, or a file missing?"
+        )
+    return plan
+
+
+def _fault(name, entry, shape, half):
+    """What is wrong with one stored tensor, as a phrase, or None."""
+    if entry is None:
+        return f"missing {show(name)}"
+    where = f"{show(entry.file.name)}: {show(name)}"
+    if entry.shape != tuple(shape):
+        return f"{where} is {list(entry.shape)}, config.json asks for {list(shape)}"
+    if entry.dtype not in DTYPES:
+        return f"{where} is {entry.dtype}, expected BF16 or F32"
+    if entry.dtype == "F16" and not half:
+        return f"{where} is F16 while others are BF16, expected BF16 or F32"
+    return None
+
+
+def _f16_allowed(table):
+    """F16 is taken from files that know no BF16.
+
+    Both have two bytes, so a wrong label would load as other numbers without a sign.
+    """
+    return all(entry.dtype != "BF16" for entry in table.values())
+
+
+def _main_dtype(table):
+    """The dtype of most bytes; fp32 when it is none that we compute in."""
+    size = dict.fromkeys(DTYPES, 0)
+    for entry in table.values():
+        if entry.dtype in size:
+            size[entry.dtype] += entry.end - entry.start
+    return DTYPES[max(size, key=size.get)] if any(size.values()) else torch.float32
+
+
+def _agree_on_parts(path, cfg, table):
+    """Leave out, with a warning, a whole part that only file or only config has."""
+    has_mtp = any(name.startswith("mtp.") for name in table)
+    left = []
+    if cfg.text.mtp_num_hidden_layers and not has_mtp:
+        cfg = cfg.replace(mtp_num_hidden_layers=0)
+        left.append("the MTP head, of which the files hold nothing, so draft needs 0")
+    if has_mtp and not cfg.text.mtp_num_hidden_layers:
+        table = {n: e for n, e in table.items() if not n.startswith("mtp.")}
+        left.append("the files' MTP head, which config.json does not ask for")
+    if cfg.vision is None and any(n.startswith("model.visual.") for n in table):
+        table = {n: e for n, e in table.items() if not n.startswith("model.visual.")}
+        left.append("the files' vision tower, which config.json does not ask for")
+    if left:
+        # stacklevel 3: the line that called load.
+        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=3)
+    return cfg, table
+
+
+def _check_depth(path, cfg, table):
+    """More layers, blocks or experts than the files hold, said before building them."""
+    asked = {
+        r"(?:model|model\.language_model)\.layers\.(\d{1,9})\.": (
+            "num_hidden_layers", cfg.text.num_hidden_layers),
+        r"model\.visual\.blocks\.(\d{1,9})\.": (
+            "vision_config.depth", cfg.vision.depth if cfg.vision else 0),
+        r".+\.experts\.(\d{1,9})\.": ("num_experts", cfg.text.num_experts or 0),
+    }  # fmt: skip
+    for pattern, (key, count) in asked.items():
+        found = [re.match(pattern, name) for name in table]
+        held = {int(m[1]) for m in found if m}
+        if held and count > len(held):
+            raise InputError(
+                f"{show(path)}: config.json says {key} {count}, the files hold "
+                f"{len(held)}; is it from another checkpoint, or a file missing?"
+            )
+
+
+# ---- reading ----
+
+
+@torch.no_grad()
+def _read_all(model, table, plan):
+    from tqdm import tqdm
+
+    parameters = dict(model.named_parameters())
+    # In the order of the bytes on disk, so that the disk never has to seek.
+    plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
+    total = sum(table[source].end - table[source].start for source, _, _ in plan)
+    buffer = torch.empty(CHUNK, dtype=torch.uint8)
+    file = None
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
+    ) as bar:
+        try:
+            for source, name, part in plan:
+                entry = table[source]
+                if file is None or file.name != str(entry.file):
+                    file = _reopen(file, entry.file)
+                target = slice_of(parameters[name].data, part).reshape(-1)
+                read_tensor(file, entry, source, target, buffer, bar.update)
+        finally:
+            if file is not None:
+                file.close()
+
+
+def _reopen(old, path):
+    if old is not None:
+        old.close()
+    try:
+        return open(str(path), "rb", buffering=0)
+    except OSError as err:
+        raise InputError(f"{show(path)} cannot be read: {err.strerror}.") from None
+
+
+def read_tensor(file, entry, name, target, buffer, progress=lambda count: None):
+    """Fill `target` [n], a flat view of any dtype and device, with a stored tensor.
+
+    Read in place where dtype and device allow, else through `buffer`, uint8 on the
+    CPU. Raises InputError if the file has become shorter than its header said.
+    """
+    stored = DTYPES[entry.dtype]
+    if target.dtype == stored and target.device.type == "cpu":
+        _fill(file, entry.start, target, name, progress)
+        return
+    through = buffer.view(stored)
+    for low in range(0, len(target), len(through)):
+        piece = through[: min(len(through), len(target) - low)]
+        _fill(file, entry.start + low * stored.itemsize, piece, name, progress)
+        target[low : low + len(piece)].copy_(piece)
+
+
+def _fill(file, start, flat, name, progress):
+    left = memoryview(flat.view(torch.uint8).numpy())
+    file.seek(start)
+    while left:
+        count = file.readinto(left[: 8 * CHUNK])  # in steps, so that the bar moves
+        if not count:
+            raise InputError(
+                f"{show(Path(file.name).name)} ended within {show(name)}: it became "
+                "shorter while it was read; load again when nobody writes to it."
+            )
+        progress(count)
+        left = left[count:]
+
+
+# ---- options ----
+
+
+def _refuse_planned(experts, quantize, kernels):
+    for option, value, known in (
+        ("experts", experts, ("memory",)),
+        ("quantize", quantize, (None,)),
+        ("kernels", kernels, ("auto", "torch")),
+    ):
+        if value not in known:
+            choices = " or ".join(repr(choice) for choice in known)
+            raise InputError(f"{option}={value!r} is not supported; give {choices}.")
+
+
+def _device(device):
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as err:
+        reason = str(err).splitlines()[0]
+        raise InputError(f"device {show(device)} cannot be used: {reason}.") from None
+    return device

@@ -1,0 +1,601 @@
+"""Damaged and hostile checkpoints: one sentence with the culprit's name, each time.
+
+transformers loads eleven of these without a word, some with random weights.
+"""
+
+import json
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import small_model
+
+import minqwen
+from minqwen.errors import InputError
+from minqwen.weights import open_checkpoint
+from minqwen.weights.index import parse_header
+
+LAYER = "model.language_model.layers."
+Q_PROJ = LAYER + "3.self_attn.q_proj.weight"
+NORM = "model.language_model.norm.weight"
+GATE_UP = LAYER + "1.mlp.experts.gate_up_proj"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    model = small_model(mtp_num_hidden_layers=1).to(torch.bfloat16)
+    minqwen.save(model, folder / "one")
+    minqwen.save(model, folder / "shards", max_shard_bytes=300_000)
+    return folder
+
+
+@pytest.fixture
+def one(saved, tmp_path):
+    """A good checkpoint in one file, to be spoilt."""
+    return shutil.copytree(saved / "one", tmp_path / "one")
+
+
+@pytest.fixture
+def shards(saved, tmp_path):
+    """A good checkpoint in several files with an index, to be spoilt."""
+    return shutil.copytree(saved / "shards", tmp_path / "shards")
+
+
+def refused(path, *words):
+    """`load` raises one InputError: a single line that holds all the words."""
+    with pytest.raises(InputError) as caught:
+        minqwen.load(path)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 2000
+    for word in words:
+        assert word in message, message
+    return message
+
+
+def edit(folder, change):
+    """Let `change` alter the dict of tensors of the single file."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def edit_json(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def split(file):
+    raw = file.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    return raw[8 : 8 + size], raw[8 + size :]
+
+
+def put(file, header, data, size=None):
+    header = header if isinstance(header, bytes) else json.dumps(header).encode()
+    size = len(header) if size is None else size
+    file.write_bytes(struct.pack("<Q", size) + header + data)
+
+
+def edit_header(folder, change):
+    """Let `change` alter the header as parsed; the data stay as they are."""
+    file = folder / "model.safetensors"
+    header, data = split(file)
+    header = json.loads(header)
+    change(header)
+    put(file, header, data)
+
+
+def shard_of(folder, name):
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    return folder / index["weight_map"][name]
+
+
+# ---- files ----
+
+
+def test_missing_shard(shards):
+    file = shard_of(shards, GATE_UP)
+    file.unlink()
+    refused(shards, file.name, "missing")
+
+
+def test_missing_shard_without_index(shards):
+    (shards / "model.safetensors.index.json").unlink()
+    shard_of_norm = sorted(shards.glob("*.safetensors"))[-1]
+    lost = next(iter(open_checkpoint(shard_of_norm)))
+    shard_of_norm.unlink()
+    refused(shards, "missing " + lost)
+
+
+def test_truncated_shard(shards):
+    file = shard_of(shards, GATE_UP)
+    os.truncate(file, file.stat().st_size - 1)
+    refused(shards, file.name, "cut short")
+
+
+def test_shard_cut_within_its_header(shards):
+    file = shard_of(shards, GATE_UP)
+    os.truncate(file, 100)
+    refused(shards, file.name, "header")
+
+
+@pytest.mark.parametrize("size", [0, 5])
+def test_empty_shard(shards, size):
+    file = shard_of(shards, GATE_UP)
+    os.truncate(file, size)
+    refused(shards, file.name, f"{size} bytes")
+
+
+def test_bytes_behind_the_last_tensor(one):
+    with open(one / "model.safetensors", "ab") as f:
+        f.write(b"more")
+    refused(one, "model.safetensors", "no tensor owns")
+
+
+def test_no_weights(one):
+    (one / "model.safetensors").unlink()
+    refused(one, str(one), "no .safetensors")
+
+
+def test_no_config(one):
+    (one / "config.json").unlink()
+    refused(one, "config.json")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.ckpt"])
+def test_pickles_are_refused_by_name(one, name):
+    (one / "model.safetensors").unlink()
+    torch.save({"x": torch.zeros(1)}, one / name)
+    refused(one, name, "pickle")
+    refused(one / name, name, "pickle")
+
+
+def test_another_kind_of_file(one):
+    (one / "model.gguf").write_bytes(b"GGUF")
+    refused(one / "model.gguf", "model.gguf", ".safetensors")
+
+
+def test_a_directory_or_pipe_as_shard(one):
+    (one / "model.safetensors").unlink()
+    os.mkfifo(one / "model.safetensors")  # reading it would wait for ever
+    refused(one, "model.safetensors", "regular file")
+    (one / "model.safetensors").unlink()
+    (one / "model.safetensors").mkdir()
+    refused(one, "model.safetensors", "regular file")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_links_out_of_the_folder_are_allowed(one, tmp_path):
+    """The hub's cache consists of them."""
+    (one / "model.safetensors").rename(tmp_path / "blob")
+    (one / "model.safetensors").symlink_to(tmp_path / "blob")
+    assert minqwen.load(one)
+    (tmp_path / "blob").unlink()
+    refused(one, "model.safetensors", "No such file")
+
+
+def test_a_file_that_shrinks_while_it_is_read(one, monkeypatch):
+    """Cut between the check of all headers and the reading of the last tensor."""
+    file = one / "model.safetensors"
+    to_empty = minqwen.Qwen.to_empty
+
+    def cut(self, **options):
+        os.truncate(file, file.stat().st_size - 1)
+        return to_empty(self, **options)
+
+    monkeypatch.setattr(minqwen.Qwen, "to_empty", cut)
+    refused(one, file.name, "shorter", max(open_checkpoint(file).items(),
+            key=lambda item: item[1].end)[0])  # fmt: skip
+
+
+# ---- headers ----
+
+
+def test_header_is_not_json(one):
+    file = one / "model.safetensors"
+    header, data = split(file)
+    put(file, b"[" + header[1:], data)
+    refused(one, file.name, "not JSON")
+    put(file, b"[]", data)
+    refused(one, file.name, "not a JSON object")
+    put(file, b"\xff" + header[1:], data)
+    refused(one, file.name, "not JSON")
+    put(file, b"[" * 100_000, data)
+    refused(one, file.name, "not JSON")
+
+
+@pytest.mark.parametrize("size", [2**60, 200_000_000, 2**64 - 1])
+def test_header_too_long(one, size):
+    file = one / "model.safetensors"
+    header, data = split(file)
+    put(file, header, data, size)
+    refused(one, file.name, str(size))
+
+
+def test_duplicate_key_in_a_header(one):
+    file = one / "model.safetensors"
+    header, data = split(file)
+    twice = json.dumps({NORM: json.loads(header)[NORM]})[1:-1]
+    put(file, b"{" + twice.encode() + b"," + header[1:], data)
+    refused(one, file.name, NORM, "twice")
+
+
+def test_negative_offset(one):
+    def change(header):
+        header[NORM]["data_offsets"][0] = -2
+
+    edit_header(one, change)
+    refused(one, "model.safetensors", NORM, "-2")
+
+
+def test_overlapping_offsets(one):
+    def change(header):
+        start, end = header[Q_PROJ]["data_offsets"]
+        header[Q_PROJ]["data_offsets"] = [start - 2, end - 2]
+
+    edit_header(one, change)
+    refused(one, "model.safetensors", "overlaps", Q_PROJ)
+
+
+def test_a_gap_between_tensors(one):
+    edit_header(one, lambda header: header.pop(Q_PROJ))
+    refused(one, "model.safetensors", "gap")
+
+
+@pytest.mark.parametrize(
+    "key, value, word",
+    [
+        ("shape", [2**40, 2**40], "bytes"),  # overflows 64 bits to 0
+        ("shape", [-64], "-64"),
+        ("shape", [True, 64], "shape"),
+        ("shape", [64.0], "64.0"),
+        ("shape", [1] * 100, "shape"),
+        ("shape", "64", "shape"),
+        ("dtype", "F33", "F33"),
+        ("dtype", None, "None"),
+        ("dtype", "F32", "bytes"),
+        ("data_offsets", [0], "[start, end]"),
+        ("data_offsets", [8, 0], "[start, end]"),
+        ("data_offsets", [0, 2**70], "data_offsets"),
+        ("extra", 1, "alone"),
+    ],
+)
+def test_a_field_of_the_header(one, key, value, word):
+    edit_header(one, lambda header: header[NORM].update({key: value}))
+    refused(one, "model.safetensors", NORM, word)
+
+
+def test_metadata_must_be_strings(one):
+    edit_header(one, lambda header: header.update(__metadata__={"format": 1}))
+    refused(one, "model.safetensors", "__metadata__")
+
+
+def test_names_cannot_forge_a_message(one):
+    def change(header):
+        header["x\n\x1b[2Jminqwen: all is well \ud800"] = header.pop(NORM)
+
+    edit_header(one, change)
+    refused(one, "\\n\\x1b", NORM).encode()
+
+
+def test_ten_thousand_spoilt_headers():
+    """Nothing but an InputError leaves the parser, and what passes covers the data."""
+    good = json.dumps({
+        "__metadata__": {"format": "pt"},
+        "a": {"dtype": "BF16", "shape": [3, 2], "data_offsets": [0, 12]},
+        "b": {"dtype": "F32", "shape": [], "data_offsets": [12, 16]},
+        "c": {"dtype": "U8", "shape": [0, 5], "data_offsets": [16, 16]},
+    }).encode()  # fmt: skip
+    assert len(parse_header(good, 16, "f")) == 3
+    rng = random.Random(0)
+    bits = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"-", b"9", b"1e9", b"NaN",
+            b"null", b"\\u0000", b"\xff", b'"a"', b'"F32"', b"true", b"0"]  # fmt: skip
+    passed = 0
+    for _ in range(10_000):
+        raw = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            at, length = rng.randrange(len(raw)), rng.choice([0, 1, 1, 2, 8])
+            raw[at : at + length] = rng.choice(bits)
+        try:
+            table = parse_header(bytes(raw), 16, "f")
+        except InputError as err:
+            assert "\n" not in str(err)
+        else:
+            passed += 1
+            ends = sorted(entry[2:] for entry in table.values())
+            assert ends[0][0] == 0 and ends[-1][1] == 16
+    assert passed < 4000
+
+
+# ---- tensors against the config ----
+
+
+def test_wrong_shape(one):
+    edit(one, lambda t: t.update({Q_PROJ: t[Q_PROJ].T.contiguous()}))
+    refused(one, "model.safetensors", Q_PROJ, "[64, 256]", "[256, 64]")
+
+
+@pytest.mark.parametrize(
+    "dtype, label",
+    [(torch.int8, "I8"), (torch.float64, "F64"), (torch.float8_e4m3fn, "F8_E4M3")],
+)
+def test_dtypes_that_would_need_a_guess(one, dtype, label):
+    edit(one, lambda t: t.update({Q_PROJ: t[Q_PROJ].to(dtype)}))
+    refused(one, "model.safetensors", Q_PROJ, label, "BF16")
+
+
+@pytest.mark.parametrize("label", ["F16", "I16", "U16"])
+def test_bf16_bytes_under_another_label(one, label):
+    edit_header(one, lambda header: header[Q_PROJ].update(dtype=label))
+    refused(one, "model.safetensors", Q_PROJ, label)
+
+
+def test_missing_tensor(one):
+    edit(one, lambda t: t.pop(Q_PROJ))
+    refused(one, "missing " + Q_PROJ, "1 tensor does")
+
+
+def test_unexpected_tensor(one):
+    edit(one, lambda t: t.update(surprise=torch.zeros(2)))
+    refused(one, "unexpected surprise in model.safetensors")
+
+
+def test_missing_experts(one):
+    """Of a layer stored expert by expert, and of the MTP head."""
+
+    def change(tensors):
+        fused = tensors.pop(GATE_UP)
+        prefix = GATE_UP.removesuffix("gate_up_proj")
+        for e in range(33):
+            tensors[f"{prefix}{e}.gate_proj.weight"] = fused[e, :24].clone()
+            tensors[f"{prefix}{e}.up_proj.weight"] = fused[e, 24:].clone()
+        del tensors[prefix + "7.up_proj.weight"]
+        del tensors["mtp.layers.0.mlp.experts.0.down_proj.weight"]
+
+    edit(one, change)
+    missing = LAYER + "1.mlp.experts.7.up_proj.weight"
+    # down_proj is still fused, which no writer mixes with single gates but is sound.
+    refused(one, missing, "mtp.layers.0.mlp.experts.0.down_proj.weight", "2 tensors")
+
+
+def test_experts_stored_twice(one):
+    def change(tensors):
+        prefix = GATE_UP.removesuffix("gate_up_proj")
+        tensors[prefix + "0.up_proj.weight"] = tensors[GATE_UP][0, 24:].clone()
+
+    edit(one, change)
+    refused(one, "unexpected", "experts.0.up_proj.weight")
+
+
+def test_part_of_the_mtp_head(one):
+    edit(one, lambda t: t.pop("mtp.fc.weight"))
+    refused(one, "missing mtp.fc.weight")
+
+
+def test_a_tied_model_has_no_head_of_its_own(one):
+    edit_json(one / "config.json", lambda c: c.update(tie_word_embeddings=True))
+    refused(one, "unexpected lm_head.weight")
+
+
+def test_all_faults_in_one_message(one):
+    def change(tensors):
+        tensors.pop(NORM)
+        tensors["surprise"] = torch.zeros(2)
+        tensors[Q_PROJ] = torch.zeros(3)
+        tensors["lm_head.weight"] = tensors["lm_head.weight"].to(torch.int16)
+        for n in range(12):
+            tensors[f"zz{n:02}"] = torch.zeros(1)
+
+    edit(one, change)
+    text = refused(one, NORM, Q_PROJ, "lm_head.weight is I16", "surprise", "16 tensors")
+    assert "and 6 more" in text and "zz11" not in text
+
+
+# ---- the index ----
+
+
+def spoil_index(folder, change):
+    edit_json(folder / "model.safetensors.index.json", change)
+
+
+@pytest.mark.parametrize("kind", ["parent", "absolute", "windows", "folder", "dots"])
+def test_index_that_leaves_the_folder(shards, tmp_path, kind):
+    outside = shard_of(shards, NORM).rename(tmp_path / "outside.safetensors")
+    name = {
+        "parent": "../outside.safetensors",
+        "absolute": str(outside),
+        "windows": "..\\outside.safetensors",
+        "folder": "sub/outside.safetensors",
+        "dots": "..",
+    }[kind]
+    spoil_index(shards, lambda index: index["weight_map"].update({NORM: name}))
+    refused(shards, "index.json", NORM, "plain file name")
+
+
+@pytest.mark.parametrize(
+    "name, word", [("w.bin", "pickle"), ("w.txt", "w.txt"), (7, "file name")]
+)
+def test_index_that_names_no_safetensors(shards, name, word):
+    (shards / "w.bin").write_bytes(b"")
+    spoil_index(shards, lambda index: index["weight_map"].update({NORM: name}))
+    refused(shards, word)
+
+
+def test_same_tensor_in_two_shards(shards):
+    first, last = shard_of(shards, GATE_UP), shard_of(shards, NORM)
+    tensors = load_file(first)
+    tensors[NORM] = torch.zeros(64, dtype=torch.bfloat16)
+    save_file(tensors, first)
+    refused(shards, NORM, first.name, last.name)
+    (shards / "model.safetensors.index.json").unlink()
+    refused(shards, NORM, first.name, last.name)
+
+
+def test_index_and_headers_disagree(shards):
+    wrong = shard_of(shards, GATE_UP).name
+    right = shard_of(shards, NORM).name
+    spoil_index(shards, lambda index: index["weight_map"].update({NORM: wrong}))
+    refused(shards, NORM, wrong, right)
+    spoil_index(shards, lambda index: index["weight_map"].pop(NORM))
+    refused(shards, NORM, right, "does not mention")
+    spoil_index(shards, lambda index: index["weight_map"].update(
+        {NORM: right, "ghost": right}))  # fmt: skip
+    refused(shards, "ghost", right, "lacks")
+
+
+def test_index_truncated(shards):
+    file = shards / "model.safetensors.index.json"
+    file.write_text(file.read_text()[:500])
+    refused(shards, file.name, "not JSON")
+
+
+@pytest.mark.parametrize("content", ["{}", '{"weight_map": {}}', '{"weight_map": []}'])
+def test_index_without_a_weight_map(shards, content):
+    (shards / "model.safetensors.index.json").write_text(content)
+    refused(shards, "model.safetensors.index.json", "weight_map")
+
+
+def test_index_with_a_key_twice(shards):
+    file = shards / "model.safetensors.index.json"
+    file.write_text(file.read_text().replace(
+        '"weight_map": {', f'"weight_map": {{"{NORM}": "x.safetensors",'))  # fmt: skip
+    refused(shards, file.name, NORM, "twice")
+
+
+def test_two_checkpoints_in_one_folder(shards, one):
+    shutil.copy(one / "model.safetensors", shards)
+    refused(shards, "model.safetensors", "keep one")
+    (shards / "model.safetensors").unlink()
+    index = shards / "model.safetensors.index.json"
+    shutil.copy(index, shards / "other.safetensors.index.json")
+    assert minqwen.load(shards)  # the plain name is meant
+    index.rename(shards / "third.safetensors.index.json")
+    refused(shards, "other.safetensors.index.json", "third.safetensors.index.json")
+
+
+# ---- the config ----
+
+
+@pytest.mark.parametrize(
+    "key, value, word",
+    [
+        ("num_experts_per_tok", 34, "num_experts_per_tok"),
+        ("num_hidden_layers", 8, "num_hidden_layers"),
+        ("num_hidden_layers", 3, LAYER + "3."),
+        ("num_experts", 32, GATE_UP),
+        ("num_experts", 34, "num_experts"),
+        ("hidden_size", 128, "[320, 128]"),
+        ("vocab_size", 10**12, str(10**12)),
+    ],
+)
+def test_config_of_another_checkpoint(one, key, value, word):
+    def change(config):
+        text = config["text_config"]
+        text[key] = value
+        text.pop("layer_types", None)
+        text["full_attention_interval"] = 4
+        if key == "hidden_size":
+            config["vision_config"]["out_hidden_size"] = value
+
+    edit_json(one / "config.json", change)
+    refused(one, word)
+
+
+def test_unknown_model_type(one):
+    edit_json(one / "config.json", lambda c: c.update(model_type="llama"))
+    refused(one, "model_type", "llama")
+
+
+def test_linear_layers_alone(one):
+    def change(config):
+        config["text_config"]["layer_types"] = ["linear_attention"] * 4
+
+    edit_json(one / "config.json", change)
+    refused(one, f"missing {LAYER}3.linear_attn", f"unexpected {LAYER}3.self_attn")
+
+
+# ---- saving ----
+
+
+def test_saving_without_weights(tmp_path):
+    with torch.device("meta"):
+        model = minqwen.Qwen(small_model().cfg)
+    with pytest.raises(InputError, match="meta device"):
+        minqwen.save(model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_saving_a_dtype_nobody_reads(tmp_path):
+    with pytest.raises(InputError, match="float64"):
+        minqwen.save(small_model(moe=False).double(), tmp_path)
+
+
+def test_saving_beside_the_weights_of_others(tmp_path):
+    (tmp_path / "model.safetensors-00001-of-00094.safetensors").touch()
+    with pytest.raises(InputError, match="00001-of-00094"):
+        minqwen.save(small_model(moe=False), tmp_path)
+
+
+def test_saving_on_a_full_disk(one):
+    """The old checkpoint survives, and nothing is left of the new one."""
+    resource = pytest.importorskip("resource")
+    old = minqwen.load(one)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(InputError, match="cannot be written"):
+            minqwen.save(small_model(seed=5), one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(list(one.iterdir())) == 2
+    for p, q in zip(old.parameters(), minqwen.load(one).parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+SAVE_FOREVER = """
+import sys
+from tiny_models import small_model
+import minqwen
+
+models = small_model(seed=1, moe=False), small_model(seed=2, moe=False)
+for i in range(10**9):
+    minqwen.save(models[i % 2], sys.argv[1], max_shard_bytes=int(sys.argv[2]))
+    print(i, flush=True)
+"""
+
+
+@pytest.mark.parametrize("limit", [10**9, 200_000], ids=["one file", "shards"])
+def test_kill_while_saving(tmp_path, limit):
+    """Whatever the moment, what loads is one whole model, never a mixture."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SAVE_FOREVER, tmp_path, str(limit)]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        time.sleep(random.Random(limit).random() / 5)
+        process.kill()
+    try:
+        back = minqwen.load(tmp_path)
+    except InputError:
+        assert limit < 10**9  # one file over another is a single atomic step
+        return
+    wanted = [small_model(seed=seed, moe=False) for seed in (1, 2)]
+    alike = [
+        all(map(torch.equal, back.parameters(), model.parameters())) for model in wanted
+    ]
+    assert any(alike)
+
+
+def test_saving_where_a_file_is(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file cannot be written"):
+        minqwen.save(small_model(moe=False), tmp_path / "file")

@@ -1,0 +1,111 @@
+"""The trainer learns, goes on after a kill as if nothing had happened, and is exact."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import small_config
+
+from minqwen.errors import InputError
+from minqwen.model import Qwen
+from minqwen.moe import Router
+from minqwen.train import Recipe, losses, optimizer_for, rate, row_loss, train
+
+TINY = Path(__file__).resolve().parent.parent / "assets" / "tiny"
+SHORT = Recipe(steps=8, batch_size=2, seq_len=192, picture_share=0.5, warmup=2)
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from minqwen.train import Recipe, train
+torch.set_num_threads(1)
+model, _ = train(Path(sys.argv[1]), Recipe(**eval(sys.argv[2])), resume=True, save_every=3)
+torch.save(model.state_dict(), sys.argv[1] + "/done.pt")
+"""
+
+
+def folder_with_tokenizer(path):
+    path.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).write_bytes((TINY / name).read_bytes())
+    return path
+
+
+def start(folder):
+    recipe = {k: getattr(SHORT, k) for k in SHORT.__dataclass_fields__}
+    command = [sys.executable, "-c", SCRIPT, str(folder), repr(recipe)]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path):
+    """SIGKILL after the first checkpoint: the final weights are equal bit for bit."""
+    straight = folder_with_tokenizer(tmp_path / "straight")
+    killed = folder_with_tokenizer(tmp_path / "killed")
+    assert start(straight).wait() == 0
+    process = start(killed)
+    while not (killed / "resume.pt").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "done.pt").exists(), "the run ended before it could be killed"
+    assert start(killed).wait() == 0
+    a, b = (torch.load(f / "done.pt", weights_only=True) for f in (straight, killed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_resume_of_another_recipe_is_refused(tmp_path):
+    folder = folder_with_tokenizer(tmp_path / "run")
+    (folder / "resume.pt").parent.mkdir(exist_ok=True)
+    torch.save({"recipe": {"steps": 1}, "step": 1}, folder / "resume.pt")
+    with pytest.raises(InputError, match="another recipe"):
+        train(folder, SHORT, resume=True)
+
+
+def test_every_weight_learns_and_a_page_is_learned_by_heart():
+    """One batch again and again: the loss falls far, and no parameter is left out."""
+    torch.manual_seed(0)
+    model = Qwen(small_config(mtp_num_hidden_layers=1))
+    routed = []
+    for module in model.modules():
+        if isinstance(module, Router):
+            module.register_forward_hook(lambda _, args, out: routed.append(out))
+    ids = torch.randint(0, 300, (2, 40))
+    ids[:, 5:11] = torch.tensor([303, 301, 301, 301, 301, 304])
+    targets = ids.roll(-1, dims=1)
+    targets[:, -1] = -100
+    batch = {"input_ids": ids, "targets": targets, "pixel_values": torch.rand(32, 1536),
+             "image_grid_thw": torch.tensor([[1, 4, 4]] * 2)}  # fmt: skip
+    recipe = Recipe(lr=1e-2)
+    optimizer = optimizer_for(model, recipe)
+    first, before = None, {n: p.detach().clone() for n, p in model.named_parameters()}
+    for _ in range(40):
+        loss = losses(model, batch, recipe, routed)
+        first = first or loss["next"].item()
+        (loss["next"] + loss["mtp"] + 0.01 * loss["balance"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss["next"].item() < first / 4
+    assert loss["mtp"].item() < first / 2
+    still = [n for n, p in model.named_parameters() if torch.equal(p, before[n])]
+    assert not still
+
+
+def test_row_loss_counts_rows_alike():
+    logits = torch.zeros(2, 4, 8)
+    logits[0, 0, 1] = 50.0  # certain and right: loss 0
+    targets = torch.full((2, 4), -100)
+    targets[0, 0] = 1
+    targets[1] = 3  # four targets of ln 8 each
+    assert row_loss(logits, targets).item() == pytest.approx(2.0794415 / 2)
+
+
+def test_rate_warms_up_and_comes_down():
+    recipe = Recipe(steps=1000, warmup=100, lr=1.0)
+    rates = [rate(step, recipe) for step in range(1000)]
+    assert rates[0] == 0.01 and rates[99] == 1.0 == max(rates)
+    assert rates[999] == pytest.approx(0.02, abs=1e-4)
+    assert rates[100:] == sorted(rates[100:], reverse=True)

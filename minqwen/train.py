@@ -25,10 +25,10 @@ from .rope import positions
 class Recipe:
     """All that decides the weights, besides the corpus and torch's own version."""
 
-    steps: int = 2300
+    steps: int = 1150
     batch_size: int = 8
     seq_len: int = 512
-    picture_share: float = 0.25
+    picture_share: float = 0.375
     lr: float = 3e-3
     warmup: int = 100
     weight_decay: float = 0.1
@@ -140,13 +140,16 @@ def train(out, recipe, resume=False, save_every=100):
 
     from .corpus import Corpus
 
+    saved = unfinished(out / "resume.pt", recipe) if resume else None
     corpus = Corpus.build(out, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
     model = Qwen(tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)).train()
     optimizer = optimizer_for(model, recipe)
-    step, spent = (
-        restore(out / "resume.pt", model, optimizer, recipe) if resume else (0, 0.0)
-    )
+    step, spent = 0, 0.0
+    if saved:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, spent = saved["step"], saved["seconds"]
     routed = []
     for module in model.modules():
         if isinstance(module, Router):
@@ -180,13 +183,11 @@ def keep(path, model, optimizer, recipe, step, spent):
     os.replace(path.with_suffix(".tmp"), path)
 
 
-def restore(path, model, optimizer, recipe):
-    """Load what `keep` wrote, if anything; returns (next step, seconds so far)."""
+def unfinished(path, recipe):
+    """What `keep` wrote, or None; InputError if it belongs to another recipe."""
     if not path.exists():
-        return 0, 0.0
+        return None
     saved = torch.load(path, weights_only=True)
     if saved["recipe"] != asdict(recipe):
         raise InputError(f"{path} is of another recipe; delete it to start anew")
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"], saved["seconds"]
+    return saved

@@ -87,3 +87,16 @@ def transformers_twin(model):
     assert not unexpected, unexpected
     assert set(missing) <= {"lm_head.weight"}, missing
     return twin
+
+
+def parity_error(model, twin, **inputs):
+    """Largest logit difference to the twin over its largest logit, padding left out."""
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    kinds = (ids == model.cfg.image_token_id).int()
+    kinds += 2 * (ids == model.cfg.video_token_id).int()
+    extra = {"mm_token_type_ids": kinds} if kinds.any() else {}
+    with torch.no_grad():
+        ours, theirs = model(**inputs), twin(**inputs, **extra).logits
+    if mask is not None:
+        ours, theirs = ours[mask.bool()], theirs[mask.bool()]
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()

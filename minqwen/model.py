@@ -146,12 +146,13 @@ class Qwen(nn.Module):
             return hidden @ self.model.language_model.embed_tokens.weight.mT
         return self.lm_head(hidden)
 
-    def draft(self, hidden, next_ids, position_ids=None, cache=None):
+    def draft(self, hidden, next_ids, position_ids=None, cache=None, last_only=False):
         """The MTP head: with the state of token t and token t+1, guess token t+2.
 
         hidden [B, T, D] from `hidden` or from this method; next_ids [B, T], each
-        one token later. Returns logits [B, T, vocab] and states to feed back. Rows
-        without padding only, unless position_ids [3, B, T] say otherwise.
+        one token later. Returns logits [B, T, vocab], or of the last token only, and
+        states [B, T, D] to feed back. Rows without padding only, unless position_ids
+        [3, B, T] say otherwise.
         """
         if not hasattr(self, "mtp"):
             raise InputError(
@@ -167,7 +168,7 @@ class Qwen(nn.Module):
         states = self.mtp(
             self.embed(next_ids), hidden, step, cache.mtp if cache else None
         )
-        return self.logits(states), states
+        return self.logits(states[:, -1:] if last_only else states), states
 
     def new_cache(self, batch, max_len):
         """An empty Cache for `batch` rows of up to `max_len` tokens."""

@@ -1,0 +1,7 @@
+"""`python -m minqwen` is `minqwen`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

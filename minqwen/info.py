@@ -1,0 +1,114 @@
+"""What a checkpoint is made of, told from its headers without reading a weight."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from .config import FULL, Config
+from .family import SIZES
+from .weights import expected_tensors, open_checkpoint, resolve
+from .weights.index import BITS
+from .weights.layout import DTYPES
+
+WIDTH = 13  # of the left column
+
+
+def describe(path):
+    """Some twenty lines on a folder, file, hub id, or a released size by name.
+
+    Without weights at hand the tensors are those that the config asks for, in bf16.
+    """
+    cfg, tensors, whence = survey(path)
+    parts = by_part(tensors)
+    lines = [("config", f"{whence}, {cfg.model_type}"), *layers(cfg.text), *tower(cfg)]
+    counts = {"": sum(parts.values())} | {part: n for part, n in parts.items() if n}
+    counts["active for a token of text"] = parts["text"] - idle(cfg.text)
+    label = "parameters"
+    for part, count in counts.items():
+        lines.append((label, f"{count:>15,} {part}"))
+        label = ""
+    size = sum(math.prod(shape) * BITS[kind] for shape, kind in tensors.values()) // 8
+    kinds = Counter(kind for _, kind in tensors.values()).most_common()
+    kinds = ", ".join(f"{n:,} {kind}" for kind, n in kinds)
+    lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
+    lines.append(("bytes", f"{size:,}, which is {human(size)}"))
+    lines.append(("kernels", "torch"))
+    lines.append(("unknown keys", ", ".join(sorted(cfg.extra)) or "none"))
+    return "\n".join(f"{label:<{WIDTH}}{text}".rstrip() for label, text in lines)
+
+
+def survey(path):
+    """Config, {name: (shape, dtype's name)}, and where they were found."""
+    short = str(path).removeprefix("Qwen/").removeprefix("Qwen3.5-")
+    here = Path(path).exists()
+    if not here and (short in SIZES or "/" not in str(path)):
+        return *asked(Config.named(short)), f"Qwen3.5-{short}"
+    found = resolve(path)
+    folder = found if found.is_dir() else found.parent
+    cfg = Config.from_json(folder)
+    if found.is_dir() and not any(found.glob("*.safetensors*")):
+        return *asked(cfg), f"{path} (no weights here)"
+    stored = open_checkpoint(found)
+    return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)
+
+
+def asked(cfg):
+    """The config, and the tensors that it asks for in the released layout."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    tensors = expected_tensors(cfg, torch.bfloat16)
+    return cfg, {n: (shape, names[dtype]) for n, (shape, dtype) in tensors.items()}
+
+
+def by_part(tensors):
+    """Parameters of the language model, the vision tower and the draft head."""
+    parts = {"text": 0, "vision": 0, "mtp": 0}
+    for name, (shape, _) in tensors.items():
+        part = "vision" if name.startswith("model.visual") else name.split(".")[0]
+        parts[part if part in parts else "text"] += math.prod(shape)
+    return parts
+
+
+def idle(text):
+    """Parameters of the experts that a token does not visit."""
+    if not text.num_experts:
+        return 0
+    expert = 3 * text.hidden_size * text.moe_intermediate_size
+    unused = text.num_experts - text.num_experts_per_tok
+    return text.num_hidden_layers * unused * expert
+
+
+def layers(t):
+    """What the language model is built from."""
+    count, full = len(t.layer_types), t.layer_types.count(FULL)
+    yield "layers", f"{count}: {count - full} delta, {full} full"
+    yield "width", f"{t.hidden_size}, vocabulary {t.vocab_size:,}"
+    heads = f"{t.num_attention_heads} query, {t.num_key_value_heads} key/value"
+    yield "full", f"{heads} heads of {t.head_dim}"
+    heads = f"{t.linear_num_key_heads} key, {t.linear_num_value_heads} value"
+    size = f"{t.linear_key_head_dim} x {t.linear_value_head_dim}"
+    yield "delta", f"{heads} heads, states of {size}, window {t.linear_conv_kernel_dim}"
+    if t.num_experts:
+        routed = f"{t.num_experts_per_tok} of {t.num_experts}"
+        widths = t.moe_intermediate_size, t.shared_expert_intermediate_size
+        yield "experts", f"{routed}, {widths[0]} wide; one shared, {widths[1]} wide"
+    else:
+        yield "mlp", f"{t.intermediate_size} wide"
+    yield "positions", f"{t.max_position_embeddings:,}, rope {t.rope.rope_type}"
+
+
+def tower(cfg):
+    v = cfg.vision
+    if v is None:
+        yield "vision", "none"
+    else:
+        pixels = v.patch_size * v.spatial_merge_size
+        size = f"{v.depth} layers, {v.hidden_size} wide, {v.num_heads} heads"
+        yield "vision", f"{size}; a token is {pixels} x {pixels} pixels"
+
+
+def human(count):
+    """Bytes as people write them, powers of 1000."""
+    steps = max(0, min(4, int(math.log10(max(count, 1)) // 3)))
+    return f"{count / 1000**steps:.4g} {('B', 'kB', 'MB', 'GB', 'TB')[steps]}"

@@ -1,0 +1,346 @@
+"""The command line, on a checkpoint of random weights: answers, errors, exit codes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_models import scatter, small_config
+
+import minqwen
+from minqwen import cli, terminal
+from minqwen.config import Config
+from minqwen.text import CONFIG_IDS, Processor
+from minqwen.tour import experts, heat, sketch
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+PRINTED = {"tokens", "token_ids", "text", "thinking", "prompt_tokens", "finish_reason"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A folder with everything a checkpoint has, under its own assets folder."""
+    folder = tmp_path_factory.mktemp("assets") / "tiny"
+    processor = Processor.load(ASSETS / "tiny")
+    changes = dict(mtp_num_hidden_layers=1, vocab_size=processor.vocab_size)
+    values = small_config(**changes, max_position_embeddings=150).to_dict()
+    for key, token in CONFIG_IDS.items():
+        values[key] = processor.tokenizer.token_to_id(token)
+    values["text_config"]["wheels"] = 4  # a key that nobody knows
+    model = scatter(minqwen.Qwen(Config.from_dict(values)))
+    minqwen.save(model, folder)
+    processor.save(folder)
+    (folder / "config.json").write_text(json.dumps(values))
+    shutil.copy(ASSETS / "seven.png", folder.parent)
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: exit code, stdout, stderr."""
+
+    def run(*args):
+        try:
+            code = cli.main([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def one_line(err):
+    return err.startswith("minqwen: ") and err.count("\n") == 1 and err.endswith("\n")
+
+
+# ---- answers
+
+
+def test_generate_prints_the_answer_alone(run, checkpoint):
+    args = ["generate", checkpoint, "--prompt", "Hello", "--max-new-tokens", 12]
+    code, out, err = run(*args)
+    assert code == 0 and out.endswith("\n") and "12 written" in err
+    assert err.count("\n") == 1 and "cut off after the 12 tokens asked for" in err
+    code, out_json, err = run(*args, "--json")
+    answer = json.loads(out_json)
+    assert code == 0 and answer["text"] + "\n" == out and answer.keys() >= PRINTED
+    assert answer["tokens"] == len(answer["token_ids"]) == 12
+    assert answer["finish_reason"] == "length" and answer["thinking"] == ""
+
+
+def test_generate_writes_what_the_package_writes(run, checkpoint):
+    options = dict(temperature=0.9, top_k=50, top_p=0.9, min_p=0.01, seed=3)
+    options |= dict(presence_penalty=0.5, max_new_tokens=15)
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+    image = checkpoint.parent / "seven.png"
+    args = ["generate", checkpoint, "--prompt", "Look", "--image", image, *flags]
+    model, processor = minqwen.load(checkpoint), Processor.load(checkpoint)
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "Look"}]
+    inputs = processor.chat([{"role": "user", "content": content}])
+    steps = minqwen.generate(model, inputs, processor=processor, **options)
+    want = [step.token for step in steps]
+    for extra in ([], ["--draft", 2]):
+        _, out, _ = run(*args, "--json", *extra)
+        assert json.loads(out)["token_ids"] == want
+    assert json.loads(out)["prompt_tokens"] == inputs["input_ids"].shape[1]
+
+
+def test_thinking_goes_to_stderr(run, checkpoint):
+    args = ["generate", checkpoint, "--prompt", "Hi", "--max-new-tokens", 10]
+    code, out, err = run(*args, "--thinking")
+    assert code == 0 and out == "\n" and err.count("\n") >= 2
+    answer = json.loads(run(*args, "--thinking", "--json")[1])
+    assert answer["thinking"] and answer["text"] == ""
+
+
+def test_stop_text_and_the_end_of_the_positions(run, checkpoint):
+    args = ["generate", checkpoint, "--prompt", "Hello", "--json"]
+    answer = json.loads(run(*args, "--max-new-tokens", 30)[1])
+    stop = answer["text"][10:14]
+    stopped = json.loads(run(*args, "--stop", stop)[1])
+    assert stopped["text"] == answer["text"][: answer["text"].find(stop)]
+    assert stopped["finish_reason"] == "stop"
+    code, out, err = run(*args, "--max-new-tokens", 1000, "--temperature", 5)
+    answer = json.loads(out)
+    assert answer["finish_reason"] == "context" and "positions end" in err
+    assert answer["tokens"] + answer["prompt_tokens"] == 150
+    code, out, err = run("generate", checkpoint, "--prompt", "Hello " * 150)
+    assert code == 1 and one_line(err) and "max_position_embeddings" in err and not out
+
+
+def test_chat_keeps_history_and_goes_on_after_a_mistake(checkpoint):
+    lines = [
+        "Hello",
+        "/image missing.png",
+        f"/image {checkpoint.parent / 'seven.png'}",
+        "Which digit?",
+        f"/image {checkpoint / 'config.json'}",
+        "And this?",
+        "",
+        "Bye",
+        "/quit",
+        "not reached",
+    ]
+    args = ["chat", checkpoint, "--max-new-tokens=5", "--temperature=1"]
+    done = minqwen_process(*args, input="\n".join(lines))
+    assert done.returncode == 0
+    errors = [line for line in done.stderr.split("\n") if line.startswith("minqwen:")]
+    assert len(errors) == 2 and "missing.png: no such file" in errors[0]
+    assert "config.json" in errors[1]
+    read = [int(e.split()[0][1:]) for e in done.stderr.split("\n") if "read in" in e]
+    assert len(read) == 3  # Hello, Which digit?, Bye
+    # Each prompt holds the turns before it, the picture's placeholders too.
+    assert read[0] + 20 < read[1] < read[2]
+    assert "not reached" not in done.stdout
+
+
+# ---- info
+
+
+def test_info_tells_a_folder(run, checkpoint):
+    code, out, err = run("info", checkpoint)
+    model = minqwen.load(checkpoint)
+    count = model.num_parameters()
+    assert code == 0 and not err
+    for name in ("text", "vision", "mtp"):
+        assert f"{count[name]:,} {name}\n" in out
+    assert f"{count['total']:,}\n" in out and f"{count['active']:,} active" in out
+    assert "wheels" in out and "kernels      torch" in out
+    stored = sum(p.numel() * p.element_size() for p in model.parameters())
+    assert f"{stored:,}, which is" in out
+    assert max(map(len, out.splitlines())) <= 80 + len(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    "name, facts",
+    [
+        (
+            "397B-A17B",
+            ("396,346,350,336 text", "403,397,928,944", "806.8 GB", "2,924:"),
+        ),
+        (
+            "Qwen/Qwen3.5-0.8B",
+            ("752,393,024 text", "488:", "1.747 GB", "18 delta, 6 full"),
+        ),
+    ],
+)
+def test_info_knows_the_family_without_weights(run, name, facts):
+    code, out, _ = run("info", name)
+    assert code == 0 and all(fact in out for fact in facts)
+    assert "unknown keys none" in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_info_of_a_config_alone(run, checkpoint, tmp_path):
+    shutil.copy(checkpoint / "config.json", tmp_path)
+    code, out, _ = run("info", tmp_path)
+    assert code == 0 and "no weights here" in out and "BF16" in out
+
+
+# ---- errors and exit codes
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        ([], "COMMAND"),
+        (["fly"], "fly"),
+        (["generate", "x"], "--prompt"),
+        (["generate", "x", "--prompt", "y", "--wings", "2"], "--wings"),
+        (["generate", "x", "--prompt", "y", "--temperature", "-1"], "from 0"),
+        (["generate", "x", "--prompt", "y", "--temperature", "nan"], "'nan' is not"),
+        (["generate", "x", "--prompt", "y", "--top-p", "0"], "over 0 to 1"),
+        (["generate", "x", "--prompt", "y", "--max-new-tokens", "1.5"], "whole number"),
+        (["generate", "x", "--prompt", "y", "--dtype", "int3"], "int3"),
+        (["chat", "x", "--seed", "-1"], "--seed"),
+        (["train"], "--out"),
+    ],
+    ids=str,
+)
+def test_bad_use_is_one_line_and_exit_code_2(run, args, words):
+    code, out, err = run(*args)
+    assert code == 2 and not out and one_line(err) and words in err
+    assert "--help" in err
+
+
+def test_failures_are_one_line_and_exit_code_1(run, checkpoint, tmp_path):
+    generate = ["generate", checkpoint, "--prompt", "x"]
+    not_a_picture = tmp_path / "note\x1b[31m.png"
+    not_a_picture.write_text("words")
+    for args, words in (
+        (["generate", tmp_path / "absent", "--prompt", "x"], "absent"),
+        (["generate", tmp_path, "--prompt", "x"], "tokenizer.json"),
+        (["info", "398B"], "397B-A17B"),
+        (["info", tmp_path], "config.json"),
+        ([*generate, "--image", tmp_path / "absent.png"], "absent.png"),
+        ([*generate, "--image", not_a_picture], ".png"),
+        ([*generate, "--video", tmp_path / "absent.mp4"], "absent.mp4"),
+        ([*generate, "--device", "abacus"], "abacus"),
+    ):
+        code, out, err = run(*args)
+        assert code == 1 and not out and one_line(err) and words in err, err
+        assert "\x1b" not in err
+
+
+def test_a_broken_checkpoint_is_named(run, checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "broken")
+    shard = next((tmp_path / "broken").glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:5000])
+    for args in (["info"], ["generate", "--prompt", "x"], ["chat"]):
+        code, out, err = run(args[0], tmp_path / "broken", *args[1:])
+        assert code == 1 and one_line(err) and shard.name in err
+
+
+def minqwen_process(*args, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "minqwen", *map(str, args)],
+        capture_output=True, text=True, timeout=120, env=environment,
+        cwd=ASSETS.parent, **options,
+    )  # fmt: skip
+
+
+def started(checkpoint, *args):
+    """`minqwen generate` in a process of its own that has written its first text."""
+    command = ["generate", checkpoint, "--prompt", "x", *args]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minqwen", *map(str, command)], cwd=ASSETS.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert process.stdout.read(1)
+    return process
+
+
+@pytest.fixture(scope="module")
+def endless(checkpoint, tmp_path_factory):
+    """The same checkpoint with room for an answer that takes minutes."""
+    folder = tmp_path_factory.mktemp("endless") / "tiny"
+    shutil.copytree(checkpoint, folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["text_config"]["max_position_embeddings"] = 100_000
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_ctrl_c_is_quiet_and_130(endless):
+    process = started(endless, "--max-new-tokens", 99_000, "--temperature", 3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.strip() == b""
+
+
+def test_a_reader_who_leaves_is_no_error(endless):
+    process = started(endless, "--max-new-tokens", 99_000, "--temperature", 3)
+    process.stdout.close()
+    assert process.wait(timeout=60) == 141 and process.stderr.read() == b""
+    process.stderr.close()
+
+
+# ---- the tour
+
+
+def test_tour(run, checkpoint, monkeypatch):
+    monkeypatch.setattr(cli, "tour", lambda: minqwen.tour.tour(checkpoint.parent))
+    code, out, err = run("tour")
+    lines = out.splitlines()
+    assert code == 0 and not err and "\x1b" not in out
+    for words in ("> What", "> Which", "33 experts", "MB of memory", "make lab"):
+        assert words in out
+    (head,) = (i for i, line in enumerate(lines) if line.startswith("layer"))
+    table = lines[head + 1 : head + 5]
+    assert [line.split()[1] for line in table] == ["delta", "delta", "delta", "full"]
+    assert max(map(len, table)) <= 80
+
+
+def test_tour_without_its_checkpoint(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "tour", lambda: minqwen.tour.tour(tmp_path))
+    code, out, err = run("tour")
+    assert code == 1 and not out and one_line(err) and "clone" in err
+
+
+def test_experts_are_counted_from_the_routers(checkpoint):
+    """The table against ids recomputed from each router's own logits."""
+    model = minqwen.load(checkpoint)
+    fired, seen = minqwen.tour.watch(model), []
+    for layer in model.model.language_model.layers:
+        layer.mlp.gate.register_forward_hook(lambda m, a, out: seen.append(out[2]))
+    ids = Processor.load(checkpoint).chat([{"role": "user", "content": "Hello"}])
+    model(**ids)
+    k = model.cfg.text.num_experts_per_tok
+    for count, logits in zip(fired, seen, strict=True):
+        top = logits.argsort(descending=True)[:, :k].flatten()
+        assert count.tolist() == top.bincount(minlength=33).tolist()
+    assert str(fired[0].argmax().item()) in experts(fired, model.cfg.text)
+
+
+def test_pictures_in_characters(tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(sys, "stdout", open(os.devnull, "w", encoding="ascii"))
+    picture = Image.new("L", (64, 64), 255)
+    picture.paste(0, (0, 0, 64, 16))  # dark on bright: the dark part is drawn
+    picture.save(tmp_path / "x.png")
+    rows = sketch(tmp_path / "x.png", 8, 8).split("\n")
+    assert rows[0] == "  " + "@" * 8 and rows[-1].strip() == ""
+    line = heat(torch.tensor([0, 1, 50, 100]))
+    assert line[0] == " " and line[1] == "." and line[3] == "@" and len(line) == 4
+    assert len(heat(torch.arange(512))) == 32
+    sys.stdout.close()
+
+
+def test_style_only_where_it_is_wanted(monkeypatch):
+    class Terminal:
+        def isatty(self):
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert terminal.styled("x", 1, Terminal()) == "\x1b[1mx\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal.styled("x", 1, Terminal()) == "x"
+    assert terminal.printable("a\x1b[31m\n\tb\x00é日") == "a[31m\n\tbé日"

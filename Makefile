@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Where torch comes from; empty: the default index, which on Linux means CUDA and GBs.
 TORCH_INDEX ?=
+# Which notebooks, for example NB="04 05"; empty: all.
+NB ?=
 # More words for pytest, for example ARGS="-k delta".
 ARGS ?=
 
@@ -12,12 +14,14 @@ SHELL := /bin/bash
 # A module of the same name elsewhere must not be picked up instead of the pinned one.
 unexport PYTHONPATH
 .NOTPARALLEL:
-.PHONY: help tour test lab clean
+.PHONY: help tour test lab sync notebooks clean
 
 help:
 	@echo "make tour    install into $(VENV), then see the small model read and answer"
 	@echo "make lab     install the course's tools and open the notebooks"
 	@echo "make test    install the test tools, then lint and run every test"
+	@echo "make sync    copy the package's code into the notebook cells that teach it"
+	@echo "make notebooks    execute and store all notebooks, or NB=\"04 05\""
 	@echo "make clean   remove $(VENV) and everything built"
 	@echo
 	@echo "TORCH_INDEX=$(CPU_INDEX)"
@@ -32,6 +36,13 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} RAYON_NUM_THREADS=$${RAYON_NUM_THREADS:-2} \
 	    $(BIN)/python -m pytest $(ARGS)
+
+sync: $(VENV)/.installed-test
+	$(BIN)/python -m tools.notebooks sync
+
+# Executes and stores; NB="04 05" for some of them.
+notebooks: $(VENV)/.installed-test
+	$(BIN)/python -m tools.notebooks run $(NB)
 
 lab: $(VENV)/.installed-course
 	$(BIN)/jupyter lab $(wildcard notebooks)

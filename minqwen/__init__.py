@@ -1,6 +1,8 @@
 """minqwen: Qwen3.5, small enough to read and exact enough to run."""
 
+from . import check
 from .cache import Cache
+from .check.progress import progress
 from .config import Config
 from .errors import InputError
 from .generate import generate
@@ -15,7 +17,9 @@ __all__ = [
     "InputError",
     "Processor",
     "Qwen",
+    "check",
     "generate",
     "load",
+    "progress",
     "save",
 ]

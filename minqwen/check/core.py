@@ -1,0 +1,194 @@
+"""How an answer is judged: run it beside the right one, on inputs never seen before."""
+
+import itertools
+import traceback
+
+import torch
+
+from . import progress
+
+RTOL, ATOL = 1e-4, 1e-5  # beyond the rounding of fp32 in another order of operations
+
+
+class Verdict:
+    """One line to show at the end of a cell; true when the exercise is solved."""
+
+    def __init__(self, solved, line):
+        self.solved, self.line = solved, line
+
+    def __bool__(self):
+        return self.solved
+
+    def __repr__(self):
+        return self.line
+
+
+class Exercise:
+    """A right answer, inputs to try it on, and the famous wrong answers.
+
+    notebook   "04"
+    title      a few words for `progress()`
+    right      the right function
+    inputs     draw(rand) -> list of keyword-argument dicts, where rand(*shape) draws
+    wrong      [(why, function)]: an answer equal to one of these is told why
+    returns    a name for each thing returned
+    """
+
+    def __init__(self, notebook, title, right, inputs, wrong=(), returns=("result",)):
+        self.notebook, self.title, self.right = notebook, title, right
+        self.inputs, self.wrong, self.returns = inputs, wrong, returns
+        self.draws = itertools.count()
+
+    def __call__(self, mine):
+        """Judge a function. A name that begins with `solution` is not recorded."""
+        name = getattr(mine, "__name__", "your answer")
+        verdict = self.judge(mine, name)
+        if verdict and not name.startswith("solution"):
+            progress.record(self.notebook, self.title)
+        return verdict
+
+    def judge(self, mine, name):
+        if not callable(mine):
+            return Verdict(
+                False, f"✗ {name} is not a function; give the function itself"
+            )
+        # Another seed each time: what was right for one draw only does not last.
+        cases = self.cases(seed=next(self.draws))
+        answers = []
+        for case in cases:
+            before = copied(case)
+            try:
+                answer = mine(**case)
+            except Exception as error:
+                return self.raised(error, name)
+            if unfinished(answer):
+                return Verdict(False, f"… not finished yet: {name} returns `...`")
+            for key in case:
+                if not same(case[key], before[key]):
+                    why = f"changes its input `{key}` in place; make a new tensor"
+                    return Verdict(False, f"✗ {name} {why}")
+            answers.append(answer)
+        return self.compare(answers, cases, name)
+
+    def cases(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return self.inputs(lambda *shape: torch.randn(*shape, generator=generator))
+
+    def compare(self, answers, cases, name):
+        """All cases against the right answer, then against the wrong ones."""
+        rights = [self.right(**copied(case)) for case in cases]
+        pairs = list(zip(answers, rights, strict=True))
+        if all(same(a, b) for a, b in pairs):
+            return Verdict(
+                True, f"✓ exact: {name} equals the right answer, bit for bit"
+            )
+        found = [d for d in (difference(a, b, self.returns) for a, b in pairs) if d]
+        if not found:
+            error = max(largest(a, b) for a, b in pairs)
+            line = f"✓ close: {name} is right within rounding ({error:.0e})"
+            return Verdict(True, line)
+        for why, function in self.wrong:
+            theirs = [function(**copied(case)) for case in cases]
+            pairs = zip(answers, theirs, strict=True)
+            if not any(difference(a, b, self.returns) for a, b in pairs):
+                return Verdict(False, f"✗ {name}: {why}")
+        return Verdict(False, f"✗ {name}: {found[0]}")
+
+    def raised(self, error, name):
+        """An exception in the answer, told as a sentence."""
+        if "ellipsis" in str(error):
+            return Verdict(
+                False, f"… not finished yet: there is a `...` left in {name}"
+            )
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.name == name
+        ]
+        kind = type(error).__name__
+        place = f" in line {lines[-1]} of its cell" if lines else ""
+        told = " ".join(str(error).split()) or "no message"
+        return Verdict(False, f"✗ {name} raised {kind}{place}: {told:.160}")
+
+
+def difference(mine, right, returns):
+    """Where two answers differ and how; empty when they are close."""
+    mine, right = parts(mine), parts(right)
+    if len(mine) != len(right):
+        wanted = " and ".join(returns)
+        return f"returns {len(mine)} thing(s); {len(right)} asked for: {wanted}"
+    pairs = zip(returns, mine, right, strict=True)
+    return next((d for d in (one_difference(*pair) for pair in pairs) if d), "")
+
+
+def parts(answer):
+    return list(answer) if isinstance(answer, tuple | list) else [answer]
+
+
+def unfinished(answer):
+    return any(part is ... for part in parts(answer))
+
+
+def copied(case):
+    return {k: v.clone() if torch.is_tensor(v) else v for k, v in case.items()}
+
+
+def same(a, b):
+    """Equal to the bit, through tuples."""
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(map(same, a, b))
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.shape == b.shape and torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+def largest(a, b):
+    """The largest absolute difference of two answers that are close."""
+    pairs = zip(parts(a), parts(b), strict=True)
+    return max(float((as_tensor(x) - as_tensor(y)).abs().max()) for x, y in pairs)
+
+
+def as_tensor(x):
+    return (
+        x.detach().double() if torch.is_tensor(x) else torch.tensor(float(x)).double()
+    )
+
+
+def one_difference(label, mine, right):
+    """What is wrong with one returned thing; empty when it is close."""
+    if mine is None:
+        return f"{label} is None; does every path end in `return`?"
+    if isinstance(right, str | bool | list | tuple):
+        return "" if same(mine, right) else f"{label} is {mine!r}, which is not it"
+    try:
+        a, b = as_tensor(mine), as_tensor(right)
+    except (TypeError, ValueError, RuntimeError):
+        return f"{label} is a {type(mine).__name__}; a tensor is asked for"
+    if a.shape != b.shape:
+        return f"{label} has shape {list(a.shape)}; {list(b.shape)} is asked for"
+    wrong = ~torch.isclose(a, b, rtol=RTOL, atol=ATOL)
+    if not wrong.any():
+        return ""
+    if not a.isfinite().all():
+        return f"{label} holds inf or nan"
+    return f"{label} {how_wrong(a, b, wrong)}"
+
+
+def how_wrong(a, b, wrong):
+    """A pattern that explains every difference, or the first difference."""
+    if b.dim() >= 2 and b.shape[-1] == b.shape[-2] and close(a, b.mT):
+        return "is transposed: its last two axes are the wrong way round"
+    if close(a, -b):
+        return "has the wrong sign"
+    scale = float((a * b).sum() / b.square().sum())
+    if scale and close(a, scale * b):
+        return f"is {scale:.4g} times the right one, everywhere"
+    at = wrong.nonzero()[0].tolist()
+    where = f"[{', '.join(map(str, at))}]" if at else "it"
+    here = tuple(at)
+    share = f"{int(wrong.sum())} of {wrong.numel()} numbers differ"
+    return f"differs first at {where}: {a[here]:.4f}, not {b[here]:.4f} ({share})"
+
+
+def close(a, b):
+    return torch.allclose(a, b, rtol=RTOL, atol=ATOL)

@@ -1,0 +1,141 @@
+"""What the notebooks share: colours, described figures, sliders over figures."""
+
+import base64
+import html
+import io
+from types import SimpleNamespace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import display
+from PIL import Image
+
+# Okabe and Ito's colours: told apart with any kind of colour vision.
+colour = SimpleNamespace(
+    blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", pink="#CC79A7",
+    sky="#56B4E9", yellow="#F0E442", ink="#222222", grey="#767676",
+)  # fmt: skip
+CYCLE = [colour.blue, colour.orange, colour.green, colour.red, colour.pink, colour.sky]
+
+PIXELS = 100  # an inch on the page; twice as many are stored, for sharp screens
+STYLE = {
+    "font.size": 11, "axes.titlesize": 11, "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": colour.grey,
+    "axes.labelcolor": colour.ink, "text.color": colour.ink,
+    "xtick.color": colour.ink, "ytick.color": colour.ink,
+    "axes.prop_cycle": matplotlib.cycler(color=CYCLE), "lines.linewidth": 2,
+    "legend.frameon": False, "figure.facecolor": "white", "figure.dpi": 2 * PIXELS,
+    "figure.constrained_layout.use": True,
+}  # fmt: skip
+plt.rcParams.update(STYLE)
+torch.set_printoptions(precision=4, sci_mode=False)
+
+
+def say(*parts):
+    """Print words and small tensors: a vector as (1.28, 3.64), a matrix in rows."""
+    print(*(plain(p) if torch.is_tensor(p) else p for p in parts))
+
+
+def plain(x):
+    """A tensor as text, to four digits; what is zero but for rounding is 0."""
+    if x.dim() == 0:
+        return f"{x.item():.4g}" if abs(x.item()) > 1e-6 else "0"
+    inside = ", ".join(plain(y) for y in x)
+    return f"({inside})" if x.dim() == 1 else f"[{inside}]"
+
+
+def figure(width=7.5, height=3.0, columns=1, rows=1, **kw):
+    """A figure in the course's style, width and height in inches of 100 pixels."""
+    return plt.subplots(rows, columns, figsize=(width, height), **kw)
+
+
+def png(fig):
+    """The figure as a small PNG (128 colours), closed so that it is not shown twice."""
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=2 * PIXELS)
+    plt.close(fig)
+    picture = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", optimize=True)
+    return buffer.getvalue(), picture.width // 2, picture.height // 2
+
+
+def show(fig, text):
+    """Display a figure; `text` says in words what it shows, and is its alt text."""
+    data, width, height = png(fig)
+    _display(data, width, height, text)
+
+
+def _display(data, width, height, text, **more):
+    bundle = {"image/png": base64.b64encode(data).decode(), "text/plain": text, **more}
+    described = {"image/png": {"alt": text, "width": width, "height": height}}
+    display(bundle, metadata=described, raw=True)
+
+
+def play(draw, **sliders):
+    """Sliders over a figure. `draw(**values)` returns (figure, what it shows in words).
+
+    A slider is name=(first value, least, greatest, step). Where no kernel runs, the
+    picture for the first values stands in its place.
+    """
+    view, first = panel(draw, sliders)
+    kind = "application/vnd.jupyter.widget-view+json"
+    _display(*first, **{kind: view._repr_mimebundle_()[kind]})
+
+
+def panel(draw, sliders):
+    """The widget of `play`, and its first picture."""
+    import ipywidgets as w
+
+    made = {}
+    for name, (value, low, high, step) in sliders.items():
+        kind = w.IntSlider if isinstance(step, int) else w.FloatSlider
+        made[name] = kind(
+            value=value, min=low, max=high, step=step, description=name,
+            continuous_update=False,
+        )  # fmt: skip
+    picture = w.HTML()
+
+    def redraw(_=None):
+        fig, text = draw(**{name: slider.value for name, slider in made.items()})
+        data, width, height = png(fig)
+        source = "data:image/png;base64," + base64.b64encode(data).decode()
+        words = html.escape(text)
+        picture.value = (
+            f'<img src="{source}" alt="{words}" width="{width}" height="{height}">'
+            f"<p>{words}</p>"
+        )
+        return data, width, height, text
+
+    for slider in made.values():
+        slider.observe(redraw, names="value")
+    return w.VBox([*made.values(), picture]), redraw()
+
+
+def matrix(ax, values, title="", rows=None, columns=None, limit=None):
+    """Draw a small matrix with its numbers: blue above zero, orange below."""
+    values = torch.as_tensor(values).reshape(len(values), -1)
+    limit = limit or float(values.abs().max()) or 1.0
+    colours = matplotlib.colors.LinearSegmentedColormap.from_list(
+        "signed", [colour.orange, "white", colour.sky]
+    )
+    look = {"cmap": colours, "vmin": -limit, "vmax": limit, "edgecolors": colour.grey}
+    ax.pcolormesh(values, **look, lw=0.8)
+    ax.invert_yaxis()
+    ax.set_aspect("equal")
+    for i, row in enumerate(values.tolist()):
+        for j, x in enumerate(row):
+            ax.text(j + 0.5, i + 0.5, f"{x:.3g}", ha="center", va="center")
+    ax.set_xticks(torch.arange(values.shape[1]) + 0.5, columns or [""] * len(values[0]))
+    ax.set_yticks(torch.arange(values.shape[0]) + 0.5, rows or [""] * len(values))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title, loc="center")
+
+
+def arrow(ax, start, end, paint, label="", offset=(6, 4), **kw):
+    """An arrow between two points, its label beside the head."""
+    style = {"color": paint, "lw": 2, "shrinkA": 0, "shrinkB": 0, **kw}
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", **style})
+    ax.annotate(label, end, offset, textcoords="offset points")

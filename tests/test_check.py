@@ -1,0 +1,140 @@
+"""The instant checks: they know right, rounding, unfinished, and the famous wrongs."""
+
+import json
+
+import pytest
+import torch
+
+import minqwen
+from minqwen import check
+from minqwen.check.core import Exercise, Verdict
+
+NAMES = list(check.EXERCISES)
+WRONG = [(name, i) for name in NAMES for i in range(len(check.EXERCISES[name].wrong))]
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    """A progress file of this test's own."""
+    path = tmp_path / "progress.json"
+    monkeypatch.setenv("MINQWEN_PROGRESS", str(path))
+    return path
+
+
+def solution(S, k, v):
+    return S + torch.outer(k, v - S.T @ k)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_right_answer_is_exact(name):
+    exercise = check.EXERCISES[name]
+    assert repr(exercise(exercise.right)).startswith("✓ exact")
+
+
+@pytest.mark.parametrize(("name", "i"), WRONG)
+def test_a_famous_wrong_answer_is_told_why(name, i):
+    exercise = check.EXERCISES[name]
+    why, function = exercise.wrong[i]
+    for _ in range(5):  # on any draw
+        verdict = exercise(function)
+        assert not verdict and repr(verdict).endswith(f": {why}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stub_is_unfinished_and_nothing_is_raised(name, kept):
+    def stub(*_, **__):
+        return ...
+
+    verdict = getattr(check, name)(stub)
+    assert not verdict and repr(verdict).startswith("… not finished yet")
+    assert not kept.exists()
+
+
+def test_rounding_is_close_and_more_is_not():
+    def other_order(S, k, v):
+        return ((S.double() + torch.outer(k, v - S.T @ k).double()) * 1.000001).float()
+
+    def far(S, k, v):
+        return solution(S, k, v) * 1.01
+
+    verdict = check.write(other_order)
+    assert verdict and "within rounding" in repr(verdict)
+    assert "1.01 times the right one" in repr(check.write(far))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda S, k, v: solution(S, k, v).T, "transposed"),
+        (lambda S, k, v: -solution(S, k, v), "wrong sign"),
+        (lambda S, k, v: None, "None; does every path end in `return`?"),
+        (lambda S, k, v: solution(S, k, v)[0], "has shape [2]; [2, 2] is asked for"),
+        (lambda S, k, v: (S, S), "returns 2 thing(s); 1 asked for: the new S"),
+        (lambda S, k, v: "S", "is a str; a tensor is asked for"),
+        (lambda S, k, v: solution(S, k, v) / 0, "inf or nan"),
+        (lambda S, k, v: solution(S, k, v) + (S > 0), "differs first at ["),
+        (lambda S, k, v: S @ v[:1], "raised RuntimeError"),
+        (lambda S, k: S, "raised TypeError"),
+        (lambda S, k, v: S + ..., "… not finished yet: there is a `...` left"),
+        (lambda S, k, v: S.add_(torch.outer(k, v - S.T @ k)), "`S` in place"),
+        (torch.zeros(2, 2), "is not a function"),
+    ],
+)
+def test_what_is_said_of_other_mistakes(answer, said, kept):
+    verdict = check.write(answer)
+    assert isinstance(verdict, Verdict) and not verdict
+    assert said in repr(verdict) and "\n" not in repr(verdict)
+    assert not kept.exists()
+
+
+def test_a_mistake_is_placed_in_its_cell():
+    def mine(S, k, v):
+        k = k
+        return S[9]
+
+    line = mine.__code__.co_firstlineno + 2
+    assert f"in line {line} of its cell" in repr(check.write(mine))
+
+
+def test_each_call_draws_anew():
+    seen = []
+    exercise = Exercise("00", "t", lambda x: x, lambda rand: [{"x": rand(3)}])
+    for _ in range(2):
+        exercise(lambda x: seen.append(x) or x)
+    assert not torch.equal(*seen)
+
+
+def test_unknown_exercise_names_those_there_are():
+    with pytest.raises(AttributeError, match="no exercise is called nonsense.*write"):
+        _ = check.nonsense
+
+
+def test_progress_is_kept_and_shown(kept):
+    before = repr(minqwen.progress())
+    total = sum(e.notebook == "04" for e in check.EXERCISES.values())
+    assert f"04  {'□' * total}  0 of {total}, next: a corrected write" in before
+
+    def solution_1(S, k, v):
+        return solution(S, k, v)
+
+    assert check.write(solution_1) and not kept.exists()  # the one that is given
+
+    def mine(S, k, v):
+        return solution(S, k, v)
+
+    assert check.write(mine) and check.write(mine)
+    assert json.loads(kept.read_text()) == {"04": ["a corrected write"]}
+    assert f"04  ■{'□' * (total - 1)}  1 of {total}" in repr(minqwen.progress())
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"04": 3}', "\xff"])
+def test_a_damaged_progress_file_counts_as_none(kept, content):
+    kept.write_text(content, encoding="latin-1")
+    assert "0 of" in repr(minqwen.progress())
+    assert check.write(lambda S, k, v: solution(S, k, v))
+    assert json.loads(kept.read_text()) == {"04": ["a corrected write"]}
+
+
+def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(monkeypatch, tmp_path):
+    monkeypatch.setenv("MINQWEN_PROGRESS", str(tmp_path / "no" / "such" / "folder"))
+    assert check.write(lambda S, k, v: solution(S, k, v))

@@ -1,0 +1,298 @@
+"""The notebooks: one text with the package, stored as they run, fit to be read."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from tools import notebooks, percent, tie
+from tools.execute import (
+    NOTEBOOKS,
+    ROOT,
+    SANITIZE,
+    differences,
+    environment,
+    execute,
+    pixel_error,
+    tidy,
+)
+
+PATHS = notebooks.stored()
+MODEL_PART = "config family norm rope attention delta deltanet moe vision block".split()
+MODEL_PART += "cache mtp model".split()
+TAGS = {"predict", "stub", "solution", "figure", "volatile", "nbval-ignore-output"}
+each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name[:2])
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def markdown(path):
+    return [c.source for c in read(path).cells if c.cell_type == "markdown"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def said(cell):
+    """All text that a cell puts out."""
+    texts = [o.get("text", "") + o.get("data", {}).get("text/plain", "")
+             for o in cell.outputs]  # fmt: skip
+    return "\n".join(texts)
+
+
+# ---- one text with the package
+
+
+def test_tied_cells_equal_the_package():
+    complaints = notebooks.check()
+    assert not complaints, "\n".join(complaints)
+
+
+def test_every_public_name_of_the_model_part_has_a_notebook():
+    owner = tie.owned()
+    names = {f"{m}.{n}" for m in MODEL_PART for n in tie.public(m)}
+    excused = {name for name in names if name.split(".")[0] in tie.NOT_TAUGHT}
+    assert set(owner) | excused == names
+
+
+def test_one_changed_character_is_found_and_named():
+    path = next(p for p in PATHS if p.name.startswith("04"))
+    notebook = read(path)
+    number, cell, _ = next(tie.tied_cells(notebook))
+    cell.source = cell.source.replace("(v - read)", "(v + read)")
+    [complaint], _ = tie.compare(notebook, path.name)
+    assert f"{path.name}, cell {number}: differs from minqwen/delta.py" in complaint
+    assert "'error = beta[..., None] * (v + read)'" in complaint
+    cell.source = cell.source.replace("# [B, H, V]", "# [B, V]")  # comments count
+    tie.compare(notebook, path.name, sync=True)
+    assert tie.compare(notebook, path.name)[0] == []
+
+
+def test_a_class_may_go_on_in_another_cell():
+    stubs = [
+        "# minqwen/norm.py\nclass RMSNorm:\n    def __init__(): ...",
+        "# minqwen/norm.py\nclass RMSNorm(RMSNorm):\n    def forward(): ...",
+    ]
+    cells = [{"cell_type": "code", "source": stub} for stub in stubs]
+    complaints, taught = tie.compare({"cells": cells}, "x", sync=True)
+    pairs = [("norm.RMSNorm", m) for m in (None, "__init__", "forward")]
+    assert complaints == [] and taught == pairs
+    scope = {}
+    exec("import torch; from torch import nn; import torch.nn.functional as F", scope)
+    for cell in cells:
+        exec(cell["source"], scope)
+    import torch
+
+    from minqwen.norm import RMSNorm
+
+    x = torch.randn(2, 8)
+    assert torch.equal(scope["RMSNorm"](8)(x), RMSNorm(8)(x))
+
+
+def test_what_is_missing_doubled_or_misplaced_is_reported():
+    both = [("delta.delta_step", None), ("delta.delta_recurrent", None)]
+    assert tie.coverage({"04": both}) == []
+    assert tie.coverage({"04": both[:1]}) == [
+        "delta.delta_recurrent should be taught in 04 and is not"
+    ]
+    assert tie.coverage({"04": both, "05": both[:1]})[0].startswith(
+        "delta.delta_step is taught more than once"
+    )
+    unknown = {"cell_type": "code", "source": "# minqwen/delta.py\ndef nonsense(): ..."}
+    [complaint], _ = tie.compare({"cells": [unknown]}, "x")
+    assert "does not define 'nonsense'" in complaint
+
+
+# ---- fit to be read
+
+
+@each
+def test_form(path):
+    first, *_, last = markdown(path)
+    assert re.match(rf"# {path.name[:2]} · .+\n\n\*\*.+\?\*\*\n", first)
+    cost = r"\*Reading \d+ minutes · running \d+ seconds · memory \d+ MB\*"
+    assert re.search(cost, first) and "**You will build**" in first
+    text = "\n".join(markdown(path))
+    assert "**You can now**" in text and "**Next:**" in last
+    assert 2 <= len(re.findall(r"^- .*\n?.*\]\(https://", last, flags=re.M)) <= 4
+
+
+@each
+def test_exercises(path):
+    cells = read(path).cells
+    stubs = [i for i, cell in enumerate(cells) if "stub" in tags(cell)]
+    solutions = [i for i, cell in enumerate(cells) if "solution" in tags(cell)]
+    assert 3 <= len(stubs) <= 5 and solutions == [i + 1 for i in stubs]
+    for number, i in enumerate(stubs, 1):
+        task, stub, solution = cells[i - 1 : i + 2]
+        assert f"### Exercise {number}: " in task.source
+        assert re.search(r"\*\*[●○]{3} · \d+ minutes\.\*\*", task.source)
+        [check] = re.findall(r"^(check\.\w+)\(my_\w+\)$", stub.source, flags=re.M)
+        assert f"\n{check}(solution_" in solution.source
+        assert said(stub).startswith("… not finished yet")
+        assert said(solution).startswith("✓")
+        assert solution.metadata["jupyter"] == {"source_hidden": True}
+        name = re.search(r"^def (solution_\w+)", solution.source, flags=re.M)[1]
+        later = [c.source for c in cells[i + 2 :] if c.cell_type == "code"]
+        assert any(name in source for source in later), f"{name} is not used again"
+
+
+@each
+def test_cells(path):
+    for number, cell in enumerate(read(path).cells):
+        where = f"cell {number}"
+        assert set(tags(cell)) <= TAGS, where
+        assert set(cell.metadata) <= {"tags", "jupyter"}, where
+        if cell.cell_type != "code":
+            continue
+        lines = cell.source.splitlines()
+        tied = bool(tie.HEADER.match(lines[0]))
+        body = ast.parse(cell.source).body
+        assert len(lines) <= 45 + tied or (tied and len(body) == 1), where
+        assert not [line for line in lines if len(line) > 88], where
+        assert not re.search(r"^\s*[%!]", cell.source, flags=re.M), f"{where}: magic"
+        for output in cell.outputs:
+            assert output.output_type != "error", where
+            assert output.get("name") != "stderr", where
+            if "image/png" in output.get("data", {}):
+                assert "figure" in tags(cell), where
+                picture = output.metadata["image/png"]
+                assert len(picture["alt"]) > 40 and picture["width"] <= 800, where
+
+
+@each
+def test_stored_file(path):
+    data = path.read_bytes()
+    assert len(data) < 300_000
+    notebook = read(path)
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert notebook.metadata == tidy(read(path)).metadata
+    assert [c.id for c in notebook.cells] == [c.id for c in tidy(read(path)).cells]
+    for cell in notebook.cells:
+        shown = cell.source + said(cell) if cell.cell_type == "code" else cell.source
+        assert not re.search(r"0x[0-9a-f]{6,}", shown), cell.id
+    assert "application/vnd.jupyter.widget-view" not in data.decode()
+
+
+@each
+def test_numbers_in_prose_are_known_to_a_cell(path):
+    """Numbers of two digits or more, or with a point; years and links excepted."""
+    known = "\n".join(c.source + "\n" + said(c) for c in code_cells(path))
+    known = set(re.findall(r"\d+(?:\.\d+)?", known.replace(",", "").replace("_", "")))
+    unknown = []
+    for text in markdown(path):
+        text = re.sub(r"\[[^]]*\]\([^)]*\)|^\*Reading.*$|\*\*[●○].*?\*\*", "", text,
+                      flags=re.M)  # fmt: skip
+        text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
+        for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", text):
+            notebook_or_year = re.fullmatch(r"[01]\d|(19|20)\d\d", number)
+            if len(number) > 1 and not notebook_or_year and number not in known:
+                unknown.append(number)
+    assert not unknown
+
+
+# ---- stored as they run
+
+
+@each
+def test_runs_again_to_the_same_outputs_and_figures(path):
+    fresh, seconds, peak = execute(path)
+    print(f"{path.name}: {seconds:.0f} s, {peak / 1e6:.0f} MB")
+    complaints = differences(read(path), fresh, path.name)
+    assert not complaints, "\n".join(complaints)
+    assert peak < 1.5e9
+
+
+@each
+def test_nbval(path, tmp_path):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["--nbval"]
+    command += ["--nbval-current-env", "--nbval-cell-timeout", "180"]
+    command += ["--nbval-sanitize-with", str(SANITIZE), "-c", os.devnull]
+    command += ["--rootdir", str(NOTEBOOKS), str(path)]
+    done = subprocess.run(
+        command,
+        cwd=NOTEBOOKS,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert f"{len(code_cells(path))} passed" in done.stdout
+
+
+def test_a_changed_output_or_figure_is_found():
+    path = next(p for p in PATHS if p.name.startswith("04"))
+    stored, fresh = read(path), read(path)
+    assert differences(stored, fresh, "x") == []
+    cells = [c for c in fresh.cells if c.cell_type == "code"]
+    printed = next(c for c in cells if c.outputs and c.outputs[0].get("text"))
+    printed.outputs[0]["text"] += "1"
+    pictures = [c for c in cells for o in c.outputs if "image/png" in o.get("data", {})]
+    first, second = (c.outputs[0]["data"] for c in pictures[:2])
+    assert pixel_error(first["image/png"], second["image/png"]) > 1
+    first["image/png"] = second["image/png"]
+    found = "\n".join(differences(stored, fresh, "x"))
+    assert "is stored" in found and "figure differs" in found
+
+
+def test_no_python_code_reaches_a_network_while_notebooks_run(tmp_path):
+    code = (
+        "import socket, urllib.request\n"
+        "for reach in (lambda: urllib.request.urlopen('http://127.0.0.1:9'),\n"
+        "              lambda: socket.socket().connect(('127.0.0.1', 9)),\n"
+        "              lambda: socket.getaddrinfo('example.org', 80)):\n"
+        "    try: reach()\n"
+        "    except OSError as e: assert 'without a network' in str(e), e\n"
+        "    else: raise AssertionError\n"
+    )
+    env = environment(tmp_path)
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
+def test_text_and_back():
+    path = PATHS[0]
+    notebook = read(path)
+    back = percent.to_notebook(percent.to_text(notebook))
+    assert [c.source for c in back.cells] == [c.source for c in notebook.cells]
+    assert [c.id for c in tidy(back).cells] == [c.id for c in notebook.cells]
+    assert [c.metadata for c in back.cells] == [c.metadata for c in notebook.cells]
+
+
+def test_a_slider_draws_anew(monkeypatch):
+    monkeypatch.syspath_prepend(str(NOTEBOOKS))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    import course
+
+    def draw(n):
+        fig, ax = course.figure(2, 1)
+        ax.plot([0, n])
+        return fig, f'a line to "{n}"'
+
+    view, (_, width, height, text) = course.panel(draw, {"n": (3, 0, 9, 1)})
+    slider, picture = view.children
+    assert (width, height, text) == (200, 100, 'a line to "3"')
+    before = picture.value
+    assert 'alt="a line to &quot;3&quot;"' in before and "<p>a line to" in before
+    slider.value = 5
+    assert picture.value != before and "&quot;5&quot;" in picture.value
+
+
+def test_progress_of_a_reader_is_left_alone():
+    """What the tools run must not count as solved by the reader."""
+    kept = NOTEBOOKS / ".progress.json"
+    ignored = (ROOT / ".gitignore").read_text().split("\n")
+    assert ".progress.json" in ignored
+    assert environment("x")["MINQWEN_PROGRESS"] != str(kept)

@@ -8,7 +8,7 @@ checkpoint as if nothing had happened.
 import math
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,10 +25,13 @@ from .rope import positions
 class Recipe:
     """All that decides the weights, besides the corpus and torch's own version."""
 
-    steps: int = 1150
+    steps: int = 1000
     batch_size: int = 8
     seq_len: int = 512
     picture_share: float = 0.375
+    picture_weight: float = 8.0  # of a picture row's loss: few of its tokens are news
+    tower_steps: int = 2500
+    tower_rate: float = 0.1  # of lr, once the tower meets the language model
     lr: float = 3e-3
     warmup: int = 100
     weight_decay: float = 0.1
@@ -78,30 +81,65 @@ def losses(model, batch, recipe, routed):
     )  # fmt: skip
     routed.clear()
     hidden = model.hidden(**batch, position_ids=where)
-    loss = {"next": row_loss(model.logits(hidden), targets)}
+    pads = torch.tensor([model.cfg.image_token_id, model.cfg.video_token_id])
+    weight = torch.where(torch.isin(ids, pads).any(1), recipe.picture_weight, 1.0)
+    loss = {"next": row_loss(model.logits(hidden), targets, weight)}
     drafted, _ = model.draft(hidden[:, :-1], ids[:, 1:], where[:, :, :-1])
-    loss["mtp"] = row_loss(drafted, targets[:, 1:])
+    loss["mtp"] = row_loss(drafted, targets[:, 1:], weight)
     loss["balance"] = torch.stack(
         [balance_loss(logits, e) for _, e, logits in routed]
     ).mean()
     return loss
 
 
-def row_loss(logits, targets):
-    """Mean over each row's targets, then over rows: a picture's few answers count as
-    much as a page of text. logits [B, T, vocab]; targets [B, T], -100 for none."""
+def row_loss(logits, targets, weight):
+    """Mean over each row's targets, then over rows by `weight` [B].
+
+    So the few answers of a row of pictures count as much as a page of text, or more.
+    logits [B, T, vocab]; targets [B, T], -100 for none.
+    """
     each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
     counted = (targets >= 0).sum(1).clamp(min=1)
-    return (each.view_as(targets).sum(1) / counted).mean()
+    return (weight * each.view_as(targets).sum(1) / counted).mean()
+
+
+def teach_tower(model, corpus, recipe):
+    """The tower alone first: name the digit from the mean of its outputs.
+
+    The released models' towers could see, too, before they met a language model. At
+    the end its outputs are as long as token embeddings are; longer ones would drown
+    what the layers add to them, and then nothing is learned.
+    """
+    visual, embedding = model.model.visual, model.model.language_model.embed_tokens
+    head = torch.nn.Linear(model.cfg.text.hidden_size, 10)
+    learning = [*visual.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(learning, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
+    plan = replace(recipe, steps=recipe.tower_steps)
+    for step in range(recipe.tower_steps):
+        optimizer.param_groups[0]["lr"] = rate(step, plan)
+        pixels, grids, digits = corpus.digits(step, 32)
+        sizes = (grids.prod(1) // model.cfg.vision.spatial_merge_size**2).tolist()
+        seen = visual(pixels, grids)
+        means = torch.stack([part.mean(0) for part in seen.split(sizes)])
+        F.cross_entropy(head(means), digits).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        ratio = embedding.weight.norm(dim=1).mean() / seen.norm(dim=1).mean()
+        visual.merger.linear_fc2.weight *= ratio
+        visual.merger.linear_fc2.bias *= ratio
 
 
 def optimizer_for(model, recipe):
     """AdamW; matrices decay to zero, norms, rates, biases and embeddings do not."""
-    decay, keep = [], []
-    for name, p in model.named_parameters():
-        (decay if p.dim() >= 2 and "embed" not in name else keep).append(p)
-    groups = [dict(params=decay, weight_decay=recipe.weight_decay),
-              dict(params=keep, weight_decay=0.0)]  # fmt: skip
+    groups = []
+    for part, scale in (("model.visual.", recipe.tower_rate), ("", 1.0)):
+        decay, keep = [], []
+        for name, p in model.named_parameters():
+            if name.startswith("model.visual.") == bool(part):
+                (decay if p.dim() >= 2 and "embed" not in name else keep).append(p)
+        groups += [dict(params=decay, weight_decay=recipe.weight_decay, scale=scale),
+                   dict(params=keep, weight_decay=0.0, scale=scale)]  # fmt: skip
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
 
 
@@ -145,20 +183,22 @@ def train(out, recipe, resume=False, save_every=100):
     torch.manual_seed(recipe.seed)
     model = Qwen(tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)).train()
     optimizer = optimizer_for(model, recipe)
-    step, spent = 0, 0.0
+    step, spent, started = 0, 0.0, time.monotonic()
     if saved:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         step, spent = saved["step"], saved["seconds"]
+    else:
+        teach_tower(model, corpus, recipe)
     routed = []
     for module in model.modules():
         if isinstance(module, Router):
             module.register_forward_hook(lambda _, args, result: routed.append(result))
     bar = tqdm(range(step, recipe.steps), initial=step, total=recipe.steps, unit="step")
-    started = time.monotonic() - spent
+    started -= spent
     for step in bar:
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, recipe)
+            group["lr"] = rate(step, recipe) * group["scale"]
         batch = corpus.batch(
             step, recipe.batch_size, recipe.seq_len, recipe.picture_share
         )

@@ -11,19 +11,32 @@ import pytest
 import torch
 from tiny_models import small_config
 
+from minqwen.corpus import Corpus
 from minqwen.errors import InputError
 from minqwen.model import Qwen
 from minqwen.moe import Router
-from minqwen.train import Recipe, losses, optimizer_for, rate, row_loss, train
+from minqwen.train import (
+    Recipe,
+    losses,
+    optimizer_for,
+    rate,
+    row_loss,
+    teach_tower,
+    tiny_config,
+    train,
+)
 
 TINY = Path(__file__).resolve().parent.parent / "assets" / "tiny"
-SHORT = Recipe(steps=8, batch_size=2, seq_len=192, picture_share=0.5, warmup=2)
+SHORT = Recipe(
+    steps=8, batch_size=2, seq_len=192, picture_share=0.5, warmup=2, tower_steps=3
+)  # fmt: skip
 SCRIPT = """
 import sys, torch
 from pathlib import Path
 from minqwen.train import Recipe, train
 torch.set_num_threads(1)
-model, _ = train(Path(sys.argv[1]), Recipe(**eval(sys.argv[2])), resume=True, save_every=3)
+recipe = Recipe(**eval(sys.argv[2]))
+model, _ = train(Path(sys.argv[1]), recipe, resume=True, save_every=3)
 torch.save(model.state_dict(), sys.argv[1] + "/done.pt")
 """
 
@@ -100,7 +113,25 @@ def test_row_loss_counts_rows_alike():
     targets = torch.full((2, 4), -100)
     targets[0, 0] = 1
     targets[1] = 3  # four targets of ln 8 each
-    assert row_loss(logits, targets).item() == pytest.approx(2.0794415 / 2)
+    even, pictured = torch.ones(2), torch.tensor([1.0, 8.0])
+    assert row_loss(logits, targets, even).item() == pytest.approx(2.0794415 / 2)
+    assert row_loss(logits, targets, pictured).item() == pytest.approx(4 * 2.0794415)
+
+
+def test_the_tower_sees_before_it_speaks():
+    """Alone first: its outputs become as long as token embeddings, and its alone."""
+    torch.manual_seed(0)
+    model = Qwen(tiny_config())
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    corpus = Corpus.build(TINY)
+    teach_tower(model, corpus, SHORT)
+    moved = [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
+    assert moved and all(n.startswith("model.visual.") for n in moved)
+    pixels, grids, _ = corpus.digits(SHORT.tower_steps - 1, 32)
+    with torch.no_grad():
+        long = model.model.visual(pixels, grids).norm(dim=1).mean()
+    wanted = model.model.language_model.embed_tokens.weight.norm(dim=1).mean()
+    assert long.item() == pytest.approx(wanted.item(), rel=0.3)
 
 
 def test_rate_warms_up_and_comes_down():

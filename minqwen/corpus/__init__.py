@@ -24,6 +24,7 @@ __all__ = ["Corpus", "fingerprint", "write_processor"]
 TEXT_SHARES = {"source": 0.6, "docs": 0.2, "chats": 0.2}
 GOLDEN = (math.sqrt(5) - 1) / 2
 IGNORED = -100
+ALONE = 2**39  # stands where a training row has its step, as TESTING does
 TESTING = 2**40  # stands where a training row has its step, so it is never drawn
 
 
@@ -139,6 +140,13 @@ class Corpus:
         )
         loss = np.array(loss + [True] * rest, dtype=bool)
         return ids[:-1], np.where(loss[1:], ids[1:], IGNORED)
+
+    def digits(self, step, count):
+        """Pictures without words, for the tower alone: patches, grids, digits."""
+        rng = np.random.default_rng([self.seed, ALONE, step])
+        named = rng.integers(10, size=count)
+        images = [one_digit(int(d), rng, thinking=False).images[0] for d in named]
+        return *stack(images), torch.tensor(named)
 
     def heldout(self, kind, seq_len, limit=None):
         """Text never trained on: `kind` "source" or "docs", whole windows only.

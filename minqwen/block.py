@@ -26,17 +26,17 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(D, eps)
         self.mlp = SparseMoE(cfg) if cfg.num_experts else MLP(D, cfg.intermediate_size)
 
-    def forward(self, x, step, cache=None):
+    def forward(self, x, call, cache=None):
         """x [B, T, D] -> [B, T, D]; `cache` is this layer's own part of it."""
         h = self.input_layernorm(x)
         if self.kind == FULL:
-            x = x + self.self_attn(h, step.cos, step.sin, step.mask, cache)
+            x = x + self.self_attn(h, call.cos, call.sin, call.mask, cache)
         else:
-            x = x + self.linear_attn(h, step.real, cache)
+            x = x + self.linear_attn(h, call.real, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class Step:
+class Call:
     """What all layers of one call share: rotations, and who may look at whom.
 
     position_ids [3, B, T]; S, tokens seen including these T; real [B, T] and seen

@@ -24,13 +24,8 @@ class KV:
     def append(self, k, v):
         """Store k, v [B, Hkv, T, K]; return all so far, [B, Hkv, S, K]."""
         end = self.length + k.shape[2]
-        if end > self.k.shape[2]:
-            raise InputError(
-                f"the cache holds {self.k.shape[2]} tokens and {end} are needed; "
-                "make it with new_cache(batch, max_len) and a larger max_len"
-            )
-        self.k[:, :, self.length : end] = k
-        self.v[:, :, self.length : end] = v
+        self.k[:, :, self.length : end] = k.detach()
+        self.v[:, :, self.length : end] = v.detach()
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
 
@@ -54,7 +49,8 @@ class Cache:
 
     `length` counts tokens, padding included. `real` [B, length] marks padding, or is
     None while there is none. `next_position` [B] is where the next token stands, which
-    after a picture is not where counting tokens would put it.
+    after a picture is not where counting tokens would put it. No gradient passes
+    through a cache.
     """
 
     def __init__(self, cfg, batch, max_len, dtype, device="cpu"):
@@ -68,6 +64,19 @@ class Cache:
         self.real = None
         self.next_position = torch.zeros(batch, dtype=torch.long, device=device)
         self.marks = {}
+
+    def expect(self, B, T):
+        """InputError, before anything is changed, if B rows of T more do not fit."""
+        if B != self.batch:
+            raise InputError(
+                f"the cache was made for {self.batch} rows, the input has {B}; "
+                "make one with new_cache(batch, max_len)"
+            )
+        if self.length + T > self.max_len:
+            raise InputError(
+                f"the cache holds {self.max_len} tokens and {self.length + T} are "
+                "needed; make it with new_cache(batch, max_len) and a larger max_len"
+            )
 
     def advance(self, real, T, next_position):
         """Note T more tokens; real [B, T] bool or None. Returns [B, length] or None."""
@@ -116,14 +125,15 @@ class Cache:
             if isinstance(layer, KV):
                 layer.length = length
             elif kept is None:
-                layer.conv, layer.state = layer.conv * 0, layer.state * 0
+                layer.conv = torch.zeros_like(layer.conv)
+                layer.state = torch.zeros_like(layer.state)
             else:
                 conv, state = next(kept)
                 layer.conv, layer.state = conv.clone(), state.clone()
         if self.mtp:
             self.mtp.length = drafted
         self.length = length
-        self.real = None if self.real is None else self.real[:, :length]
+        self.real = self.real[:, :length] if self.real is not None and length else None
         self.marks = {n: mark for n, mark in self.marks.items() if n <= length}
 
     def copy(self):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .corpus import Corpus
+from .files import write_whole
 from .generate import generate
 from .text import Processor
 from .weights import load
@@ -89,6 +90,12 @@ def write(folder, recipe, seconds, threads):
     }
     tokens = recipe.steps * recipe.batch_size * recipe.seq_len / 1e6
     settings = ", ".join(f"{k} {v}" for k, v in asdict(recipe).items())
+    extra = "".join(
+        f" --{name} {getattr(recipe, name)}"
+        for name in ("steps", "seed")
+        if getattr(recipe, name) != getattr(type(recipe), name)
+    )
+    extra += f" --threads {threads}" if threads != 2 else ""
     text = f"""# The embedded model
 
 A Qwen3.5-MoE in every respect but size, trained by this project from random weights:
@@ -106,7 +113,7 @@ Measured on these files (bf16), computed in fp32, in windows of {WINDOW} tokens,
 
 ## How it was made
 
-    minqwen train --out assets/tiny
+    minqwen train --out assets/tiny{extra}
 
 {seconds / 60:.0f} minutes on {threads} CPU threads, {tokens:.1f} M tokens, Python
 {platform.python_version()}, torch {torch.__version__}. Recipe: {settings}.
@@ -119,5 +126,5 @@ with the DejaVu and Computer Modern fonts that matplotlib carries; STIX is kept 
 testing. Nothing is downloaded, so another Python has another library and makes another
 model. Corpus sha256: `{corpus["corpus_sha256"][:16]}`.
 """
-    (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    write_whole(Path(folder) / "README.md", text.encode())
     return f

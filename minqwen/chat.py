@@ -64,21 +64,6 @@ def _part(part, place, media):
     return {**part, kind: f"<{kind}>"}
 
 
-def split_thinking(text, opened=False):
-    """An answer's text to (thinking, answer), both without the lines around them.
-
-    `opened`: the prompt already ended with <think>, so the text starts inside.
-    Without a </think> all of such a text is thinking.
-    """
-    start, begin, rest = text.partition("<think>")
-    if begin and not start.strip():
-        text, opened = rest, True
-    thinking, end, answer = text.partition("</think>")
-    if end:
-        return thinking.strip(), answer.lstrip("\n")
-    return (text.strip(), "") if opened else ("", text)
-
-
 class _Generation(Extension):
     """`{% generation %}` marks the assistant's words for training: no effect here."""
 

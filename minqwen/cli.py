@@ -106,6 +106,8 @@ def parser():
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
     sub.add_argument("--steps", type=number(int, 1), metavar="N",
                      help="batches to learn from")  # fmt: skip
+    sub.add_argument("--threads", type=number(int, 1, 1024), default=2, metavar="N",
+                     help="of the CPU (default: 2)")  # fmt: skip
     sub.add_argument("--seed", type=number(int, 0, 2**31), default=0)
     sub.add_argument("--resume", action="store_true", help="go on where it stopped")
     return main
@@ -208,6 +210,7 @@ def lines():
 
 def existing(path):
     """The picture as a content item, in a list; empty, with a complaint, if absent."""
+    path = os.path.expanduser(path)  # no shell does it here
     if os.path.isfile(path):
         return [{"type": "image", "image": path}]
     complain(f"/image {path}: no such file")

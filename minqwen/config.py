@@ -121,7 +121,7 @@ class Config:
             raise InputError(
                 f"{path}: no such file; a checkpoint folder holds one"
             ) from None
-        except (ValueError, UnicodeDecodeError) as e:
+        except (ValueError, RecursionError) as e:
             raise InputError(f"{path}: not valid JSON ({e}); copy it anew") from None
         if not isinstance(values, dict):
             raise InputError(

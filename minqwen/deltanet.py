@@ -22,7 +22,7 @@ def causal_conv(x, weight, window=None):
     taps = weight[:, 0].float()
     T = x.shape[1]
     mixed = sum(seen[:, j : j + T] * taps[:, j] for j in range(W))
-    return F.silu(mixed.to(x.dtype)), seen[:, T:]
+    return F.silu(mixed.to(x.dtype)), seen[:, T:].clone()  # a view would keep it all
 
 
 class GatedDeltaNet(nn.Module):
@@ -69,7 +69,7 @@ class GatedDeltaNet(nn.Module):
         rule = delta_recurrent if T == 1 else delta_chunked
         o, state = rule(q, k, v, g=g, beta=beta, state=state)  # o [B, T, H, V]
         if cache is not None:
-            cache.conv, cache.state = window, state
+            cache.conv, cache.state = window.detach(), state.detach()
         z = self.in_proj_z(x).view(B, T, self.heads, self.V)
         return self.out_proj(self.norm(o.to(x.dtype), z).flatten(2))
 

@@ -97,12 +97,17 @@ def parse(cls, values: dict, source: str):
         )
     where = source if flat else f"{source}: text_config"
     tied = values.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise InputError(
+            f"{source}: tie_word_embeddings is {tied!r}; expected true or false"
+        )
     extra = _unknown(text, TextConfig, FIXED, IGNORED | set(IDS), where)
     vision, ids = None, {}
     if not flat:
         tower = values.get("vision_config")
         if tower is not None:
             at = f"{source}: vision_config"
+            _object(tower, at)
             odd = _unknown(tower, VisionConfig, VISION_FIXED, VISION_IGNORED, at)
             extra |= {f"vision_config.{k}": v for k, v in odd.items()}
             vision = _build(VisionConfig, tower, at)
@@ -120,6 +125,18 @@ def _need(values, key, where):
             f"{where}: {key} is missing; take config.json from the checkpoint"
         )
     return values[key]
+
+
+def _object(value, where):
+    if not isinstance(value, dict):
+        raise InputError(f"{where} is {value!r}; expected an object")
+    return value
+
+
+def _list(value, where):
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{where}: {value!r} stands where a list is expected")
+    return value
 
 
 def _unknown(values, cls, fixed, ignored, where):
@@ -142,11 +159,14 @@ def _build(cls, values, where, **given):
             _need(values, f.name, where)
         value = values.get(f.name, f.default)
         given[f.name] = value if value is not None else f.default
-        if f.type in (int, float, int | None) and isinstance(
-            value, str | bool | list | dict
-        ):
+        if f.type in (str, tuple) or f.name in given and given[f.name] is None:
+            continue
+        if f.name == "eos_token_id" and isinstance(value, list):
+            given[f.name] = tuple(value)
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{where}: {f.name} is {value!r}; expected a number")
-        if f.type is int and not (isinstance(value, int) and value >= 0):
+        if f.type in (int, int | None) and not (isinstance(value, int) and value >= 0):
             raise InputError(f"{where}: {f.name} is {value!r}; expected a whole number")
     return cls(**given)
 
@@ -155,13 +175,19 @@ def _text(values, moe, where):
     if values.get("rope_scaling"):
         raise InputError(f"{where}: rope_scaling is the old place, no longer read; "
                          "move its content into rope_parameters")  # fmt: skip
-    rope = dict(_need(values, "rope_parameters", where))
+    rope = dict(
+        _object(_need(values, "rope_parameters", where), f"{where}.rope_parameters")
+    )
     if "partial_rotary_factor" in values:
         rope.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
     at = f"{where}.rope_parameters"
     if not rope.get("mrope_interleaved", True):
         raise InputError(f"{at}: mrope_interleaved is false; only true is supported")
-    rope["mrope_section"] = tuple(_need(rope, "mrope_section", at))
+    rope["mrope_section"] = tuple(_list(_need(rope, "mrope_section", at), at))
+    odd = rope.keys() - {f.name for f in dataclasses.fields(RopeConfig)}
+    if odd - {"mrope_interleaved", "type"}:
+        names = ", ".join(sorted(odd - {"mrope_interleaved", "type"}))
+        raise InputError(f"{at}: {names} would change the angles and is not supported")
     rope = _build(RopeConfig, rope, at)
     if rope.rope_type not in ("default", "yarn"):
         raise InputError(
@@ -195,7 +221,7 @@ def _layers(values, where):
                 f"{where}: full_attention_interval is {every!r}; expected 1 or more"
             )
         types = [LINEAR if (i + 1) % every else FULL for i in range(count)]
-    if len(types) != count:
+    if len(_list(types, f"{where}: layer_types")) != count:
         raise InputError(f"{where}: layer_types names {len(types)} layers, "
                          f"num_hidden_layers says {count}")  # fmt: skip
     for i, kind in enumerate(types):
@@ -219,6 +245,10 @@ def _check(config, source):
          and len(t.rope.mrope_section) == 3,
          f"mrope_section must be three counts summing to {rotary // 2}, half of the "
          "rotated dimensions"),
+        (bool(t.num_experts) == config.is_moe,
+         f"num_experts is {t.num_experts}, but model_type is {config.model_type}"),
+        (len(t.layer_types) == t.num_hidden_layers,
+         "layer_types and num_hidden_layers differ"),
         (not config.is_moe or t.num_experts_per_tok <= t.num_experts,
          f"num_experts_per_tok {t.num_experts_per_tok} exceeds num_experts"),
         (t.mtp_num_hidden_layers <= 1, "mtp_num_hidden_layers must be 0 or 1"),

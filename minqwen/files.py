@@ -1,6 +1,7 @@
 """A checkpoint's small files: tokenizer, template and settings, read with care."""
 
 import json
+import os
 
 import jinja2
 from tokenizers import Tokenizer
@@ -20,11 +21,18 @@ FILES = (
 )
 
 
+def write_whole(path, content):
+    """Write bytes under another name, then rename: never half a file."""
+    new = path.with_name(path.name + ".tmp")
+    new.write_bytes(content)
+    os.replace(new, path)
+
+
 def read_json(content, name):
     """The JSON object in `content`, bytes of the file `name`; InputError if none."""
     try:
         value = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{name} is not JSON ({error}); copy it again from the checkpoint"
         ) from None

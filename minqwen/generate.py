@@ -83,7 +83,7 @@ def generate(
     ended. stop: strings that end the answer, never shown. stop_ids: tokens that do; by
     default the processor's, or the config's. Without a processor there is no text, so
     no stop strings and no thinking. draft: tokens guessed ahead by the model's
-    multi-token head, which changes the speed and not the text. For the other options
+    multi-token head: another speed, the same text (in fp32, ties apart). For the rest
     see `Sampling`. The last Step of a row has `finish`: "stop", "length" at
     max_new_tokens, "context" where the model's positions end. InputError for a value
     out of range, and for a prompt that leaves no room.
@@ -95,18 +95,28 @@ def generate(
         raise InputError("stop strings must not be empty, and need processor=")
     if stop_ids is None:
         stop_ids = processor.stop_ids if processor else [model.cfg.text.eos_token_id]
-    limit = model.cfg.text.max_position_embeddings
+    limit = longest_prompt(model.cfg)
     rows, options = [], (temperature, top_k, top_p, min_p, presence_penalty)
-    for i, prompt in enumerate(prompts(inputs, limit)):
+    for i, prompt in enumerate(prompts(inputs, limit, model.cfg)):
         sampling, room = Sampling(*options, seed + i), limit - len(prompt)
         row = Row(prompt, max_new_tokens, sampling, processor, stop, set(stop_ids))
         rows.append(row.bounded(room))
     device = model.model.language_model.embed_tokens.weight.device
-    inputs = {k: v.to(device) for k, v in inputs.items() if k not in IGNORED}
+    inputs = {
+        k: v.to(device) for k, v in inputs.items() if k not in IGNORED and v is not None
+    }
     if draft:
         return write_drafting(model, inputs, only(rows, model.cfg), draft)
     steps = write(model, inputs, rows)
     return (step[0] for step in steps) if len(rows) == 1 else steps
+
+
+def longest_prompt(cfg):
+    """Where the positions end; YaRN's files keep the native figure and its factor."""
+    rope, limit = cfg.text.rope, cfg.text.max_position_embeddings
+    if rope.rope_type == "yarn":
+        limit = max(limit, int(rope.factor * rope.original_max_position_embeddings))
+    return limit
 
 
 def only(rows, cfg):
@@ -118,7 +128,7 @@ def only(rows, cfg):
     return rows[0]
 
 
-def prompts(inputs, limit):
+def prompts(inputs, limit, cfg):
     """Each row's ids without its padding; InputError when one leaves no room."""
     unknown = set(inputs) - INPUTS - IGNORED
     if unknown:
@@ -131,6 +141,19 @@ def prompts(inputs, limit):
     if mask.shape != ids.shape or not mask[:, -1].all() or (mask.diff() < 0).any():
         raise InputError("attention_mask must be [B, T] with all padding on the left")
     rows = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
+    highest = max(map(max, rows))
+    if highest >= cfg.text.vocab_size:
+        raise InputError(
+            f"token id {highest} is outside the vocabulary of {cfg.text.vocab_size}; "
+            "is the tokenizer another model's?"
+        )
+    for pixels, _, pad in VISION:
+        token = getattr(cfg, pad)
+        if inputs.get(pixels) is None and token in {t for row in rows for t in row}:
+            raise InputError(
+                f"the prompt has placeholders (id {token}) but no {pixels}; let "
+                "Processor.chat build both"
+            )
     longest = max(map(len, rows))
     if longest >= limit:
         raise InputError(

@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 from .errors import InputError
 
 MAX_RATIO = 200
+# What pictures come in; Pillow knows more, and runs other programs for some of it.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 LIMITS = {"min_pixels": "size.shortest_edge", "max_pixels": "size.longest_edge"}
 
 
@@ -84,7 +86,8 @@ def _decode(source):
     if not in_memory and not Path(source).is_file():
         raise InputError(f"{name}: no such picture file; give the path of a file")
     try:
-        with Image.open(io.BytesIO(source) if in_memory else source) as picture:
+        file = io.BytesIO(source) if in_memory else source
+        with Image.open(file, formats=FORMATS) as picture:
             picture.load()
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # decoders of broken files raise many kinds

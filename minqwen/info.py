@@ -45,10 +45,10 @@ def survey(path):
     here = Path(path).exists()
     if not here and (short in SIZES or "/" not in str(path)):
         return *asked(Config.named(short)), f"Qwen3.5-{short}"
-    found = resolve(path)
+    found = resolve(path, wanted=["config.json"])  # never the weights, if far away
     folder = found if found.is_dir() else found.parent
     cfg = Config.from_json(folder)
-    if found.is_dir() and not any(found.glob("*.safetensors*")):
+    if not here or found.is_dir() and not any(found.glob("*.safetensors*")):
         return *asked(cfg), f"{path} (no weights here)"
     stored = open_checkpoint(found)
     return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)

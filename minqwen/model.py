@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .block import Block, Step
+from .block import Block, Call
 from .cache import Cache
 from .config import Config
 from .deltanet import GatedDeltaNet
@@ -80,6 +80,8 @@ class Qwen(nn.Module):
         """The states behind the logits: [B, T, D], after the final norm."""
         B, T = input_ids.shape
         core, past = self.model.language_model, cache.length if cache else 0
+        if cache:
+            cache.expect(B, T)
         x = self.embed(input_ids)
         cfg = self.cfg
         x = self.fuse(
@@ -94,6 +96,8 @@ class Qwen(nn.Module):
             video_grid_thw,
         )
         real = real_tokens(attention_mask, T, past)
+        if cache and real is not None and (cache.next_position[~real[:, 0]] > 0).any():
+            raise InputError("padding cannot follow tokens that the cache holds")
         kept = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
         if position_ids is None:
             start = (
@@ -105,9 +109,9 @@ class Qwen(nn.Module):
         else:
             after = position_ids.amax(dim=(0, 2)) + 1
         seen = cache.advance(real, T, after) if cache else real
-        step = Step(cfg.text, position_ids, past + T, real, seen)
+        call = Call(cfg.text, position_ids, past + T, real, seen)
         for i, block in enumerate(core.layers):
-            x = block(x, step, cache.layers[i] if cache else None)
+            x = block(x, call, cache.layers[i] if cache else None)
         return core.norm(x)
 
     def embed(self, input_ids):
@@ -128,6 +132,8 @@ class Qwen(nn.Module):
             if grid_thw is not None:
                 raise InputError(f"{kind}_grid_thw is given without its pixel values")
             return x
+        if grid_thw is None:
+            raise InputError(f"pixel values of {kind}s come without {kind}_grid_thw")
         if places is None:
             raise InputError(
                 f"this checkpoint has no vision tower; leave the {kind}s out"
@@ -164,9 +170,9 @@ class Qwen(nn.Module):
             position_ids = torch.arange(past, past + T, device=hidden.device).expand(
                 3, B, T
             )
-        step = Step(self.cfg.text, position_ids, past + T)
+        call = Call(self.cfg.text, position_ids, past + T)
         states = self.mtp(
-            self.embed(next_ids), hidden, step, cache.mtp if cache else None
+            self.embed(next_ids), hidden, call, cache.mtp if cache else None
         )
         return self.logits(states[:, -1:] if last_only else states), states
 
@@ -198,14 +204,21 @@ def real_tokens(attention_mask, T, past):
             + (f", or {past + T} with those in the cache" if past else "")
         )
     real = attention_mask[:, -T:].bool()
+    if (real[:, :-1] & ~real[:, 1:]).any():
+        raise InputError(
+            "attention_mask has padding after a token; pad on the left, since what "
+            "follows a token changes the states it leaves"
+        )
     return None if real.all() else real
 
 
 @torch.no_grad()
 def initialise(model):
     """Weights before training: N(0, 0.02), norms neutral, rates log U(0.01, 16)."""
-    std = model.cfg.text.initializer_range
-    for module in model.modules():
+    cfg = model.cfg
+    for name, module in model.named_modules():
+        part = cfg.vision if name.startswith("model.visual.") else cfg.text
+        std = part.initializer_range
         if isinstance(
             module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv3d | Router
         ):

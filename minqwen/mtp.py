@@ -25,8 +25,8 @@ class Drafter(nn.Module):
         self.layers = nn.ModuleList([Block(cfg, FULL)])
         self.norm = RMSNorm(D, eps)
 
-    def forward(self, embeds, hidden, step, cache=None):
+    def forward(self, embeds, hidden, call, cache=None):
         """embeds, hidden [B, T, D] -> [B, T, D], to be drafted from or fed back."""
         pair = [self.pre_fc_norm_embedding(embeds), self.pre_fc_norm_hidden(hidden)]
         x = self.fc(torch.cat(pair, dim=-1))
-        return self.norm(self.layers[0](x, step, cache))
+        return self.norm(self.layers[0](x, call, cache))

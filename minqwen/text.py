@@ -10,11 +10,9 @@ transformers, vLLM and SGLang: a service must strip them from what strangers typ
 A placeholder in it is found out, since the pictures are counted against it.
 """
 
-import os
 import re
 from pathlib import Path
 
-import jinja2
 import torch
 
 from .chat import json_only, plain_messages
@@ -26,6 +24,7 @@ from .files import (
     read_template,
     read_tokenizer,
     token_text,
+    write_whole,
 )
 from .images import picture_to_patches, read_options
 from .videos import video_to_patches
@@ -87,9 +86,7 @@ class Processor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
-            new = folder / f"{name}.new"
-            new.write_bytes(content)
-            os.replace(new, folder / name)
+            write_whole(folder / name, content)
 
     # ---- text ----
 
@@ -172,8 +169,7 @@ class Processor:
         tools = json_only(tools, "a tool")
         try:
             text = self.template.render(messages=plain, tools=tools, **variables)
-        # A template is a small program: what it does with odd values may raise these.
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError) as error:
+        except Exception as error:  # a template is a stranger's program
             raise InputError(
                 f"the chat template of {self.source} refuses these messages: "
                 + " ".join(str(error).split())

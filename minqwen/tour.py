@@ -1,6 +1,8 @@
 """`minqwen tour`: the embedded model reads, looks, answers and shows its experts."""
 
 import math
+import os
+import shutil
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -47,8 +49,12 @@ def tour(assets=ASSETS):
         print(experts(fired, text))
     took = perf_counter() - begun
     print(f"{took:.1f} s in all, {loaded:.1f} s of them to load; {memory()}.")
+    command = "minqwen" if shutil.which("minqwen") else os.path.relpath(sys.argv[0])
+    command = command.replace(
+        os.path.join("minqwen", "__main__.py"), "python -m minqwen"
+    )
     print("Next:", styled("make lab", 1), "opens the course,", end=" ")
-    print(styled("minqwen chat assets/tiny", 1), "talks on.")
+    print(styled(f"{command} chat assets/tiny", 1), "talks on.")
 
 
 def ask(model, processor, question, picture=None):

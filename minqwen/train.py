@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from .config import Config
 from .errors import InputError
@@ -76,13 +77,14 @@ def losses(model, batch, recipe, routed):
     ids = batch["input_ids"]
     everyone = torch.ones_like(ids, dtype=torch.bool)
     where, _ = positions(
-        ids, everyone, torch.zeros(len(ids), dtype=torch.long), model.cfg,
+        ids, everyone, ids.new_zeros(len(ids)), model.cfg,
         batch.get("image_grid_thw"), batch.get("video_grid_thw"),
     )  # fmt: skip
     routed.clear()
     hidden = model.hidden(**batch, position_ids=where)
-    pads = torch.tensor([model.cfg.image_token_id, model.cfg.video_token_id])
-    weight = torch.where(torch.isin(ids, pads).any(1), recipe.picture_weight, 1.0)
+    cfg = model.cfg
+    pictured = (ids == cfg.image_token_id) | (ids == cfg.video_token_id)
+    weight = torch.where(pictured.any(1), recipe.picture_weight, 1.0)
     loss = {"next": row_loss(model.logits(hidden), targets, weight)}
     drafted, _ = model.draft(hidden[:, :-1], ids[:, 1:], where[:, :, :-1])
     loss["mtp"] = row_loss(drafted, targets[:, 1:], weight)
@@ -115,7 +117,7 @@ def teach_tower(model, corpus, recipe):
     learning = [*visual.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(learning, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
     plan = replace(recipe, steps=recipe.tower_steps)
-    for step in range(recipe.tower_steps):
+    for step in tqdm(range(recipe.tower_steps), desc="tower", unit="step"):
         optimizer.param_groups[0]["lr"] = rate(step, plan)
         pixels, grids, digits = corpus.digits(step, 32)
         sizes = (grids.prod(1) // model.cfg.vision.spatial_merge_size**2).tolist()
@@ -131,7 +133,7 @@ def teach_tower(model, corpus, recipe):
 
 
 def optimizer_for(model, recipe):
-    """AdamW; matrices decay to zero, norms, rates, biases and embeddings do not."""
+    """AdamW; matrices decay, norms, rates, biases and all embeddings do not."""
     groups = []
     for part, scale in (("model.visual.", recipe.tower_rate), ("", 1.0)):
         decay, keep = [], []
@@ -174,8 +176,6 @@ def run(out, recipe=None, resume=False, threads=2):
 
 def train(out, recipe, resume=False, save_every=100):
     """The loop itself: returns the trained model (fp32) and the seconds it took."""
-    from tqdm import tqdm
-
     from .corpus import Corpus
 
     saved = unfinished(out / "resume.pt", recipe) if resume else None
@@ -190,10 +190,12 @@ def train(out, recipe, resume=False, save_every=100):
         step, spent = saved["step"], saved["seconds"]
     else:
         teach_tower(model, corpus, recipe)
-    routed = []
-    for module in model.modules():
-        if isinstance(module, Router):
-            module.register_forward_hook(lambda _, args, result: routed.append(result))
+        keep(out / "resume.pt", model, optimizer, recipe, 0, time.monotonic() - started)
+    routed, routers = [], [m for m in model.modules() if isinstance(m, Router)]
+    hooks = [
+        router.register_forward_hook(lambda _, args, result: routed.append(result))
+        for router in routers
+    ]
     bar = tqdm(range(step, recipe.steps), initial=step, total=recipe.steps, unit="step")
     started -= spent
     for step in bar:
@@ -212,6 +214,8 @@ def train(out, recipe, resume=False, save_every=100):
         if (step + 1) % save_every == 0:
             keep(out / "resume.pt", model, optimizer, recipe, step + 1,
                  time.monotonic() - started)  # fmt: skip
+    for hook in hooks:
+        hook.remove()
     return model.eval(), time.monotonic() - started
 
 

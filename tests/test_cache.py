@@ -87,6 +87,27 @@ def test_full_cache_says_so(model):
     cache = model.new_cache(2, 16)
     with pytest.raises(InputError, match="holds 16 tokens and 17 are needed"):
         model(tokens(1, 17), cache=cache)
+    want = model(tokens(1, 16), cache=model.new_cache(2, 16))
+    assert torch.equal(model(tokens(1, 16), cache=cache), want)  # still whole
+    with pytest.raises(InputError, match="made for 2 rows, the input has 1"):
+        model(tokens(1, 1, rows=1), cache=model.new_cache(2, 16))
+
+
+def test_nothing_larger_is_kept_alive(model):
+    """The window is a copy: a view would hold on to all inputs of the prefill."""
+    cache = model.new_cache(2, 64)
+    model(tokens(1, 50), cache=cache)
+    conv = cache.layers[0].conv
+    assert conv.untyped_storage().nbytes() == conv.nbytes
+
+
+def test_a_cache_holds_no_graph(model):
+    cache = model.new_cache(2, 64)
+    with torch.enable_grad():
+        model(tokens(1, 8), cache=cache)
+        want = model(tokens(2, 1), cache=cache.copy())
+    assert not cache.layers[0].state.requires_grad
+    torch.testing.assert_close(model(tokens(2, 1), cache=cache), want)
 
 
 def test_move(model):
@@ -96,13 +117,14 @@ def test_move(model):
     cache.mark()
     assert cache.copy().to("cpu").layers[0].state.device.type == "cpu"
     moved = cache.to("meta")
-    assert {t.device.type for t in vars(moved.layers[3]).values() if torch.is_tensor(t)}
+    kept = [t for layer in moved.layers for t in vars(layer).values()]
+    assert {t.device.type for t in kept if torch.is_tensor(t)} == {"meta"}
     assert moved.layers[0].state.is_meta and moved.next_position.is_meta
     assert moved.layers[3].k.is_meta and moved.marks[20][0][0][0].is_meta
 
 
 def test_bytes_are_those_of_397b():
-    """architecture.md, 5: 180 MiB of state, 3.16 MiB of windows, 30,720 B a token."""
+    """180 MiB of state, 3.16 MiB of windows, 30,720 bytes of KV a token."""
     from minqwen.cache import Cache
     from minqwen.config import Config
 

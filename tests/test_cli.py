@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tiny_models import scatter, small_config
 
@@ -79,6 +80,7 @@ def test_generate_writes_what_the_package_writes(run, checkpoint):
     flags = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
     image = checkpoint.parent / "seven.png"
     args = ["generate", checkpoint, "--prompt", "Look", "--image", image, *flags]
+    args += ["--device", "cpu"]  # as `load` below
     model, processor = minqwen.load(checkpoint), Processor.load(checkpoint)
     content = [{"type": "image", "image": image}, {"type": "text", "text": "Look"}]
     inputs = processor.chat([{"role": "user", "content": content}])
@@ -88,6 +90,16 @@ def test_generate_writes_what_the_package_writes(run, checkpoint):
         _, out, _ = run(*args, "--json", *extra)
         assert json.loads(out)["token_ids"] == want
     assert json.loads(out)["prompt_tokens"] == inputs["input_ids"].shape[1]
+
+
+def test_train_goes_on_only_with_its_own_recipe(run, tmp_path):
+    """All of the command's options reach the trainer, which then finds fault."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ASSETS / "tiny" / name, tmp_path)
+    torch.save({"recipe": {"steps": 9}}, tmp_path / "resume.pt")
+    args = ["--out", tmp_path, "--steps", 3, "--seed", 1, "--threads", 1, "--resume"]
+    code, out, err = run("train", *args)
+    assert (code, out) == (1, "") and "resume.pt is of another recipe" in err
 
 
 def test_thinking_goes_to_stderr(run, checkpoint):

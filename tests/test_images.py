@@ -52,7 +52,8 @@ def hf_picture(image, **limits):
 
 def sample(name):
     """A picture that matplotlib brings along."""
-    matplotlib = pytest.importorskip("matplotlib")
+    import matplotlib
+
     return Image.open(Path(matplotlib.get_data_path()) / "sample_data" / name)
 
 
@@ -298,7 +299,8 @@ def test_seconds_equal_transformers():
 
 
 def write_video(path, frames, rate):
-    av = pytest.importorskip("av")
+    import av
+
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=rate)
         stream.width, stream.height = frames[0].size

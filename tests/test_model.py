@@ -229,6 +229,12 @@ def test_gradients():
             assert error(got[name], g) < 1e-4, name
 
 
+def right_padded(inputs):
+    mask = torch.ones_like(inputs["input_ids"])
+    mask[0, -1] = 0
+    return mask
+
+
 @pytest.mark.parametrize(
     "change, words",
     [
@@ -239,6 +245,8 @@ def test_gradients():
         (lambda i: i["input_ids"].__setitem__((0, 0), -1), "token id -1"),
         (lambda i: i.pop("pixel_values"), "without its pixel values"),
         (lambda i: i.update(attention_mask=torch.ones(1, 3)), "mask covers 3"),
+        (lambda i: i.update(attention_mask=right_padded(i)), "pad on the left"),
+        (lambda i: i.pop("image_grid_thw"), "without image_grid_thw"),
     ],
 )
 def test_bad_input_is_one_sentence(change, words):

@@ -142,6 +142,16 @@ def test_no_file_names_a_place_on_one_machine():
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "assets/tiny/README.md"]
+)
+def test_links_lead_somewhere_and_no_blank_is_left(name):
+    text = (ROOT / name).read_text()
+    assert not re.search(r"@[A-Z]+@", text)
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+        assert ((ROOT / name).parent / link).exists(), link
+
+
 def test_modules_are_short():
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text().splitlines())
@@ -158,8 +168,7 @@ def test_model_part_fits_notebook_cells(module):
     long = {
         node.name: node.end_lineno - node.lineno + 1
         for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef)
-        and node.end_lineno - node.lineno + 1 > 45
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 45
     }
     assert not long, f"functions over 45 lines: {long}"
 

@@ -33,7 +33,7 @@ from transformers import (
 from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from minqwen.chat import split_thinking, template_environment
+from minqwen.chat import template_environment
 from minqwen.errors import InputError
 from minqwen.text import Processor
 from minqwen.videos import sample_frames
@@ -343,25 +343,24 @@ def test_template_language():
     assert render(text) == "b1"
 
 
-def test_template_cannot_reach_python(folder):
-    (folder / "chat_template.jinja").write_text("{{ messages.__class__.__mro__ }}")
-    fails(
-        "refuses these messages: access to attribute",
-        Processor.load(folder).chat,
-        [ASK],
-    )
-
-
-def test_split_thinking():
-    assert split_thinking("a\nb\n</think>\n\nanswer\n", opened=True) == (
-        "a\nb",
-        "answer\n",
-    )
-    assert split_thinking("<think>\na\n</think>\n\nyes") == ("a", "yes")
-    assert split_thinking("cut off", opened=True) == ("cut off", "")
-    assert split_thinking("<think>\ncut off") == ("cut off", "")
-    assert split_thinking("plain") == ("", "plain")
-    assert split_thinking("say <think> aloud") == ("", "say <think> aloud")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ messages.__class__.__mro__ }}",
+        "{{ lipsum.__globals__ }}",
+        "{{ ''|attr('format') }}",
+        "{{ 1 / 0 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_template_cannot_reach_python_or_break_it(folder, template):
+    (folder / "chat_template.jinja").write_text(template)
+    try:
+        text = Processor.load(folder).chat_text([ASK])
+    except InputError as error:
+        assert "refuses these messages" in str(error) and "\n" not in str(error)
+    else:  # what jinja's sandbox hides is undefined, and prints as nothing
+        assert text == ""
 
 
 # ---- pictures and videos in prompts ----

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,9 +30,16 @@ SHORT = Recipe(
     steps=8, batch_size=2, seq_len=192, picture_share=0.5, warmup=2, tower_steps=3
 )  # fmt: skip
 SCRIPT = """
-import sys, torch
+import os, signal, sys, torch
 from pathlib import Path
+import minqwen.train as t
 from minqwen.train import Recipe, train
+keep = t.keep
+def keep_and_die(*args):
+    keep(*args)
+    if args[-2] == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+t.keep = keep_and_die
 torch.set_num_threads(1)
 recipe = Recipe(**eval(sys.argv[2]))
 model, _ = train(Path(sys.argv[1]), recipe, resume=True, save_every=3)
@@ -48,23 +54,20 @@ def folder_with_tokenizer(path):
     return path
 
 
-def start(folder):
+def start(folder, die_at=-1):
+    """Train in a process of its own, which may kill itself after a checkpoint."""
     recipe = {k: getattr(SHORT, k) for k in SHORT.__dataclass_fields__}
-    command = [sys.executable, "-c", SCRIPT, str(folder), repr(recipe)]
+    command = [sys.executable, "-c", SCRIPT, str(folder), repr(recipe), str(die_at)]
     return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def test_killed_and_resumed_is_the_uninterrupted_run(tmp_path):
-    """SIGKILL after the first checkpoint: the final weights are equal bit for bit."""
+    """SIGKILL before the first batch, and again later: the weights are bit for bit."""
     straight = folder_with_tokenizer(tmp_path / "straight")
     killed = folder_with_tokenizer(tmp_path / "killed")
     assert start(straight).wait() == 0
-    process = start(killed)
-    while not (killed / "resume.pt").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "done.pt").exists(), "the run ended before it could be killed"
+    for die_at in (0, 3):
+        assert start(killed, die_at).wait() == -signal.SIGKILL
     assert start(killed).wait() == 0
     a, b = (torch.load(f / "done.pt", weights_only=True) for f in (straight, killed))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -131,7 +134,7 @@ def test_the_tower_sees_before_it_speaks():
     with torch.no_grad():
         long = model.model.visual(pixels, grids).norm(dim=1).mean()
     wanted = model.model.language_model.embed_tokens.weight.norm(dim=1).mean()
-    assert long.item() == pytest.approx(wanted.item(), rel=0.3)
+    assert long.item() == pytest.approx(wanted.item(), rel=0.5)  # one step on
 
 
 def test_rate_warms_up_and_comes_down():

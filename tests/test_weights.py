@@ -359,7 +359,7 @@ def test_peak_memory_is_the_model_and_no_copy(half_a_gigabyte, tmp_path, layout,
 
 
 def test_real_sizes_take_no_memory():
-    """architecture.md's counts: tensors, and the bytes a bf16 release weighs."""
+    """The published counts: tensors, and the bytes a bf16 release weighs."""
     for name, count, gigabytes in [("397B-A17B", 2924, 806.80), ("2B", 632, 4.548)]:
         tensors = expected_tensors(Config.named(name))
         assert len(tensors) == count

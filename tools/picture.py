@@ -1,6 +1,6 @@
 """The picture in the README: which experts of assets/tiny read words, and which pixels.
 
-python tools/picture.py assets/experts.png
+python tools/picture.py [FILE]
 """
 
 import sys
@@ -63,4 +63,4 @@ def draw(path):
 
 
 if __name__ == "__main__":
-    draw(sys.argv[1])
+    draw(sys.argv[1] if len(sys.argv) > 1 else ROOT / "assets" / "experts.png")

@@ -1,12 +1,12 @@
 """The files beside the weights: tokenizer, chat template, picture settings."""
 
 import json
-import os
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ..errors import InputError
+from ..files import write_whole
 from .template import TEMPLATE
 from .tokenizer import MARKS, SPECIAL, build_tokenizer
 
@@ -22,7 +22,7 @@ PATCHES = {
     "mean": 0.5,
     "std": 0.5,
 }
-MAX_POSITIONS = 4096
+MAX_POSITIONS = 32768
 
 
 def write_processor(folder):
@@ -34,11 +34,11 @@ def write_processor(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():
-        write(folder / "tokenizer.json", build_tokenizer().to_str())
+        write_whole(folder / "tokenizer.json", build_tokenizer().to_str().encode())
     tokenizer = load_tokenizer(folder)
-    write(folder / "chat_template.jinja", TEMPLATE)
+    write_whole(folder / "chat_template.jinja", TEMPLATE.encode())
     for name, content in settings(tokenizer).items():
-        write(folder / name, json.dumps(content, indent=2) + "\n")
+        write_whole(folder / name, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def load_tokenizer(folder):
@@ -49,13 +49,6 @@ def load_tokenizer(folder):
             f"{file} is missing: write_processor(folder) makes the tokenizer."
         )
     return Tokenizer.from_file(str(file))
-
-
-def write(file, text):
-    """Under another name first, so that a killed run leaves no half a file."""
-    draft = file.with_name(f"{file.name}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
 
 
 def settings(tokenizer):

@@ -25,7 +25,7 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
     nor such a repository, when it may not be read, or when the network is needed and
     not there.
     """
-    path = Path(path_or_hub_id).expanduser()
+    path = Path(os.path.expanduser(path_or_hub_id))
     if path.exists():
         if revision is not None:
             raise InputError(

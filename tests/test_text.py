@@ -348,7 +348,7 @@ def test_template_language():
     [
         "{{ messages.__class__.__mro__ }}",
         "{{ lipsum.__globals__ }}",
-        "{{ ''|attr('format') }}",
+        "{{ (''|attr('format')).__globals__ }}",
         "{{ 1 / 0 }}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     ],

@@ -40,7 +40,7 @@ def say(*parts):
 def plain(x):
     """A tensor as text, to four digits; what is zero but for rounding is 0."""
     if x.dim() == 0:
-        return f"{x.item():.4g}" if abs(x.item()) > 1e-6 else "0"
+        return f"{x.item():.4g}" if not abs(x.item()) <= 1e-6 else "0"
     inside = ", ".join(plain(y) for y in x)
     return f"({inside})" if x.dim() == 1 else f"[{inside}]"
 

@@ -143,5 +143,10 @@ class Config:
         return unparse(self)
 
     def replace(self, **changes) -> "Config":
-        """A copy with some of the text model's numbers changed."""
-        return dataclasses.replace(self, text=dataclasses.replace(self.text, **changes))
+        """A copy with other text numbers; InputError if they clash."""
+        from .family import check
+
+        text = dataclasses.replace(self.text, **changes)
+        changed = dataclasses.replace(self, text=text)
+        check(changed, "Config.replace")
+        return changed

@@ -115,7 +115,7 @@ def parse(cls, values: dict, source: str):
         extra |= {k: v for k, v in values.items() if k not in IGNORED | set(IDS)}
     config = cls(model_type=kind, text=_text(text, "moe" in kind, where), vision=vision,
                  tie_word_embeddings=tied, extra=extra, **ids)  # fmt: skip
-    _check(config, source)
+    check(config, source)
     return config
 
 
@@ -231,7 +231,7 @@ def _layers(values, where):
     return tuple(types)
 
 
-def _check(config, source):
+def check(config, source):
     """Contradictions between keys, found before any memory is taken."""
     t, v = config.text, config.vision
     rotary = int(t.head_dim * t.rope.partial_rotary_factor)

@@ -108,8 +108,8 @@ def row_loss(logits, targets, weight):
 def teach_tower(model, corpus, recipe):
     """The tower alone first: name the digit from the mean of its outputs.
 
-    The released models' towers could see, too, before they met a language model. At
-    the end its outputs are as long as token embeddings are; longer ones would drown
+    Reading a tower that sees nothing yet, the language model learns to ignore it. At
+    the end its outputs are made as long as token embeddings; longer ones would drown
     what the layers add to them, and then nothing is learned.
     """
     visual, embedding = model.model.visual, model.model.language_model.embed_tokens
@@ -134,14 +134,18 @@ def teach_tower(model, corpus, recipe):
 
 def optimizer_for(model, recipe):
     """AdamW; matrices decay, norms, rates, biases and all embeddings do not."""
-    groups = []
-    for part, scale in (("model.visual.", recipe.tower_rate), ("", 1.0)):
-        decay, keep = [], []
-        for name, p in model.named_parameters():
-            if name.startswith("model.visual.") == bool(part):
-                (decay if p.dim() >= 2 and "embed" not in name else keep).append(p)
-        groups += [dict(params=decay, weight_decay=recipe.weight_decay, scale=scale),
-                   dict(params=keep, weight_decay=0.0, scale=scale)]  # fmt: skip
+    parts = {}  # (is of the tower, decays) -> parameters
+    for name, p in model.named_parameters():
+        decays = p.dim() >= 2 and "embed" not in name
+        parts.setdefault((name.startswith("model.visual."), decays), []).append(p)
+    groups = [
+        dict(
+            params=params,
+            weight_decay=recipe.weight_decay if decays else 0.0,
+            scale=recipe.tower_rate if tower else 1.0,
+        )
+        for (tower, decays), params in parts.items()
+    ]
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), fused=True)
 
 

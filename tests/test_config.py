@@ -135,6 +135,13 @@ def test_bad_config_is_one_sentence(case):
     assert "\n" not in sentence
 
 
+def test_replace_is_checked():
+    cfg = small_config()
+    assert cfg.replace(mtp_num_hidden_layers=1).text.mtp_num_hidden_layers == 1
+    with pytest.raises(InputError, match="layer_types and num_hidden_layers differ"):
+        cfg.replace(num_hidden_layers=2)
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         Config.from_json(tmp_path)

@@ -71,9 +71,9 @@ def test_it_stays_small():
     assert size < 15e6
 
 
-def test_it_answers():
+def test_it_answers(ours):
     """What the tour shows: a sentence, and a digit read."""
-    model, processor = minqwen.load(TINY), minqwen.Processor.load(TINY)
+    model, processor = ours
     answers = []
     for content in prompts():
         inputs = processor.chat([{"role": "user", "content": content}])

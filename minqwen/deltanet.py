@@ -66,8 +66,12 @@ class GatedDeltaNet(nn.Module):
         window, state = (None, None) if cache is None else (cache.conv, cache.state)
         qkv, window = causal_conv(self.in_proj_qkv(x), self.conv1d.weight, window)
         q, k, v, g, beta = self.gates(x, qkv)
-        rule = delta_recurrent if T == 1 else delta_chunked
-        o, state = rule(q, k, v, g=g, beta=beta, state=state)  # o [B, T, H, V]
+        if T == 1:
+            o, state = delta_recurrent(q, k, v, g=g, beta=beta, state=state)
+        else:  # chunks no longer than a key is wide: else their own products cost most
+            o, state = delta_chunked(
+                q, k, v, g=g, beta=beta, state=state, chunk=min(self.K, 64)
+            )  # o [B, T, H, V]
         if cache is not None:
             cache.conv, cache.state = window.detach(), state.detach()
         z = self.in_proj_z(x).view(B, T, self.heads, self.V)

@@ -26,11 +26,11 @@ from .rope import positions
 class Recipe:
     """All that decides the weights, besides the corpus and torch's own version."""
 
-    steps: int = 1000
+    steps: int = 1600
     batch_size: int = 8
     seq_len: int = 512
-    picture_share: float = 0.375
-    picture_weight: float = 8.0  # of a picture row's loss: few of its tokens are news
+    picture_share: float = 0.125
+    picture_weight: float = 4.0  # of a picture row's loss: few of its tokens are news
     tower_steps: int = 2500
     tower_rate: float = 0.1  # of lr, once the tower meets the language model
     lr: float = 3e-3

@@ -26,7 +26,7 @@ from .rope import positions
 class Recipe:
     """All that decides the weights, besides the corpus and torch's own version."""
 
-    steps: int = 1600
+    steps: int = 1200
     batch_size: int = 8
     seq_len: int = 512
     picture_share: float = 0.125

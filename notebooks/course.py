@@ -50,20 +50,24 @@ def figure(width=7.5, height=3.0, columns=1, rows=1, **kw):
     return plt.subplots(rows, columns, figsize=(width, height), **kw)
 
 
-def png(fig):
-    """The figure as a small PNG (128 colours), closed so that it is not shown twice."""
+def png(fig, colours=128):
+    """The figure as a PNG of few colours, closed so that it is not shown twice."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=2 * PIXELS)
     plt.close(fig)
-    picture = Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture = Image.open(buffer).convert("RGB")
+    picture = picture.quantize(colours, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue(), picture.width // 2, picture.height // 2
 
 
-def show(fig, text):
-    """Display a figure; `text` says in words what it shows, and is its alt text."""
-    data, width, height = png(fig)
+def show(fig, text, colours=128):
+    """Display a figure; `text` says in words what it shows, and is its alt text.
+
+    Fewer colours than 128 make a smaller file, where a figure has few to begin with.
+    """
+    data, width, height = png(fig, colours)
     _display(data, width, height, text)
 
 

@@ -1,4 +1,4 @@
-"""The command line: minqwen tour | info | generate | chat | train.
+"""The command line: minqwen tour | info | generate | chat | train | bench.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure, 2 for
 bad use, 130 for Ctrl-C, 141 when whoever reads the output stops; an error is one line.
@@ -110,7 +110,21 @@ def parser():
                      help="of the CPU (default: 2)")  # fmt: skip
     sub.add_argument("--seed", type=number(int, 0, 2**31), default=0)
     sub.add_argument("--resume", action="store_true", help="go on where it stopped")
+    bench_options(command("bench", run_bench, "speed beside what else is installed"))
     return main
+
+
+def bench_options(sub):
+    add = sub.add_argument
+    add("--size", choices=("tiny", "small"), default="small",
+        help="small (default): 150 M random weights; tiny: assets/tiny")  # fmt: skip
+    add("--dtypes", nargs="+", choices=DTYPES[:2], default=DTYPES[:2])
+    add("--contexts", nargs="+", type=number(int, 1), default=[128, 1024, 4096],
+        metavar="T", help="tokens to read before writing")  # fmt: skip
+    add("--steps", type=number(int, 1), default=64, metavar="N", help="tokens to write")
+    add("--repeats", type=number(int, 1), default=5, metavar="N", help="rounds")
+    add("--threads", type=number(int, 1, 1024), default=2, metavar="N")
+    add("--out", metavar="FOLDER", help="write bench.json and bench.png there")
 
 
 def answer_options(sub):
@@ -152,6 +166,13 @@ def run_train(options):
     if options.steps:
         recipe = replace(recipe, steps=options.steps)
     run(options.out, recipe, resume=options.resume, threads=options.threads)
+
+
+def run_bench(options):
+    from .bench import bench
+
+    names = "size", "dtypes", "contexts", "steps", "repeats", "threads", "out"
+    bench(*(getattr(options, name) for name in names))
 
 
 def run_generate(options):

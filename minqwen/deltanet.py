@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .delta import delta_chunked, delta_recurrent
+from .kernels import pick
 from .norm import GatedRMSNorm, l2norm
 
 
@@ -64,14 +64,13 @@ class GatedDeltaNet(nn.Module):
         if real is not None:
             x = x * real[..., None]
         window, state = (None, None) if cache is None else (cache.conv, cache.state)
-        qkv, window = causal_conv(self.in_proj_qkv(x), self.conv1d.weight, window)
+        qkv = self.in_proj_qkv(x)
+        qkv, window = pick("causal_conv", qkv)(qkv, self.conv1d.weight, window)
         q, k, v, g, beta = self.gates(x, qkv)
-        if T == 1:
-            o, state = delta_recurrent(q, k, v, g=g, beta=beta, state=state)
-        else:  # chunks no longer than a key is wide: else their own products cost most
-            o, state = delta_chunked(
-                q, k, v, g=g, beta=beta, state=state, chunk=min(self.K, 64)
-            )  # o [B, T, H, V]
+        # Chunks no longer than a key is wide: else their own products cost most.
+        o, state = pick("delta_rule", v)(
+            q, k, v, g=g, beta=beta, state=state, chunk=min(self.K, 64)
+        )  # o [B, T, H, V]
         if cache is not None:
             cache.conv, cache.state = window.detach(), state.detach()
         z = self.in_proj_z(x).view(B, T, self.heads, self.V)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import InputError
+from .kernels import decoder
 from .prefill import VISION, pieces, prefill
 from .rope import positions
 from .sampling import Sampling
@@ -169,6 +170,7 @@ def write(model, inputs, rows):
     room = max(row.room for row in rows)
     cache = model.new_cache(len(rows), inputs["input_ids"].shape[1] + room)
     logits = prefill(model, inputs, cache)
+    read = decoder(model, cache, room)
     while True:
         pairs = zip(rows, logits[:, -1].float().cpu(), strict=True)
         yield [None if row.finish else row.write(own) for row, own in pairs]
@@ -176,7 +178,7 @@ def write(model, inputs, rows):
             return
         ids = [[row.last] for row in rows]  # an ended row idles until all have ended
         ids = torch.tensor(ids, device=logits.device)
-        logits = model(ids, cache=cache, last_only=True)
+        logits = read(ids, cache)
 
 
 # ---- drafting ----

@@ -8,6 +8,7 @@ import torch
 
 from .config import FULL, Config
 from .family import SIZES
+from .kernels import available
 from .weights import expected_tensors, open_checkpoint, resolve
 from .weights.index import BITS
 from .weights.layout import DTYPES
@@ -34,7 +35,7 @@ def describe(path):
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in kinds)
     lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
     lines.append(("bytes", f"{size:,}, which is {human(size)}"))
-    lines.append(("kernels", "torch"))
+    lines.append(("kernels", available()))
     lines.append(("unknown keys", ", ".join(sorted(cfg.extra)) or "none"))
     return "\n".join(f"{label:<{WIDTH}}{text}".rstrip() for label, text in lines)
 

@@ -8,6 +8,7 @@ from .cache import Cache
 from .config import Config
 from .deltanet import GatedDeltaNet
 from .errors import InputError
+from .kernels import using
 from .moe import Experts, Router
 from .mtp import Drafter
 from .norm import RMSNorm
@@ -43,7 +44,7 @@ class Qwen(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.kernels = cfg, "auto"  # see kernels/
         self.model = Multimodal(cfg)
         if not cfg.tie_word_embeddings:
             self.lm_head = nn.Linear(
@@ -110,8 +111,9 @@ class Qwen(nn.Module):
             after = position_ids.amax(dim=(0, 2)) + 1
         seen = cache.advance(real, T, after) if cache else real
         call = Call(cfg.text, position_ids, past + T, real, seen)
-        for i, block in enumerate(core.layers):
-            x = block(x, call, cache.layers[i] if cache else None)
+        with using(self.kernels):
+            for i, block in enumerate(core.layers):
+                x = block(x, call, cache.layers[i] if cache else None)
         return core.norm(x)
 
     def embed(self, input_ids):

@@ -13,6 +13,7 @@ import torch
 
 from ..config import Config
 from ..errors import InputError
+from ..kernels import known
 from .hub import resolve
 from .index import open_checkpoint, show
 from .layout import BODY, DTYPES, FUSED, per_expert, skeleton, slice_of
@@ -36,7 +37,8 @@ def load(
     the model's own and CHUNK. Raises InputError, before reading any weight, that names
     every tensor that does not fit config.json.
     """
-    _refuse_planned(experts, quantize, kernels)
+    _refuse_planned(experts, quantize)
+    known(kernels)
     device = _device(device)
     if dtype is not None and dtype not in DTYPES.values():
         raise InputError(
@@ -52,6 +54,7 @@ def load(
     plan = match(path, model, table)
     model.to_empty(device=device)
     _read_all(model, table, plan)
+    model.kernels = kernels
     return model.eval()
 
 
@@ -231,15 +234,14 @@ def _fill(file, start, flat, name, progress):
 # ---- options ----
 
 
-def _refuse_planned(experts, quantize, kernels):
-    for option, value, known in (
+def _refuse_planned(experts, quantize):
+    for option, value, choices in (
         ("experts", experts, ("memory",)),
         ("quantize", quantize, (None,)),
-        ("kernels", kernels, ("auto", "torch")),
     ):
-        if value not in known:
-            choices = " or ".join(repr(choice) for choice in known)
-            raise InputError(f"{option}={value!r} is not supported; give {choices}.")
+        if value not in choices:
+            listed = " or ".join(repr(choice) for choice in choices)
+            raise InputError(f"{option}={value!r} is not supported; give {listed}.")
 
 
 def _device(device):

@@ -1,0 +1,101 @@
+"""Fast forms of what the model part defines, and the one place that chooses.
+
+    torch    anywhere, with gradients: the reference forms themselves
+    numba    on a CPU, when no gradient is wanted and numba is installed
+
+Left alone ("auto"), `pick` and `decoder` take the fast form where there is enough to
+do: numba compiles for half a minute the first time on a machine (and keeps the result
+on disk), which a short answer should not wait for. MINQWEN_KERNELS,
+`load(..., kernels=)` or `using` force a kind.
+"""
+
+import importlib.util
+import os
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+import torch
+
+from ..errors import InputError
+
+KINDS = ("auto", "torch", "numba")
+ENOUGH = 256  # tokens to read or to write, from which on "auto" compiles
+_forced = ContextVar("kernels", default=None)
+
+
+@contextmanager
+def using(kind):
+    """Within the block this kind is taken; "auto" leaves it to the block outside."""
+    token = _forced.set(known(kind) if kind != "auto" else _forced.get())
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def known(kind):
+    """The kind itself; InputError where there is none of that name, or no library."""
+    if kind not in KINDS:
+        raise InputError(f"kernels={kind!r} is not one of {', '.join(KINDS)}")
+    if kind == "numba" and not installed("numba"):
+        raise InputError("kernels='numba' needs numba: pip install 'minqwen[cpu]'")
+    return kind
+
+
+@cache
+def installed(library):
+    return importlib.util.find_spec(library) is not None
+
+
+def available():
+    """What `minqwen info` says of this machine's kernels."""
+    forced = known(os.environ.get("MINQWEN_KERNELS", "auto"))
+    if forced != "auto":
+        return f"{forced} (MINQWEN_KERNELS)"
+    if installed("numba"):
+        return f"torch; numba for {ENOUGH} tokens and more on a CPU"
+    return "torch (pip install 'minqwen[cpu]' for faster ones on a CPU)"
+
+
+def kind_for(x, tokens):
+    """The kind of kernels for a call on tensor x over so many tokens, never "auto"."""
+    wanted = _forced.get() or known(os.environ.get("MINQWEN_KERNELS", "auto"))
+    if wanted == "auto":
+        worth = tokens >= ENOUGH and installed("numba")
+        wanted = "numba" if worth else "torch"
+    fit = x.device.type == "cpu" and not torch.is_grad_enabled()
+    return wanted if fit else "torch"
+
+
+def pick(name, x):
+    """The form of `delta_rule` or `causal_conv` for tensors like x [B, T, ...].
+
+    Every form has the signature and the meaning of the torch one, which is where to
+    read what it does: `delta.delta_rule`, `deltanet.causal_conv`.
+    """
+    from .. import delta, deltanet
+
+    if kind_for(x, x.shape[1]) == "numba":
+        from . import cpu
+
+        return getattr(cpu, name)
+    return getattr(delta if hasattr(delta, name) else deltanet, name)
+
+
+def decoder(model, cache, tokens):
+    """What reads a generation's tokens one by one: f(ids [B, 1], cache) -> logits.
+
+    The model itself, or on a CPU, for a single row without padding and `tokens` enough,
+    a form of it without torch between two layers (decode.py).
+    """
+    weight = model.model.language_model.embed_tokens.weight
+    single = cache.batch == 1 and cache.real is None
+    with using(model.kernels):
+        kind = kind_for(weight, tokens)
+    if single and kind == "numba":
+        from .decode import Decoder, suits
+
+        if suits(model):
+            return Decoder(model)
+    return lambda ids, cache: model(ids, cache=cache, last_only=True)

@@ -1,0 +1,53 @@
+"""The numba loops under the names and signatures of the torch forms they stand for."""
+
+import numba
+import torch
+
+from . import loops
+
+CORES = numba.config.NUMBA_NUM_THREADS
+
+
+def numbers(x):
+    """A tensor's memory as an array; bfloat16, which NumPy lacks, as uint16.
+
+    Of a module, its weight's.
+    """
+    x = (x if torch.is_tensor(x) else x.weight).detach()
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def share_threads():
+    """As many threads for numba's loops as torch uses."""
+    numba.set_num_threads(min(torch.get_num_threads(), CORES))
+
+
+def delta_rule(q, k, v, *, g, beta, state=None, chunk=None):
+    """`delta.delta_rule`, token by token: what costs is memory, not the loop."""
+    B, T, H, V = v.shape
+    share_threads()
+    out = torch.empty_like(v)
+    if state is None:
+        state = v.new_zeros(B, H, k.shape[-1], V)
+    columns = state.mT.contiguous()  # [B, H, V, K]
+    q, k, v, g, beta = (numbers(x.contiguous()) for x in (q, k, v, g, beta))
+    for b in range(B):
+        loops.many(
+            q[b], k[b], v[b], g[b], beta[b], columns[b].numpy(), out[b].numpy()
+        )  # fmt: skip
+    return out, columns.mT.contiguous()
+
+
+def causal_conv(x, weight, window=None):
+    """`deltanet.causal_conv` in one pass over x."""
+    B, T, channels = x.shape
+    W = weight.shape[-1]
+    share_threads()
+    if window is None:
+        window = x.new_zeros(B, W - 1, channels)
+    seen = torch.cat([window, x], dim=1)  # [B, W - 1 + T, channels]
+    out = torch.empty_like(x)
+    taps = weight[:, 0].float().T.contiguous().numpy()  # [W, channels]
+    for b in range(B):
+        loops.convolve(numbers(seen[b]), taps, numbers(out[b]))
+    return out, seen[:, T:].clone()

@@ -1,0 +1,194 @@
+"""One token through each kind of layer, on a CPU: loops.py put together.
+
+Each function does what the forward of its torch module does at B = T = 1, on the same
+weights, and leaves the same things in the cache. x is the normed input [D], float32;
+weights are float32, or bfloat16 as uint16; the result [D] is to be added to the
+residual stream. What torch rounds to bfloat16 between two products stays float32 here.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from .loops import (
+    FAST,
+    correct,
+    dot,
+    product,
+    rms_norm,
+    sigmoid,
+    softplus,
+    store,
+    unit,
+    wide,
+)
+
+SPLIT = 256  # tokens of a KV cache that one task looks at
+
+
+@njit(**FAST)
+def delta_layer(x, w, conv, rates, norm, window, state, key_heads, eps):
+    """GatedDeltaNet. w: qkv, z, b, a, out; rates: A_log, dt_bias [H].
+
+    window [W - 1, channels] and state [H, K, V] move on by one token.
+    """
+    qkv = slide(product(w[0], x), conv, window)
+    z, b, a = product(w[1], x), product(w[2], x), product(w[3], x)
+    return product(w[4], heads(qkv, z, b, a, rates, norm, state, key_heads, eps))
+
+
+@njit(**FAST)
+def slide(u, conv, window):
+    """The short convolution and its silu; the window takes u [channels] in."""
+    out = np.empty_like(u)
+    last = len(window)
+    for c in range(len(u)):
+        total = u[c] * wide(conv[c, last])
+        for j in range(last):
+            total += wide(window[j, c]) * wide(conv[c, j])
+        out[c] = total * sigmoid(total)
+    for j in range(last - 1):
+        window[j] = window[j + 1]
+    for c in range(len(u)):
+        store(window[last - 1], c, u[c])
+    return out
+
+
+@njit(parallel=True, **FAST)
+def heads(qkv, z, b, a, rates, norm, state, key_heads, eps):
+    """Gates, rule and gated norm of every value head: [H * V]."""
+    H, K, V = state.shape
+    out = np.empty(H * V, np.float32)
+    for h in prange(H):
+        key = h // (H // key_heads)
+        q = unit(qkv[key * K : (key + 1) * K], np.float32(1 / np.sqrt(K)))
+        k = qkv[(key_heads + key) * K : (key_heads + key + 1) * K]
+        k = unit(k, np.float32(1))
+        first = 2 * key_heads * K + h * V
+        rate = np.exp(wide(rates[0][h]))
+        keep = np.exp(-rate * softplus(a[h] + wide(rates[1][h])))
+        v = qkv[first : first + V]
+        o = correct(state[h], q, k, v, keep, sigmoid(b[h]))
+        scale = np.float32(1) / np.sqrt(dot(o, o) / np.float32(V) + np.float32(eps))
+        for j in range(V):
+            gate = z[h * V + j]
+            out[h * V + j] = o[j] * scale * norm[j] * gate * sigmoid(gate)
+    return out
+
+
+@njit(**FAST)
+def attention_layer(x, w, norms, cos, sin, keys, values, length, eps):
+    """GatedAttention. w: q (and gate), k, v, out; norms: of q, of k.
+
+    keys, values [Hkv, max_len, K]: this token's are stored at `length` - 1.
+    """
+    Hkv, _, K = keys.shape
+    qg, k, v = product(w[0], x), product(w[1], x), product(w[2], x)
+    H = len(qg) // (2 * K)
+    q = np.empty((H, K), np.float32)
+    for h in range(H):
+        query = rms_norm(qg[2 * h * K : (2 * h + 1) * K], norms[0], eps)
+        q[h] = turn(query, cos, sin) * np.float32(1 / np.sqrt(K))
+    for h in range(Hkv):
+        key = turn(rms_norm(k[h * K : (h + 1) * K], norms[1], eps), cos, sin)
+        for i in range(K):
+            store(keys[h, length - 1], i, key[i])
+            store(values[h, length - 1], i, v[h * K + i])
+    out = look(q.reshape(Hkv, H // Hkv, K), keys, values, length)
+    for h in range(H):
+        for i in range(K):
+            out[h * K + i] *= sigmoid(qg[(2 * h + 1) * K + i])
+    return product(w[3], out)
+
+
+@njit(**FAST)
+def turn(x, cos, sin):
+    """Rotate the first len(cos) numbers of x [K], i with i + len(cos) / 2."""
+    out, half = x.copy(), len(cos) // 2
+    for i in range(half):
+        out[i] = x[i] * cos[i] - x[i + half] * sin[i]
+        out[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half]
+    return out
+
+
+@njit(parallel=True, **FAST)
+def look(q, keys, values, length):
+    """softmax(q k^T) v for q [Hkv, G, K] over `length` tokens; returns [Hkv * G * K].
+
+    The tokens are split among tasks; each returns its sum relative to its own largest
+    score, and those are joined at the end. The queries that share a key head read each
+    key once.
+    """
+    Hkv, G, K = q.shape
+    parts = (length + SPLIT - 1) // SPLIT
+    top = np.empty((Hkv, parts, G), np.float32)
+    weight = np.zeros((Hkv, parts, G), np.float32)
+    total = np.zeros((Hkv, parts, G, K), np.float32)
+    for task in prange(Hkv * parts):
+        h, p = task // parts, task % parts
+        first, last = p * SPLIT, min(length, (p + 1) * SPLIT)
+        scores = np.empty((G, last - first), np.float32)
+        for t in range(first, last):
+            for g in range(G):
+                scores[g, t - first] = dot(keys[h, t], q[h, g])
+        for g in range(G):
+            top[h, p, g] = scores[g].max()
+        for t in range(first, last):
+            for g in range(G):
+                e = np.exp(scores[g, t - first] - top[h, p, g])
+                weight[h, p, g] += e
+                for i in range(K):
+                    total[h, p, g, i] += e * wide(values[h, t, i])
+    out = np.zeros((Hkv, G, K), np.float32)
+    for h in range(Hkv):
+        for g in range(G):
+            most, sum_ = top[h, :, g].max(), np.float32(0)
+            for p in range(parts):
+                share = np.exp(top[h, p, g] - most)
+                sum_ += share * weight[h, p, g]
+                out[h, g] += share * total[h, p, g]
+            out[h, g] /= sum_
+    return out.reshape(Hkv * G * K)
+
+
+@njit(**FAST)
+def moe_layer(x, router, experts, shared, top_k):
+    """SparseMoE. experts: gate_up, down; shared: gate, up, down, and its own gate."""
+    logits = product(router, x)
+    ids = np.argsort(-logits)[:top_k]
+    weights = np.exp(logits[ids] - logits[ids[0]])
+    weights /= weights.sum()
+    h = chosen(experts[0], ids, weights, x)
+    out = mlp(x, shared[0], shared[1], shared[2])
+    out *= sigmoid(dot(shared[3][0], x))
+    add_chosen(experts[1], ids, h, out)
+    return out
+
+
+@njit(parallel=True, **FAST)
+def chosen(gate_up, ids, weights, x):
+    """weight * silu(gate x) * up x of the chosen experts: [top_k, I]."""
+    width = gate_up.shape[1] // 2
+    out = np.empty((len(ids), width), np.float32)
+    for task in prange(len(ids) * width):
+        n, i = task // width, task % width
+        gate, up = dot(gate_up[ids[n], i], x), dot(gate_up[ids[n], width + i], x)
+        out[n, i] = weights[n] * gate * sigmoid(gate) * up
+    return out
+
+
+@njit(parallel=True, **FAST)
+def add_chosen(down, ids, h, out):
+    """out += sum over the chosen of down h."""
+    for d in prange(len(out)):
+        for n in range(len(ids)):
+            out[d] += dot(down[ids[n], d], h[n])
+
+
+@njit(parallel=True, **FAST)
+def mlp(x, gate, up, down):
+    """SwiGLU: down(silu(gate x) * up x)."""
+    h = np.empty(len(gate), np.float32)
+    for i in prange(len(gate)):
+        g = dot(gate[i], x)
+        h[i] = g * sigmoid(g) * dot(up[i], x)
+    return product(down, h)

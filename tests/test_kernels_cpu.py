@@ -1,0 +1,194 @@
+"""The numba loops beside the torch forms they stand for."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import minqwen
+from minqwen import kernels
+from minqwen.delta import delta_recurrent
+from minqwen.deltanet import causal_conv
+from minqwen.kernels import cpu
+from minqwen.kernels.decode import Decoder, suits
+from tests.tiny_models import scatter, small_config, small_model
+
+TINY = "assets/tiny"
+
+
+def rule_inputs(T, H=8, Hk=2, K=32, V=24, B=2, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    q, k = (torch.randn(B, T, Hk, K, generator=g) for _ in range(2))
+    v = torch.randn(B, T, H, V, generator=g)
+    rates = -torch.rand(B, T, H, generator=g) * 3
+    beta = torch.rand(B, T, H, generator=g)
+    state = torch.randn(B, H, K, V, generator=g)
+    unit = [x / x.norm(dim=-1, keepdim=True) for x in (q, k)]
+    return *unit, v, {"g": rates, "beta": beta}, state
+
+
+def error(mine, reference):
+    return ((mine - reference).abs().max() / reference.abs().max()).item()
+
+
+@pytest.mark.parametrize("T", [1, 2, 65, 333])
+@pytest.mark.parametrize("started", [False, True])
+def test_delta_rule(T, started):
+    q, k, v, gates, state = rule_inputs(T)
+    state = state if started else None
+    kept = None if state is None else state.clone()
+    o, last = cpu.delta_rule(q, k, v, **gates, state=state)
+    o64, last64 = delta_recurrent(
+        *(x.double() for x in (q, k, v)),
+        **{name: x.double() for name, x in gates.items()},
+        state=None if state is None else state.double(),
+    )
+    assert error(o, o64) < 1e-6 and error(last, last64) < 1e-6
+    assert kept is None or torch.equal(state, kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("W", [3, 4])
+def test_causal_conv(dtype, W):
+    x, weight = torch.randn(2, 37, 40).to(dtype), torch.randn(40, 1, W).to(dtype)
+    window = torch.randn(2, W - 1, 40).to(dtype)
+    for start in (None, window):
+        (mine, kept), (reference, kept2) = (
+            form(x, weight, start) for form in (cpu.causal_conv, causal_conv)
+        )
+        assert mine.dtype == dtype and torch.equal(kept, kept2)
+        assert error(mine.float(), reference.float()) < (
+            1e-6 if dtype == torch.float32 else 1e-2
+        )
+    one = cpu.causal_conv(x[:, :1], weight, window)[0].float()
+    assert error(one, causal_conv(x[:, :1], weight, window)[0].float()) < 1e-2
+
+
+MODELS = {
+    "moe": {},
+    "dense": {"moe": False},
+    "tied": {"moe": False, "tie_word_embeddings": True, "vision": False},
+    "conv of 3": {"linear_conv_kernel_dim": 3},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.inference_mode()
+def test_decoder_is_the_model(name):
+    model = small_model(**MODELS[name])
+    ids = torch.randint(0, 300, (1, 300))
+    ours, reference = model.new_cache(1, 340), model.new_cache(1, 340)
+    for cache in (ours, reference):
+        model(ids, cache=cache)
+    decode = Decoder(model)
+    for token in torch.randint(0, 300, (20, 1, 1)):
+        mine, theirs = decode(token, ours), model(token, cache=reference)
+        assert error(mine, theirs) < 2e-5
+    assert same_memory(ours, reference) < 2e-5
+    assert ours.length == reference.length == 320
+    # what it leaves behind is a cache like any other
+    more = torch.randint(0, 300, (1, 5))
+    assert error(model(more, cache=ours), model(more, cache=reference)) < 2e-5
+
+
+def same_memory(ours, reference):
+    pairs = zip(ours.layers, reference.layers, strict=True)
+    return max(
+        error(getattr(a, name).float(), getattr(b, name).float())
+        for a, b in pairs
+        for name in vars(a)
+        if torch.is_tensor(getattr(a, name))
+    )
+
+
+@torch.inference_mode()
+def test_decoder_reads_bfloat16():
+    """Weights that are bf16 numbers, computed in fp32: nearer than torch's own bf16."""
+    torch.manual_seed(0)
+    model = small_model(moe=False).to(torch.bfloat16)
+    exact = scatter(minqwen.Qwen(small_config(moe=False)))
+    exact.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
+    ours, theirs, true = (m.new_cache(1, 30) for m in (model, model, exact))
+    decode = Decoder(model)
+    mine, rival = [], []
+    for token in torch.randint(0, 300, (30, 1, 1)):
+        reference = exact.eval()(token, cache=true)
+        mine.append(error(decode(token, ours), reference))
+        rival.append(error(model(token, cache=theirs).float(), reference))
+    assert max(mine) < 1e-2 and sum(mine) < sum(rival)
+
+
+def test_decoder_after_a_picture():
+    """Positions go on from where the picture's end."""
+    model, processor = minqwen.load(TINY), minqwen.Processor.load(TINY)
+    content = [{"type": "image", "image": "assets/seven.png"},
+               {"type": "text", "text": "Which digit is this?"}]  # fmt: skip
+    inputs = processor.chat([{"role": "user", "content": content}])
+    written = {}
+    for kind in ("torch", "numba"):
+        with kernels.using(kind):
+            steps = minqwen.generate(model, inputs, processor=processor)
+            written[kind] = [step.token for step in steps]
+    assert written["numba"] == written["torch"]
+
+
+# ---- the choice
+
+
+def test_what_is_picked():
+    x = torch.zeros(1, kernels.ENOUGH, 2, 4)
+    with torch.no_grad():
+        assert kernels.pick("delta_rule", x) is cpu.delta_rule
+        assert kernels.pick("causal_conv", x[:, 1:]) is causal_conv
+        with kernels.using("numba"):
+            assert kernels.pick("causal_conv", x[:, :1]) is cpu.causal_conv
+            with kernels.using("auto"):  # asks for nothing, so the outer one counts
+                assert kernels.pick("causal_conv", x[:, :1]) is cpu.causal_conv
+        with kernels.using("torch"):
+            assert kernels.pick("causal_conv", x) is causal_conv
+    assert kernels.pick("causal_conv", x) is causal_conv, "numba has no gradients"
+
+
+@torch.no_grad()
+def test_who_may_be_decoded_so():
+    model = small_model()
+    assert suits(model) and suits(model.to(torch.bfloat16))
+    hook = model.model.language_model.layers[0].register_forward_hook(print)
+    assert not suits(model), "a hook must be called"
+    hook.remove()
+    assert suits(model) and not suits(model.to(torch.float64))
+    model = small_model()
+    padded = model.new_cache(1, 9)
+    ids, mask = torch.ones(1, 4, dtype=torch.long), torch.tensor([[0, 1, 1, 1]])
+    model(ids, mask, cache=padded)
+    fresh = model.new_cache(1, 9)
+    with kernels.using("numba"):
+        assert isinstance(kernels.decoder(model, fresh, 1), Decoder)
+        assert not isinstance(kernels.decoder(model, padded, 1), Decoder)
+        two = model.new_cache(2, 9)
+        assert not isinstance(kernels.decoder(model, two, 1), Decoder)
+    assert not isinstance(kernels.decoder(model, fresh, 1), Decoder)
+
+
+def test_a_wrong_choice_is_one_sentence():
+    with pytest.raises(minqwen.InputError, match="'cuda' is not one of auto, torch"):
+        with kernels.using("cuda"):
+            pass
+    with pytest.raises(minqwen.InputError, match="not one of"):
+        minqwen.load(TINY, kernels="fast")
+    env = os.environ | {"MINQWEN_KERNELS": "magic"}
+    command = [sys.executable, "-m", "minqwen", "generate", TINY, "--prompt", "hello"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "magic" in done.stderr and "not one of auto" in done.stderr
+
+
+def test_without_numba_nothing_is_missing(monkeypatch):
+    monkeypatch.setattr(kernels, "installed", lambda library: False)
+    x = torch.zeros(1, kernels.ENOUGH, 2, 4)
+    with torch.no_grad():
+        assert kernels.pick("causal_conv", x) is causal_conv
+    with pytest.raises(minqwen.InputError, match="needs numba: pip install"):
+        kernels.known("numba")

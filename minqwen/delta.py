@@ -85,13 +85,6 @@ def delta_chunked(q, k, v, *, g, beta, state=None, chunk=64):
     return o.reshape(B, H, T, V).transpose(1, 2), S.reshape(B, H, K, V)
 
 
-def delta_rule(q, k, v, *, g, beta, state=None, chunk=64):
-    """The form above that suits T: a step for one token, chunks for more."""
-    if v.shape[1] == 1:
-        return delta_recurrent(q, k, v, g=g, beta=beta, state=state)
-    return delta_chunked(q, k, v, g=g, beta=beta, state=state, chunk=chunk)
-
-
 def _chunks(q, k, v, g, beta, Hk, chunk):
     """Zero-pad T to whole chunks (which changes nothing) and bring heads forward.
 

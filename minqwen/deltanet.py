@@ -67,10 +67,8 @@ class GatedDeltaNet(nn.Module):
         qkv = self.in_proj_qkv(x)
         qkv, window = pick("causal_conv", qkv)(qkv, self.conv1d.weight, window)
         q, k, v, g, beta = self.gates(x, qkv)
-        # Chunks no longer than a key is wide: else their own products cost most.
-        o, state = pick("delta_rule", v)(
-            q, k, v, g=g, beta=beta, state=state, chunk=min(self.K, 64)
-        )  # o [B, T, H, V]
+        rule = pick("delta_rule", q)  # recurrent for one token, chunked for more
+        o, state = rule(q, k, v, g=g, beta=beta, state=state)  # o [B, T, H, V]
         if cache is not None:
             cache.conv, cache.state = window.detach(), state.detach()
         z = self.in_proj_z(x).view(B, T, self.heads, self.V)

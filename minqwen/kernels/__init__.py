@@ -13,7 +13,7 @@ import importlib.util
 import os
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 
 import torch
 
@@ -69,10 +69,10 @@ def kind_for(x, tokens):
 
 
 def pick(name, x):
-    """The form of `delta_rule` or `causal_conv` for tensors like x [B, T, ...].
+    """The form of `delta_rule` or `causal_conv` for a first argument x [B, T, ...].
 
-    Every form has the signature and the meaning of the torch one, which is where to
-    read what it does: `delta.delta_rule`, `deltanet.causal_conv`.
+    Every form has the signature and the meaning of the torch ones, which is where to
+    read what it does: `delta.delta_recurrent`, `deltanet.causal_conv`.
     """
     from .. import delta, deltanet
 
@@ -80,7 +80,12 @@ def pick(name, x):
         from . import cpu
 
         return getattr(cpu, name)
-    return getattr(delta if hasattr(delta, name) else deltanet, name)
+    if name == "causal_conv":
+        return deltanet.causal_conv
+    if x.shape[1] == 1:
+        return delta.delta_recurrent
+    # Chunks no longer than a key is wide: else their own products cost most.
+    return partial(delta.delta_chunked, chunk=min(64, x.shape[-1]))
 
 
 def decoder(model, cache, tokens):

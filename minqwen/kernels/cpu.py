@@ -22,8 +22,8 @@ def share_threads():
     numba.set_num_threads(min(torch.get_num_threads(), CORES))
 
 
-def delta_rule(q, k, v, *, g, beta, state=None, chunk=None):
-    """`delta.delta_rule`, token by token: what costs is memory, not the loop."""
+def delta_rule(q, k, v, *, g, beta, state=None):
+    """`delta.delta_recurrent`, token by token: what costs is memory, not the loop."""
     B, T, H, V = v.shape
     share_threads()
     out = torch.empty_like(v)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 from tiny_models import small_model, transformers_twin
 
 import minqwen

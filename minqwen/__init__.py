@@ -1,5 +1,7 @@
 """minqwen: Qwen3.5, small enough to read and exact enough to run."""
 
+from importlib import import_module
+
 from . import check
 from .cache import Cache
 from .check.progress import progress
@@ -23,3 +25,10 @@ __all__ = [
     "progress",
     "save",
 ]
+
+
+def __getattr__(name):
+    """The widgets' libraries are optional, so they are imported when asked for."""
+    if name == "widgets":
+        return import_module(".widgets", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

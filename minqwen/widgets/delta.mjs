@@ -59,6 +59,7 @@ export class Replay {
     this.errors = new Float32Array(T * V); // e_t, beta included: what was written
     this.recalled = new Float32Array(T * V); // S^T k_t after forgetting, before writing
     this.norms = new Float32Array(T); // of the state after token t
+    this.peak = 0; // the largest number in any state so far
     this.last = new Float32Array(start ?? K * V); // the state after `done` tokens
     this.frames = [this.last.slice()]; // the state before token n * every
     this.sought = { next: 0, S: this.last.slice() }; // where the last seek ended
@@ -84,7 +85,12 @@ export class Replay {
     for (let j = 0; j < V; j++) e[j] = beta[t] * (v[t * V + j] - known[j]);
     this.recalled.set(known, t * V);
     write(S, key, e);
-    this.norms[t] = norm(S);
+    let square = 0;
+    for (let n = 0; n < S.length; n++) {
+      square += S[n] * S[n];
+      if (Math.abs(S[n]) > this.peak) this.peak = Math.abs(S[n]);
+    }
+    this.norms[t] = Math.sqrt(square);
   }
 
   /** A copy of the state after token t; t = -1 is the memory at the start. */

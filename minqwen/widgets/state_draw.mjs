@@ -7,18 +7,22 @@ import { peak } from "./state_data.mjs";
 const STRIP = 13; // a vector's thickness
 const FONT = "11px system-ui, sans-serif";
 
-/** A number in -1 .. 1 as [r, g, b]: blue above zero, orange below, paper at zero. */
+/**
+ * A number in -1 .. 1 as [r, g, b]: paper at zero, blue above, orange below, by the square
+ * root of its size, so that small numbers are seen beside large ones.
+ */
 export function signed(x, colours) {
   const end = rgb(x < 0 ? colours.second : colours.first);
-  const size = Math.min(1, Math.abs(x));
+  const size = Math.sqrt(Math.min(1, Math.abs(x)));
   return rgb(colours.paper).map((zero, i) => Math.round(zero + size * (end[i] - zero)));
 }
 
-const palettes = new WeakMap(); // of a theme's colours: the 511 that pictures are made of
+const FINE = 2000; // steps from paper to a full colour
+const palettes = new WeakMap(); // a theme's colours -> all that pictures are made of
 
 function palette(colours) {
   if (!palettes.has(colours)) {
-    const all = Array.from({ length: 511 }, (_, n) => signed(n / 255 - 1, colours));
+    const all = Array.from({ length: 2 * FINE + 1 }, (_, n) => signed(n / FINE - 1, colours));
     palettes.set(colours, all);
   }
   return palettes.get(colours);
@@ -33,18 +37,18 @@ export function brief(x) {
 }
 
 /**
- * A matrix as one pixel a number, to be drawn at any size without blur.
- * scale: number -> -1 .. 1; NaN is shown as the panel's colour.
+ * A matrix as one pixel a number, to be drawn at any size without blur. `limit` is the
+ * size that has the full colour; NaN is shown as the panel's colour.
  */
-export function image(values, rows, columns, scale, colours) {
+export function image(values, rows, columns, limit, colours) {
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [columns, rows];
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(columns, rows);
   const [all, none] = [palette(colours), rgb(colours.panel)];
   for (let n = 0; n < rows * columns; n++) {
-    const x = Math.max(-1, Math.min(1, scale(values[n])));
-    const [r, g, b] = Number.isNaN(x) ? none : all[Math.round(255 * x) + 255];
+    const x = Math.max(-1, Math.min(1, values[n] / (limit || 1)));
+    const [r, g, b] = Number.isNaN(x) ? none : all[Math.round(FINE * x) + FINE];
     pixels.data.set([r, g, b, 255], 4 * n);
   }
   context.putImageData(pixels, 0, 0);
@@ -129,14 +133,15 @@ export function drawStepMatrix(canvas, width, { values, sums, limit, K, V }, col
 }
 
 /** Value, what the key gets back, and the error, as bars one below the other. */
-export function drawCompare(canvas, width, { parts, limit, K, V }, colours) {
+export function drawCompare(canvas, width, { parts, K, V }, colours) {
+  const limit = Math.max(peak(parts.value), peak(parts.known), peak(parts.error)) || 1;
   const place = memoryLayout(width, K, V);
   const context = sizeCanvas(canvas, width, place.height);
   clear(context, width, place.height, colours);
   const { x, w } = place.matrix;
-  const high = Math.floor((place.height - 18) / 3) - 16;
+  const high = Math.floor((place.height - 34) / 3) - 10;
   ["value", "known", "error"].forEach((name, i) => {
-    const middle = 18 + i * (high + 16) + high / 2;
+    const middle = 14 + i * (high + 10) + high / 2;
     context.fillStyle = colours.edge;
     context.fillRect(x, Math.round(middle), w, 1);
     parts[name].forEach((value, j) => {
@@ -148,6 +153,7 @@ export function drawCompare(canvas, width, { parts, limit, K, V }, colours) {
     const box = { x, y: middle - STRIP / 2, w, h: STRIP };
     label(context, ROW_NAMES[name], box, true, true, colours);
   });
+  text(context, `the longest bar: ${brief(limit)}`, x, place.height - 12, colours.muted);
   return place;
 }
 
@@ -159,9 +165,8 @@ export function clear(context, width, height, colours) {
 }
 
 function drawMatrix(context, { x, y, w, h }, values, rows, columns, limit, colours) {
-  const scale = (value) => value / (limit || 1);
   context.imageSmoothingEnabled = false;
-  context.drawImage(image(values, rows, columns, scale, colours), x, y, w, h);
+  context.drawImage(image(values, rows, columns, limit, colours), x, y, w, h);
 }
 
 function drawVector(context, box, values, limit, across, colours) {

@@ -9,8 +9,9 @@ export const CSS = `
 .sliders { display: grid; grid-template-columns: 1fr; gap: 4px 16px; }
 .sliders label, .heads label { display: flex; gap: 8px; align-items: center; }
 .sliders input { flex: 1; min-width: 90px; }
-.sliders span { flex: 0 0 4.5em; font-variant-numeric: tabular-nums; }
-.heads select { flex: 1; min-width: 0; max-width: 26em; }
+.sliders span { flex: none; min-width: 6em; font-variant-numeric: tabular-nums; }
+.heads { gap: 6px 24px; margin-bottom: 8px; }
+.heads select { min-width: 0; max-width: 26em; }
 .text {
   max-height: 7.2em; overflow-y: auto; border: 1px solid var(--line); border-radius: 4px;
   padding: 4px 6px; font-size: 12px; line-height: 1.55;
@@ -19,8 +20,11 @@ export const CSS = `
 .text .now { outline: 2px solid var(--accent); }
 .text .probe { text-decoration: underline 2px; text-underline-offset: 3px; }
 .panels { display: grid; grid-template-columns: 1fr; gap: 14px 18px; margin-top: 10px; }
-figure { margin: 0; min-width: 0; }
-figcaption { margin-bottom: 4px; }
+figure {
+  margin: 0; min-width: 0;
+  /* Neighbours' canvases start at one height, whatever their captions take. */
+  display: grid; grid-row: span 2; grid-template-rows: subgrid; row-gap: 4px;
+}
 canvas { cursor: crosshair; }
 .memory canvas, .step canvas { cursor: default; }
 .say { min-height: 5.8em; }
@@ -34,6 +38,7 @@ canvas { cursor: crosshair; }
 `;
 
 const HELP =
+  "Blue is above zero, orange below, by the square root of the size. " +
   "Keys: left and right move through tokens, comma and full stop through a token's " +
   "steps, up and down move the probe, space plays, Home and End go to the ends.";
 
@@ -75,16 +80,17 @@ export function build(T, attention) {
     node("input", { type: "radio", name: "kind", value: kind }),
   );
   const panels = {
-    heads: panel("heads", "All heads", "Full dots can be opened."),
     memory: panel("memory", "The memory S", "Rows belong to the key, columns to the value."),
     step: panel("step", "This step", ""),
+    heads: panel("heads", "All heads", "Dots can be opened; of rings only these two numbers are known."),
     kept: panel(
       "kept", "What is still known",
-      "How much of its value each token's key gets back, at each later token.",
+      "How much of its value each token's key gets back at each later token. Below: the " +
+        "probe's share (line), and its cosine (dashed).",
     ),
     delta: panel(
       "delta", "Where the output comes from",
-      "Each token's share of the output's weights.",
+      "Each token's share of the output's weights. Below: the probe's.",
       node(
         "div", { class: "bar kinds", role: "radiogroup", "aria-label": "Shares of" },
         kinds.map((input) =>
@@ -102,9 +108,6 @@ export function build(T, attention) {
   }
   const controls = [
     node(
-      "div", { class: "bar heads" }, node("label", {}, "head", select),
-    ),
-    node(
       "div", { class: "bar", role: "group", "aria-label": "Steps of the rule" },
       steps, playSteps, playTokens,
     ),
@@ -112,7 +115,10 @@ export function build(T, attention) {
     text, say,
   ];
   const all = [
-    node("h2", {}, "A memory as it is written"),
+    node(
+      "div", { class: "bar heads" },
+      node("h2", {}, "A memory as it is written"), node("label", {}, "head", select),
+    ),
     node("div", { class: "top" }, controls),
     node("div", { class: "panels" }, Object.values(panels).map(({ figure }) => figure)),
     node("p", { class: "muted" }, HELP),

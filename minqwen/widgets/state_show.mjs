@@ -3,7 +3,7 @@
 import { retention, softmaxWeights } from "./delta.mjs";
 import { node, rgb, visible } from "./look.mjs";
 import { STEPS, deltaShares, memoryDuring, peak, stepMatrix } from "./state_data.mjs";
-import { drawCompare, drawMemory, drawStepMatrix } from "./state_draw.mjs";
+import { drawCompare, drawMemory, drawStepMatrix, memoryLayout } from "./state_draw.mjs";
 import { drawHeads, drawSquare } from "./state_squares.mjs";
 import {
   FORMULAS, headWords, named, placeWords, probeWords, sharesWords, stepWords,
@@ -17,7 +17,7 @@ export function show(view) {
   const kept = retention(replay, probe, window[1]);
   const shares = deltaShares(replay, token, view.kind);
   const seen = view.attention && softmaxWeights(view.attention, token);
-  view.limits.memory = Math.max(view.limits.memory, peak(parts.after));
+  view.limits.memory = Math.max(replay.peak, peak(parts.before));
   const now = { ...view, head, tokens, token, probe, step, parts, kept, shares, seen };
   showControls(view);
   tint(view);
@@ -75,12 +75,13 @@ function showMemory({ ui, heads, recorded, opened, limits, held }, now) {
     ask: { name: "gets back", values: parts.known, limit: limits.value },
     answer: { name: "output", values: parts.output, limit: peak(parts.output) },
   }[step];
+  const height = Math.max(240, memoryLayout(wide(all), K, V).height); // as its neighbours
   return {
-    heads: drawHeads(all.canvas, wide(all), { heads, selected }, colours),
+    heads: drawHeads(all.canvas, wide(all), { heads, selected, height }, colours),
     memory: drawMemory(memory.canvas, wide(memory), data, colours),
     step:
       step === "compare"
-        ? drawCompare(own.canvas, wide(own), { parts, limit: limits.value, K, V }, colours)
+        ? drawCompare(own.canvas, wide(own), { parts, K, V }, colours)
         : drawStepMatrix(own.canvas, wide(own), { values, sums, limit: peak(values), K, V }, colours),
   };
 }
@@ -109,7 +110,7 @@ function showSquares({ ui, squares, held, window }, now) {
   const weights = (square, all) => {
     const top = Math.max(0.05, peak(all));
     const rows = inside ? [{ values: rowOf(square) }] : [];
-    return { column: Array.from(all.slice(window[0])), rows, top, curved: true };
+    return { column: Array.from(all.slice(window[0])), rows, top };
   };
   const places = {
     kept: draw("kept", {

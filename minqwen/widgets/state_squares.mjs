@@ -6,22 +6,20 @@ import { brief, clear, image, text } from "./state_draw.mjs";
 /**
  * A Square of numbers: tokens to the right ("now"), tokens asked about downwards, with
  * the column of the present token beside it and the row of the probe below it.
- * data: {square, token, probe, column, rows, top, curved}; column: numbers of the window's
- * tokens; rows: [{values from the probe on, dashed}]; top: the full scale; curved: small
- * numbers shown stronger, by the square root.
+ * data: {square, token, probe, column, rows, top}; column: numbers of the window's
+ * tokens; rows: [{values from the probe on, dashed}]; top: the full scale.
  */
 export function drawSquare(canvas, width, data, colours) {
-  const { square, token, probe, top, curved } = data;
+  const { square, token, probe, top } = data;
   const { from, side } = square;
-  const [left, aside, below] = [34, 62, 64];
-  const space = Math.min(width - left - aside - 6, 400);
-  const cell = Math.max(1, space / side >= 1 ? Math.floor(space / side) : space / side);
+  const [left, aside, below] = [34, 74, 64];
+  const space = Math.min(width - left - aside - 4, 400);
+  const cell = space < 3 * side ? space / side : Math.min(24, Math.floor(space / side));
   const heat = { x: left, y: 16, w: cell * side, h: cell * side };
   const height = heat.y + heat.h + 22 + below;
   const context = sizeCanvas(canvas, width, height);
   clear(context, width, height, colours);
-  const scale = (x) => (curved ? Math.sign(x) * Math.sqrt(Math.abs(x) / top) : x / top);
-  const picture = image(square.values, side, side, scale, colours);
+  const picture = image(square.values, side, side, top, colours);
   context.imageSmoothingEnabled = false;
   context.drawImage(picture, heat.x, heat.y, heat.w, heat.h);
   const place = { cell, heat, height, from, side };
@@ -45,11 +43,17 @@ function drawAxes(context, { cell, heat, from, side }, colours) {
     text(context, String(n), heat.x - 5, heat.y + at, colours.muted);
   }
   context.textAlign = "left";
+  text(context, "↓ this token", heat.x, heat.y - 8, colours.muted);
+  if (heat.w > 150) {
+    context.textAlign = "right";
+    text(context, "now →", heat.x + heat.w, heat.y - 8, colours.muted);
+    context.textAlign = "left";
+  }
 }
 
 /** The column of the present token: a bar for each token asked about. */
 function drawAside(context, { cell, heat, from, side }, { column, top, token }, colours) {
-  const [x, wide] = [heat.x + heat.w + 16, 46];
+  const [x, wide] = [heat.x + heat.w + 10, 62];
   const zero = x + wide / 4; // little of it is negative
   context.fillStyle = colours.edge;
   context.fillRect(Math.round(zero), heat.y, 1, heat.h);
@@ -60,7 +64,7 @@ function drawAside(context, { cell, heat, from, side }, { column, top, token }, 
     const y = heat.y + (j - from) * cell;
     context.fillRect(zero - (value < 0 ? size : 0), y, size, Math.max(1, cell - (cell > 3 ? 1 : 0)));
   }
-  text(context, "now", x, heat.y - 8, colours.muted);
+  text(context, "at now", zero, heat.y - 8, colours.muted);
 }
 
 /** The row of the probe: lines over the tokens since it was written. */
@@ -70,8 +74,8 @@ function drawBelow(context, { cell, heat, from, side }, { rows, top, probe }, co
   context.fillStyle = colours.edge;
   context.fillRect(heat.x, Math.round(zero), heat.w, 1);
   for (const { values, dashed } of rows) {
-    context.strokeStyle = dashed ? colours.second : colours.first;
-    context.lineWidth = 2;
+    context.strokeStyle = dashed ? colours.muted : colours.first;
+    context.lineWidth = dashed ? 1.5 : 2;
     context.setLineDash(dashed ? [4, 3] : []);
     context.beginPath();
     let started = false;
@@ -96,7 +100,7 @@ function drawBelow(context, { cell, heat, from, side }, { rows, top, probe }, co
 /** Lines through the present token and the probe. */
 function drawCross(context, { cell, heat, from, side }, token, probe, colours) {
   context.strokeStyle = colours.accent;
-  context.lineWidth = Math.min(2, Math.max(1, cell));
+  context.lineWidth = 1;
   const within = (n) => n >= from && n < from + side;
   if (within(token)) {
     const x = heat.x + (token - from + 0.5) * cell;
@@ -109,31 +113,28 @@ function drawCross(context, { cell, heat, from, side }, token, probe, colours) {
     const y = heat.y + (probe - from + 0.5) * cell;
     context.beginPath();
     context.moveTo(heat.x, y);
-    context.lineTo(heat.x + heat.w + 62, y);
+    context.lineTo(heat.x + heat.w + 72, y);
     context.stroke();
   }
 }
-
-const LIVES = [1, 10, 100, 1000, 10000]; // tokens, marked on the axis
 
 /**
  * Every head by its half-life (to the right, logarithmic) and its state's mean norm
  * (upwards). Full dots can be opened, rings are known by these two numbers alone.
  */
-export function drawHeads(canvas, width, { heads, selected }, colours) {
-  const height = Math.max(220, Math.min(360, Math.round(width * 0.7)));
+export function drawHeads(canvas, width, { heads, selected, height }, colours) {
   const box = { x: 34, y: 14, w: width - 50, h: height - 52 };
   const context = sizeCanvas(canvas, width, height);
   clear(context, width, height, colours);
   const top = Math.max(...heads.map(({ norm }) => norm)) * 1.08 || 1;
-  const across = (life) => {
-    const log = Math.log10(Math.max(0.3, Math.min(30000, life)) / 0.3) / 5;
-    return box.x + log * box.w;
-  };
+  const decades = heads.map(({ halfLife }) => decade(halfLife));
+  const [low, high] = [Math.floor(Math.min(...decades)), Math.ceil(Math.max(...decades) + 0.01)];
+  const across = (life) => box.x + ((decade(life) - low) / (high - low)) * box.w;
   context.strokeStyle = colours.line;
   context.lineWidth = 1;
   context.strokeRect(box.x - 0.5, box.y - 0.5, box.w + 1, box.h + 1);
-  for (const life of LIVES) {
+  for (let n = low; n <= high; n++) {
+    const life = 10 ** n;
     context.fillStyle = colours.line;
     context.fillRect(Math.round(across(life)), box.y, 1, box.h);
     context.textAlign = "center";
@@ -160,6 +161,9 @@ export function drawHeads(canvas, width, { heads, selected }, colours) {
   }
   return { height, dots };
 }
+
+/** Powers of ten, from a hundredth of a token to a million. */
+const decade = (life) => Math.log10(Math.max(0.01, Math.min(1e6, life)));
 
 function drawDot(context, [x, y], full, selected, colours) {
   context.beginPath();

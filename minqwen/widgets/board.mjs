@@ -28,10 +28,13 @@ h2 { margin-bottom: 6px; }
 .reads { flex: 1 1 240px; font-variant-numeric: tabular-nums; }
 .memories { display: grid; gap: 12px 28px; margin-top: 12px; }
 figure { margin: 0; min-width: 0; }
-table { margin: 4px 0 6px; font-variant-numeric: tabular-nums; }
-td, th.side { border: 1px solid var(--line); text-align: center; padding: 4px 2px; }
-td { width: var(--cell); min-width: 26px; height: 30px; color: var(--ink); }
-th.side { border: 0; padding: 0 8px 0 0; color: var(--muted); font-weight: 400; }
+table {
+  margin: 4px 0 6px; font-variant-numeric: tabular-nums; table-layout: fixed;
+  width: min(100%, var(--n) * 62px + 50px);
+}
+td { border: 1px solid var(--line); text-align: center; padding: 0; height: 30px; }
+.wide td { font-size: 11px; }
+th.side { width: 50px; padding: 0 6px 0 0; color: var(--muted); font-weight: 400; }
 tr.sum td { border: 0; color: var(--accent); font-weight: 600; }
 .work { font-variant-numeric: tabular-nums; }
 .say { margin-top: 10px; min-height: 2.9em; }
@@ -39,7 +42,7 @@ tr.sum td { border: 0; color: var(--accent); font-weight: 600; }
 `;
 
 const KINDS = {
-  hebbian: { title: "Hebbian memory", rule: "S ← S + k vᵀ" },
+  Hebbian: { title: "Hebbian memory", rule: "S ← S + k vᵀ" },
   delta: { title: "Delta memory", rule: "S ← S + k eᵀ, e = v − Sᵀk" },
 };
 const TRAITS = ["size", "pairs", "writes", "asked"];
@@ -60,8 +63,8 @@ export function mount(el, model) {
 class Board {
   constructor(held, model) {
     Object.assign(this, { held, model, shape: "" });
-    this.beta = this.slider("beta, how much of it", 0.1);
-    this.keep = this.slider("exp(g), what is kept", 0.05);
+    this.beta = this.slider("beta (how strong)", 0.1);
+    this.keep = this.slider("exp(g) (what is kept)", 0.05);
     this.sizes = node(
       "select", { onchange: () => this.resize(+this.sizes.value) },
       SIZES.map((n) => node("option", { value: n }, `${n} × ${n}`)),
@@ -76,9 +79,11 @@ class Board {
       node("h2", {}, "A memory to do by hand"),
       node(
         "div", { class: "bar" }, node("label", {}, "size", this.sizes),
-        this.beta.label, this.keep.label, this.undo, this.clear, this.more,
+        this.undo, this.clear, this.more,
       ),
-      this.list, this.say, this.memories,
+      this.list,
+      node("div", { class: "bar" }, "The next write:", this.beta.label, this.keep.label),
+      this.say, this.memories,
     );
   }
 
@@ -132,7 +137,7 @@ class Board {
     this.undo.disabled = this.clear.disabled = !this.writes.length;
     this.more.disabled = this.pairs.length >= MOST_PAIRS;
     this.held.root.style.setProperty("--n", this.n);
-    this.held.root.style.setProperty("--cell", `${this.n > 5 ? 44 : 60}px`);
+    this.held.root.classList.toggle("wide", this.n > 5);
     this.showPairs();
     this.memories.replaceChildren(...this.results.map(([kind, result]) => this.figure(kind, result)));
     this.say.textContent = this.sentence();
@@ -178,8 +183,9 @@ class Board {
     const key = this.pairs[this.asked]?.key ?? this.writes.at(-1)?.key;
     const top = Math.max(1e-9, ...memory.flat().map(Math.abs));
     const colours = this.held.colours();
+    const digits = this.n > 5 ? 3 : 4;
     const cell = (x) => {
-      const made = node("td", {}, plain(x));
+      const made = node("td", {}, plain(x, digits));
       made.style.backgroundColor = faint(x / top, colours);
       return made;
     };
@@ -188,7 +194,7 @@ class Board {
     );
     const sum = key && node(
       "tr", { class: "sum" }, node("th", { class: "side", scope: "row" }, "reads"),
-      read(memory, key).map((x) => node("td", {}, plain(x))),
+      read(memory, key).map((x) => node("td", {}, plain(x, digits))),
     );
     const { title, rule } = KINDS[kind];
     return node(
@@ -217,7 +223,7 @@ class Board {
       lines.push(`${name} got back ${products(last.kept, key)} = ${vector(last.known)}`);
       const open = strength ? `${strength}(` : "";
       lines.push(`error: ${open}${vector(value)} − ${vector(last.known)}${open && ")"} = ${vector(last.error)}`);
-    } else if (strength) lines.push(`value: ${strength}${vector(value)} = ${vector(last.error)}`);
+    } else lines.push(`nothing is asked; ${strength}${vector(value)}${strength && ` = ${vector(last.error)}`} is added`);
     key.forEach((x, i) => {
       if (x) lines.push(`to row ${i + 1} is added ${plain(x)} × ${vector(last.error)} = ${vector(times(x, last.error))}`);
     });

@@ -27,7 +27,7 @@ export const minus = (a, b) => a.map((x, i) => x - b[i]);
 export const times = (c, a) => a.map((x) => c * x);
 export const size = (a) => Math.hypot(...a);
 
-/** One write into a memory: {kept, known, error, after}; Hebbian ones do not ask. */
+/** One write into a memory, "Hebbian" or "delta": {kept, known, error, after}. */
 export function writeInto(S, { key, value, beta, keep }, kind) {
   const kept = S.map((row) => times(keep, row));
   const known = read(kept, key);
@@ -54,10 +54,10 @@ export function parseVector(text, n) {
   return good ? numbers : null;
 }
 
-/** A number as one would write it down: four digits, and 0 for what rounding left. */
-export function plain(x) {
+/** A number as one would write it down: a few digits, and 0 for what rounding left. */
+export function plain(x, digits = 4) {
   if (Math.abs(x) < 1e-9) return "0";
-  return String(+x.toPrecision(4)).replace("-", "−");
+  return String(+x.toPrecision(digits)).replace("-", "−");
 }
 
 export const vector = (x) => `(${x.map(plain).join(", ")})`;

@@ -9,7 +9,9 @@ from .config import Config
 from .errors import InputError
 from .generate import generate
 from .model import Qwen
+from .record import record
 from .text import Processor
+from .trace import Trace
 from .weights import load, save
 
 __version__ = "0.1.0"
@@ -19,10 +21,12 @@ __all__ = [
     "InputError",
     "Processor",
     "Qwen",
+    "Trace",
     "check",
     "generate",
     "load",
     "progress",
+    "record",
     "save",
 ]
 

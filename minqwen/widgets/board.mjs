@@ -151,7 +151,7 @@ class Board {
     this.pairs.forEach((pair, i) => {
       const item = this.list.children[i];
       for (const [input, part] of [...item.querySelectorAll("input")].map((x, n) => [x, ["key", "value"][n]])) {
-        if (input.getRootNode().activeElement !== input) input.value = pair[part].map(plain).join(", ");
+        if (input.getRootNode().activeElement !== input) input.value = pair[part].map((x) => plain(x)).join(", ");
       }
       const words = this.results.map(([kind, { memory }]) => {
         const found = read(memory, pair.key);
@@ -183,9 +183,9 @@ class Board {
     const key = this.pairs[this.asked]?.key ?? this.writes.at(-1)?.key;
     const top = Math.max(1e-9, ...memory.flat().map(Math.abs));
     const colours = this.held.colours();
-    const digits = this.n > 5 ? 3 : 4;
+    const inCell = (x) => plain(this.n > 5 ? +x.toFixed(2) : x);
     const cell = (x) => {
-      const made = node("td", {}, plain(x, digits));
+      const made = node("td", {}, inCell(x));
       made.style.backgroundColor = faint(x / top, colours);
       return made;
     };
@@ -194,7 +194,7 @@ class Board {
     );
     const sum = key && node(
       "tr", { class: "sum" }, node("th", { class: "side", scope: "row" }, "reads"),
-      read(memory, key).map((x) => node("td", {}, plain(x, digits))),
+      read(memory, key).map((x) => node("td", {}, inCell(x))),
     );
     const { title, rule } = KINDS[kind];
     return node(

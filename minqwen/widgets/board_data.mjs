@@ -54,13 +54,13 @@ export function parseVector(text, n) {
   return good ? numbers : null;
 }
 
-/** A number as one would write it down: a few digits, and 0 for what rounding left. */
-export function plain(x, digits = 4) {
+/** A number as one would write it down: four digits, and 0 for what rounding left. */
+export function plain(x) {
   if (Math.abs(x) < 1e-9) return "0";
-  return String(+x.toPrecision(digits)).replace("-", "−");
+  return String(+x.toPrecision(4)).replace("-", "−");
 }
 
-export const vector = (x) => `(${x.map(plain).join(", ")})`;
+export const vector = (x) => `(${x.map((x) => plain(x)).join(", ")})`;
 
 /** "0.6 × (2, 1) + 0.8 × (0, 0)": S^T x written out; zeros of x are left out. */
 export function products(S, x) {

@@ -86,11 +86,12 @@ class View {
 
   /** Takes the traits over, each brought into its range. */
   read = () => {
-    const at = (name) => Math.max(0, Math.min(this.trace.T - 1, this.model.get(name) | 0));
+    const last = this.trace.T - 1;
+    const at = (name, first) => Math.max(0, Math.min(last, (this.model.get(name) ?? first) | 0));
     const [layer, head] = this.model.get("head") ?? [];
     const n = this.recorded.findIndex((place) => place.layer === layer && place.head === head);
-    this.token = at("token");
-    this.probe = at("probe");
+    this.token = at("token", last);
+    this.probe = at("probe", last / 3);
     this.step = STEPS.includes(this.model.get("step")) ? this.model.get("step") : STEPS.at(-1);
     this.open(Math.max(0, n));
     this.redraw();
@@ -175,7 +176,7 @@ class View {
   redraw() {
     cancelAnimationFrame(this.drawing);
     this.drawing = requestAnimationFrame(() => {
-      if (this.closed) return;
+      if (this.closed || !this.held.root.clientWidth) return; // in a hidden tab
       this.places = show(this);
       this.drawn = performance.now();
     });

@@ -7,26 +7,25 @@ import { peak } from "./state_data.mjs";
 const STRIP = 13; // a vector's thickness
 const FONT = "11px system-ui, sans-serif";
 
-/**
- * A number in -1 .. 1 as [r, g, b]: paper at zero, blue above, orange below, by the square
- * root of its size, so that small numbers are seen beside large ones.
- */
-export function signed(x, colours) {
-  const end = rgb(x < 0 ? colours.second : colours.first);
-  const size = Math.sqrt(Math.min(1, Math.abs(x)));
-  return rgb(colours.paper).map((zero, i) => Math.round(zero + size * (end[i] - zero)));
-}
+/** Where -1 .. 1 stands in colour: by the square root, so that small numbers are seen. */
+const curve = (x) => Math.sign(x) * Math.sqrt(Math.min(1, Math.abs(x)));
 
-const FINE = 2000; // steps from paper to a full colour
-const palettes = new WeakMap(); // a theme's colours -> all that pictures are made of
+const palettes = new WeakMap(); // a theme's colours -> its 511 of orange, paper and blue
 
 function palette(colours) {
   if (!palettes.has(colours)) {
-    const all = Array.from({ length: 2 * FINE + 1 }, (_, n) => signed(n / FINE - 1, colours));
+    const [paper, ...ends] = [colours.paper, colours.second, colours.first].map(rgb);
+    const all = Array.from({ length: 511 }, (_, n) => {
+      const [end, part] = [ends[+(n > 255)], Math.abs(n - 255) / 255];
+      return paper.map((zero, i) => Math.round(zero + part * (end[i] - zero)));
+    });
     palettes.set(colours, all);
   }
   return palettes.get(colours);
 }
+
+/** A number in -1 .. 1 as [r, g, b]: paper at zero, blue above, orange below. */
+const signed = (x, colours) => palette(colours)[Math.round(255 * curve(x)) + 255];
 
 const css = ([r, g, b]) => `rgb(${r}, ${g}, ${b})`;
 
@@ -45,10 +44,10 @@ export function image(values, rows, columns, limit, colours) {
   [canvas.width, canvas.height] = [columns, rows];
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(columns, rows);
-  const [all, none] = [palette(colours), rgb(colours.panel)];
+  const none = rgb(colours.panel);
   for (let n = 0; n < rows * columns; n++) {
-    const x = Math.max(-1, Math.min(1, values[n] / (limit || 1)));
-    const [r, g, b] = Number.isNaN(x) ? none : all[Math.round(FINE * x) + FINE];
+    const x = values[n] / (limit || 1);
+    const [r, g, b] = Number.isNaN(x) ? none : signed(x, colours);
     pixels.data.set([r, g, b, 255], 4 * n);
   }
   context.putImageData(pixels, 0, 0);

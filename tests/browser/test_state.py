@@ -84,7 +84,9 @@ def settle(page):
     """Until what was asked for is computed and drawn."""
     page.evaluate("() => new Promise((done) => setTimeout(done, 0))")
     page.wait_for_function(READY)
-    page.evaluate("() => new Promise((d) => requestAnimationFrame(() => setTimeout(d)))")
+    page.evaluate(
+        "() => new Promise((d) => requestAnimationFrame(() => setTimeout(d)))"
+    )
 
 
 # ---- the replay, by itself
@@ -121,8 +123,13 @@ def replayed(runtime, trace, tmp_path, new_page):
         path.write_bytes(raw(trace))
         names = {"delta.mjs": "* as delta", "trace.mjs": "{ parseTrace }"}
         names["state_data.mjs"] = "{ loadHead }"
-        lines = [f'import {what} from "{(HERE / n).as_uri()}";' for n, what in names.items()]
-        lines += ['import { readFileSync } from "node:fs";', REPLAY.replace("export", "")]
+        lines = [
+            f'import {what} from "{(HERE / n).as_uri()}";' for n, what in names.items()
+        ]
+        lines += [
+            'import { readFileSync } from "node:fs";',
+            REPLAY.replace("export", ""),
+        ]
         lines.append(
             f"const bytes = readFileSync({json.dumps(str(path))});\n"
             f"console.log(JSON.stringify(run(bytes, {SEEK}, "
@@ -319,7 +326,9 @@ def test_weights_on_values_are_another_map(show):
 
 def test_keys_do_what_the_pointer_does(show):
     page = show(made(T=100), token=50, probe=10, step="write")
-    page.locator("canvas").first.evaluate("c => c.closest('.frame').querySelector('.text').focus()")
+    page.locator("canvas").first.evaluate(
+        "c => c.closest('.frame').querySelector('.text').focus()"
+    )
     for key, expected in [
         (".", [50, 10, "answer"]), (".", [51, 10, "forget"]), (",", [50, 10, "answer"]),
         ("ArrowRight", [51, 10, "answer"]), ("ArrowLeft", [50, 10, "answer"]),
@@ -341,9 +350,13 @@ def test_steps_play_and_stop_at_the_end(show):
     page = show(made(T=100), token=97, step="answer")
     tokens = page.locator("button", has_text="tokens")
     tokens.click()
-    assert tokens.get_attribute("aria-pressed") == "true" or traits(page, "token") != [97]
+    assert tokens.get_attribute("aria-pressed") == "true" or traits(page, "token") != [
+        97
+    ]
     page.wait_for_function("model.get('token') === 99")
-    page.wait_for_function(f"{FRAME}.querySelectorAll('button')[6].ariaPressed === 'false'")
+    page.wait_for_function(
+        f"{FRAME}.querySelectorAll('button')[6].ariaPressed === 'false'"
+    )
     page.evaluate("model.set('token', 40)")
     steps = page.locator("button", has_text="steps")
     steps.click()
@@ -384,7 +397,9 @@ def test_a_click_on_a_map_sets_now_and_probe(show):
 def test_heads_are_picked_from_the_overview_and_the_list(show, tiny):
     page = show(tiny, head=list(tiny.heads[0]))
     options = page.get_by_label("Head", exact=True).locator("option")
-    places = [re.match(r"layer (\d+), head (\d+)", t) for t in options.all_inner_texts()]
+    places = [
+        re.match(r"layer (\d+), head (\d+)", t) for t in options.all_inner_texts()
+    ]
     recorded = [[int(m[1]), int(m[2])] for m in places]
     assert len(recorded) == 4 and len({tuple(r) for r in recorded}) == 4
     _, place = canvas(page, "heads")
@@ -446,7 +461,9 @@ def test_text_is_shown_literally(show):
     assert '"><img src=x onerror=alert(2)>' in shown
     assert "⟨U+202E⟩right to left" in shown
     assert page.evaluate(f"{FRAME}.querySelectorAll('script, img').length") == 0
-    assert "token 2 “\"><img src=x onerror=alert(2)>”" in page.locator(".say").inner_text()
+    assert (
+        'token 2 “"><img src=x onerror=alert(2)>”' in page.locator(".say").inner_text()
+    )
     for t in range(10):
         page.evaluate(f"model.set('token', {t})")
         settle(page)
@@ -515,7 +532,9 @@ def tiny():
     """A trace of assets/tiny: four delta heads, one of full attention, all norms."""
     model = minqwen.load("assets/tiny")
     processor = minqwen.Processor.load("assets/tiny")
-    ids = processor.encode("def delta_step(q, k, v, *, g, beta, state):\n    return state")
+    ids = processor.encode(
+        "def delta_step(q, k, v, *, g, beta, state):\n    return state"
+    )
     heads = [(0, 0), (2, 5), (4, 3), (6, 7), (3, 1)]
     with torch.inference_mode(), minqwen.record(
         model, states=heads, norms=True, processor=processor
@@ -533,7 +552,9 @@ def test_a_real_head_ends_in_the_cache_s_state(show, tiny):
     page = show(tiny, head=[4, 3], token=tiny.length - 1, probe=1)
     picture, place = canvas(page, "memory")
     drawn = cells(picture, place["matrix"], *tiny.last.shape)
-    limit = max(np.abs(states(tiny, t, (4, 3))[0]).max() for t in range(1, tiny.length + 1))
+    limit = max(
+        np.abs(states(tiny, t, (4, 3))[0]).max() for t in range(1, tiny.length + 1)
+    )
     assert np.abs(drawn - shade(tiny.last, limit, colours(page))).max() < 3
 
 

@@ -73,7 +73,7 @@ export function createText({ reading, store, look, pointed }) {
   function picture(i) {
     const { kind, start, rows, columns } = pictures[i];
     const side = Math.max(10, Math.min(34, Math.floor(300 / columns)));
-    const canvas = paintPixels(trace.tensor(`picture.${i}`));
+    const canvas = paintPixels(trace.tensor(pictures[i].name ?? `picture.${i}`));
     const patches = Array.from({ length: rows * columns }, (_, p) => option(start + p, "t patch"));
     const label = `${kind}, ${rows} rows and ${columns} columns of patches`;
     const group = node("span", { class: "picture", role: "group", "aria-label": label }, canvas, patches);

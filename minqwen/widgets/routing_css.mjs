@@ -10,7 +10,7 @@ export const ROUTING_CSS = `
   .panel { contain: strict; overflow-y: auto; }
 }
 .text {
-  max-height: 11.5em; overflow-y: auto; padding: 6px 8px; background: var(--panel);
+  max-height: 14em; overflow-y: auto; padding: 6px 8px; background: var(--panel);
   border-radius: 4px; font: 13px/1.75 var(--jp-code-font-family, ui-monospace), monospace;
   white-space: pre-wrap; unicode-bidi: plaintext; tab-size: 4; position: relative;
 }

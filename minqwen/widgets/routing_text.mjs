@@ -1,7 +1,7 @@
 // The text of the trace, token by token, with its pictures as patches in their places.
 import { node, rgb, visible } from "./look.mjs";
 import { kindOf } from "./routing_reading.mjs";
-import { isMarker, whole } from "./routing_words.mjs";
+import { isMarker, spokenSpace, whole } from "./routing_words.mjs";
 
 const PAGE = 512; // tokens in the page at a time: 64,000 elements would be slow
 const LEVELS = 24; // of tint
@@ -62,7 +62,7 @@ export function createText({ reading, store, look, pointed }) {
   function option(t, kind, ...children) {
     const name = isMarker(tokens[t]) ? `${kind} marker` : tokens[t] === "" ? `${kind} empty` : kind;
     const attributes = { role: "option", id: `t${t}`, class: name, "aria-selected": "false" };
-    if (reading.name.isPatch(t)) attributes["aria-label"] = reading.name.part(t);
+    attributes["aria-label"] = reading.name.isPatch(t) ? reading.name.part(t) : spokenSpace(tokens[t]);
     const made = node("span", attributes, ...children);
     made.token = t;
     options.push(made);

@@ -133,9 +133,10 @@ export function node(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** "#rrggbb" -> [r, g, b]. */
-export const rgb = (hex) =>
-  [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+/** "#rrggbb" or "rgb(r, g, b)" -> [r, g, b]. */
+export const rgb = (colour) =>
+  colour[0] === "#" ? [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16))
+    : colour.match(/\d+/g).map(Number);
 
 /** The colour at `x` in 0..1 of a list of colours, as "rgb(r, g, b)". */
 export function rampColour(ramp, x) {

@@ -5,6 +5,8 @@
 import { frame, node, rampColour } from "./look.mjs";
 import { sideColumns } from "./routing_columns.mjs";
 import { ROUTING_CSS } from "./routing_css.mjs";
+import { commonLength, firstTokens } from "./routing_data.mjs";
+import { shades } from "./routing_draw.mjs";
 import { keysHelp, listenToKeys } from "./routing_keys.mjs";
 import { createMap } from "./routing_map.mjs";
 import { createPanel } from "./routing_panel.mjs";
@@ -51,13 +53,14 @@ function readBoth(model) {
   const [trace, other] = [read("trace"), read("other")];
   if (!trace) throw new Error("there is no trace yet.");
   if (!trace.K) throw new Error("its model has no experts, so nothing was routed.");
-  for (const size of ["T", "L", "E", "K"])
-    if (other && other[size] !== trace[size])
-      throw new Error(`the two traces differ in ${SIZES[size]}: ${trace[size]} and ${other[size]}.`);
-  return readRouting(trace, other);
+  if (!other) return readRouting(trace, null);
+  for (const [size, name] of Object.entries({ L: "layers", E: "experts", K: "choices" }))
+    if (other[size] !== trace[size])
+      throw new Error(`the two traces differ in ${name}: ${trace[size]} and ${other[size]}.`);
+  const T = commonLength(trace, other);
+  if (!T) throw new Error("the two traces begin with different tokens.");
+  return readRouting(firstTokens(trace, T), firstTokens(other, T));
 }
-
-const SIZES = { T: "tokens", L: "layers", E: "experts", K: "experts chosen in a layer" };
 
 function build(look, model, reading) {
   const { root } = look;
@@ -76,7 +79,8 @@ function build(look, model, reading) {
   const main = node("div", { class: "main" },
     text.list, text.pages, tinted, timeline.element, top, tools.element, map.canvas, scale, says);
   root.append(
-    node("div", { class: "bar head" }, node("h2", {}, title(reading))),
+    node("div", { class: "bar head" }, node("h2", {}, title(reading)),
+      node("span", { class: "muted" }, "Select a token, a cell, or a layer's row.")),
     node("div", { class: "body" }, main, panel.element), keysHelp());
   listenToKeys(root, { reading, store, map, text, timeline });
 
@@ -192,6 +196,9 @@ function toolbar(reading, store, map) {
       order.value = state.order;
       layer.value = state.layer;
       expert.value = state.expert ?? "";
+      const on = { layer: store.kind() === "layer", expert: store.kind() === "expert" };
+      layer.parentElement.classList.toggle("on", on.layer || on.expert);
+      expert.parentElement.classList.toggle("on", on.expert);
       here.setAttribute("aria-pressed", store.kind() === "token");
       all.setAttribute("aria-pressed", store.kind() === "all");
     },
@@ -202,7 +209,8 @@ function toolbar(reading, store, map) {
 function scaleParts(reading, selected, theme) {
   const { title, ticks } = legend(reading, selected);
   const ramp = node("span", { class: "scale" });
-  const steps = [0, 0.25, 0.5, 0.75, 1].map((x) => rampColour(theme.ramp, x));
+  const own = shades(theme, Boolean(reading.other));
+  const steps = [0, 0.25, 0.5, 0.75, 1].map((x) => rampColour(own, x));
   ramp.style.background = `linear-gradient(90deg, ${steps.join(", ")})`;
   const labels = ticks.map(([place, label]) => {
     const tick = node("span", {}, label);
@@ -213,8 +221,8 @@ function scaleParts(reading, selected, theme) {
   ramp.append(...labels);
   const parts = [node("span", {}, title, ramp)];
   if (reading.other) {
-    parts.push(node("span", {}, swatch("first"), "only the first trace"));
-    parts.push(node("span", {}, swatch("second"), "only the second"));
+    parts.push(node("span", {}, swatch("first"), "chosen in the first trace only"));
+    parts.push(node("span", {}, swatch("second"), "in the second only"));
   }
   if (reading.trace.layerTypes.includes("full_attention"))
     parts.push(node("span", {}, swatch("full"), "layer with full attention"));

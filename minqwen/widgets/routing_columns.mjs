@@ -17,7 +17,7 @@ export function sideColumns(reading, selected) {
 
   if (reading.other) {
     const values = differingShare(reading, positions);
-    add("differ", "differ", values, Math.max(...values, 0.01), percent);
+    add("differ", "differ", values, Math.max(...values, 0.3), percent);
   }
   if (!one) {
     const counts = positions === everything ? reading.counts() : countChoices(trace, positions);

@@ -10,7 +10,7 @@ export const ROUTING_CSS = `
   .panel { contain: strict; overflow-y: auto; }
 }
 .text {
-  max-height: 11.5em; overflow-y: auto; padding: 6px 8px; background: var(--panel);
+  max-height: 14em; overflow-y: auto; padding: 6px 8px; background: var(--panel);
   border-radius: 4px; font: 13px/1.75 var(--jp-code-font-family, ui-monospace), monospace;
   white-space: pre-wrap; unicode-bidi: plaintext; tab-size: 4; position: relative;
 }
@@ -55,6 +55,7 @@ export const ROUTING_CSS = `
   width: 5em; font: inherit; color: var(--ink); background: var(--panel);
   border: 1px solid var(--edge); border-radius: 4px; padding: 2px 4px; min-height: 26px;
 }
+.numbers .on { font-weight: 600; } .on input { border-color: var(--accent); border-width: 2px; }
 .numbers label { display: inline-flex; gap: 4px; align-items: center; }
 .panel { min-width: 0; border-top: 1px solid var(--line); padding-top: 8px; }
 @container (min-width: 860px) {
@@ -82,10 +83,11 @@ export const ROUTING_CSS = `
 }
 .lines { list-style: none; font-size: 12px; }
 .lines li { display: flex; align-items: baseline; white-space: pre; overflow: hidden; }
-.lines .before { flex: 1 1 0; text-align: right; overflow: hidden; direction: rtl; }
-.lines .before { unicode-bidi: plaintext; }
+/* Of what does not fit, the beginning is cut away: the token stands in the middle. */
+.lines .before { flex: 1 1 0; overflow: hidden; display: flex; justify-content: flex-end; }
 .lines .after { flex: 1 1 0; overflow: hidden; }
 .lines .link { background: var(--mark); color: var(--ink); text-decoration: none; padding: 0; }
+.lines .muted { margin-left: 8px; }
 summary { cursor: pointer; min-height: 24px; }
 .keys dt { font-weight: 600; } .keys dd { margin: 0 0 2px; color: var(--muted); }
 .keys dl { display: grid; grid-template-columns: auto 1fr; gap: 0 12px; margin: 4px 0; }

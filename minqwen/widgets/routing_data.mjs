@@ -160,21 +160,23 @@ export function coactivation(trace, layer, counts) {
 }
 
 /**
- * Where two traces of the same tokens choose differently. Returns perToken [T] and
- * perLayer [L]: numbers of experts the first chose and the second did not.
+ * Where two traces of the same tokens choose differently. Returns perToken [T], perLayer
+ * [L] and perRow [T * L]: numbers of experts the first chose and the second did not.
  */
 export function differences(first, second) {
   const { T, L, K } = first;
   const perToken = new Uint32Array(T);
   const perLayer = new Uint32Array(L);
+  const perRow = new Uint8Array(T * L);
   for (let t = 0; t < T; t++)
     for (let l = 0; l < L; l++) {
       const n = K - inBoth(first, second, t, l);
       perToken[t] += n;
       perLayer[l] += n;
+      perRow[t * L + l] = n;
     }
   const total = perToken.reduce((a, b) => a + b, 0);
-  return { perToken, perLayer, total, share: total / (T * L * K) };
+  return { perToken, perLayer, perRow, total, share: total / (T * L * K) };
 }
 
 function inBoth(first, second, token, layer) {
@@ -200,6 +202,29 @@ export function countOnly(first, second, tokens) {
       }
     }
   return only;
+}
+
+/** How many tokens two traces begin with alike: by their ids where both have them. */
+export function commonLength(first, second) {
+  const T = Math.min(first.T, second.T);
+  if (!first.tokenIds || !second.tokenIds) return T;
+  for (let t = 0; t < T; t++) if (first.tokenIds[t] !== second.tokenIds[t]) return t;
+  return T;
+}
+
+/** The same trace, ended after T tokens. */
+export function firstTokens(trace, T) {
+  const { L, K } = trace;
+  const cut = (values, each) => values && values.subarray(0, T * each);
+  const { pictures = [] } = trace.meta;
+  const inside = pictures.map((p, i) => ({ ...p, name: `picture.${i}` }))
+    .filter((p) => p.start + p.rows * p.columns <= T);
+  return {
+    ...trace, T, tokens: trace.tokens.slice(0, T), meta: { ...trace.meta, pictures: inside },
+    expertIds: cut(trace.expertIds, L * K), expertWeights: cut(trace.expertWeights, L * K),
+    routerMargin: cut(trace.routerMargin, L), sharedGate: cut(trace.sharedGate, L),
+    runnerUp: cut(trace.runnerUp, L),
+  };
 }
 
 /** The middle value of column `layer` of [T, L], from an even sample of about 400. */

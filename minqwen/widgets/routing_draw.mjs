@@ -48,11 +48,17 @@ export function clampView({ zoom, x, y }, { L, E, row }) {
   return { zoom: z, x: hold(x, 1 / z), y: hold(y, 1 / down) };
 }
 
+/** The colours from faint to strong: grey where two traces agree, so that others stand out. */
+export function shades(theme, comparing) {
+  return comparing ? [0.25, 1].map((x) => rampColour([theme.paper, theme.ink], x)) : theme.ramp;
+}
+
 /** Colours of lit cells by [side][shade], for a theme. */
-export function palette(theme) {
+export function palette(theme, comparing) {
   const steps = Array.from({ length: SHADES }, (_, i) => i / (SHADES - 1));
-  const towards = (colour) => steps.map((s) => rampColour([theme.paper, colour], 0.4 + 0.6 * s));
-  return [steps.map((s) => rampColour(theme.ramp, s)), towards(theme.first), towards(theme.second)];
+  const own = shades(theme, comparing);
+  const towards = (colour) => steps.map((s) => rampColour([theme.paper, colour], 0.5 + 0.5 * s));
+  return [steps.map((s) => rampColour(own, s)), towards(theme.first), towards(theme.second)];
 }
 
 /**
@@ -118,7 +124,8 @@ function drawRings(ctx, { g, theme, columnOf, layer, marked, pointed }) {
   ctx.strokeStyle = theme.accent;
   if (layer !== null && inside(g.top(layer)) && inside(g.top(layer + 1))) {
     ctx.lineWidth = 1;
-    const [y, end] = [g.top(layer) - 1.5, g.top(layer + 1) + 0.5];
+    // In the gaps between rows, so that no cell is covered.
+    const [y, end] = [g.top(layer) - 0.5, g.top(layer + 1) - 0.5];
     ctx.strokeRect(g.plot.x - 0.5, y, g.plot.w + 1, end - y);
   }
   for (const [cell, width] of [[pointed, 1.5], [marked, 2.5]]) {

@@ -32,7 +32,7 @@ export function createMap({ reading, store, look, say }) {
     if (!width) return;
     const theme = look.colours();
     if (colours?.theme !== theme)
-      colours = { theme, palette: palette(theme), font: getComputedStyle(canvas).fontFamily };
+      colours = { theme, palette: palette(theme, Boolean(reading.other)), font: getComputedStyle(canvas).fontFamily };
     const scale = window.devicePixelRatio || 1;
     const halves = Boolean(reading.other);
     g = geometry({ width, L, E, view, sides: columns.length, halves, scale });
@@ -46,8 +46,20 @@ export function createMap({ reading, store, look, say }) {
     });
   }
 
+  /** Where zooming in should lead without a pointer: to the cell in focus, if it is seen. */
+  function centre() {
+    const { plot } = g;
+    const { layer, expert } = store.state;
+    if (expert !== null) {
+      const { x, y, w, h } = g.box(columnOf()[layer * E + expert], layer);
+      const inside = x >= plot.x && y >= plot.y && x < plot.x + plot.w && y < plot.y + plot.h;
+      if (inside) return [x + w / 2, y + h / 2];
+    }
+    return [plot.x + plot.w / 2, plot.y + plot.h / 2];
+  }
+
   /** Zooms by `factor`, keeping what is at (x, y) of the canvas where it is. */
-  function zoomAt(factor, x = g.plot.x + g.plot.w / 2, y = g.plot.y + g.plot.h / 2) {
+  function zoomAt(factor, x = centre()[0], y = centre()[1]) {
     const before = { column: (x - g.plot.x) / g.cw + view.x * E, layer: (y - g.plot.y) / g.ch + view.y * L };
     const { zoom } = clampView({ ...view, zoom: view.zoom * factor }, { L, E, row: g.row });
     const [cw, ch] = [(g.plot.w / E) * zoom, g.row * Math.min(zoom, Math.max(1, 26 / g.row))];
@@ -167,7 +179,5 @@ export function createMap({ reading, store, look, say }) {
       return [...found].sort((a, b) => place(a) - place(b));
     },
     columnOf: (layer, expert) => columnOf()[layer * E + expert],
-    /** For tests: a cell's rectangle in CSS pixels of the canvas. */
-    box: (layer, expert, half) => g.box(columnOf()[layer * E + expert], layer, half),
   };
 }

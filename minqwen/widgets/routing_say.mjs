@@ -30,7 +30,7 @@ export function caption(reading, selected) {
     layer: () => ["A lit cell is an expert that was chosen, over the whole text"],
     all: () => ["A lit cell is an expert that was chosen, over the whole text"],
   }[kindOf(selected)]();
-  return [grid, ...who, `; the stronger, the ${measure(reading, selected)}.${halves}`];
+  return [grid, ...who, `. The stronger its colour, the ${measure(reading, selected)}.${halves}`];
 }
 
 const count = ({ tokens: [start, end] }) => whole(end - start);

@@ -10,13 +10,19 @@ export function createStore(model, reading, onChange) {
   const { T, L, E } = reading;
   const hold = (n, end) => Math.min(Math.max(0, n), end - 1);
   let state = settle({
-    token: hold(model.get("token") ?? 0, T),
+    token: hold(model.get("token") ?? T >> 1, T),
     layer: 0,
     expert: null,
-    selected: checkSelection(model.get("selected"), reading) ?? {},
+    selected: chosenAtFirst(),
     order: ORDERS.includes(model.get("order")) ? model.get("order") : ORDERS[0],
   });
   let saving = null;
+
+  /** A page's model has no selection yet: a token shows best what the map is. */
+  function chosenAtFirst() {
+    const given = model.get("selected");
+    return (given && checkSelection(given, reading)) ?? { token: T >> 1 };
+  }
 
   /** A selected token is the one the reader is at; likewise layer and expert. */
   function settle(next) {

@@ -1,7 +1,7 @@
 // The text of the trace, token by token, with its pictures as patches in their places.
 import { node, rgb, visible } from "./look.mjs";
 import { kindOf } from "./routing_reading.mjs";
-import { isMarker, whole } from "./routing_words.mjs";
+import { isMarker, spokenSpace, whole } from "./routing_words.mjs";
 
 const PAGE = 512; // tokens in the page at a time: 64,000 elements would be slow
 const LEVELS = 24; // of tint
@@ -62,7 +62,7 @@ export function createText({ reading, store, look, pointed }) {
   function option(t, kind, ...children) {
     const name = isMarker(tokens[t]) ? `${kind} marker` : tokens[t] === "" ? `${kind} empty` : kind;
     const attributes = { role: "option", id: `t${t}`, class: name, "aria-selected": "false" };
-    if (reading.name.isPatch(t)) attributes["aria-label"] = reading.name.part(t);
+    attributes["aria-label"] = reading.name.isPatch(t) ? reading.name.part(t) : spokenSpace(tokens[t]);
     const made = node("span", attributes, ...children);
     made.token = t;
     options.push(made);
@@ -73,7 +73,7 @@ export function createText({ reading, store, look, pointed }) {
   function picture(i) {
     const { kind, start, rows, columns } = pictures[i];
     const side = Math.max(10, Math.min(34, Math.floor(300 / columns)));
-    const canvas = paintPixels(trace.tensor(`picture.${i}`));
+    const canvas = paintPixels(trace.tensor(pictures[i].name ?? `picture.${i}`));
     const patches = Array.from({ length: rows * columns }, (_, p) => option(start + p, "t patch"));
     const label = `${kind}, ${rows} rows and ${columns} columns of patches`;
     const group = node("span", { class: "picture", role: "group", "aria-label": label }, canvas, patches);

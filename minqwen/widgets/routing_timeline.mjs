@@ -72,7 +72,11 @@ export function createTimeline({ reading, store, look, playing }) {
       ctx.fillRect(x(start), HEIGHT - 4, Math.max(1, x(start + rows * columns) - x(start)), 4);
     if (values) drawValues(ctx, theme, x, span);
     ctx.fillStyle = theme.muted;
-    if (prompt && prompt < T) ctx.fillRect(x(prompt), 0, 1, HEIGHT);
+    if (prompt && prompt < T) {
+      ctx.fillRect(x(prompt), 0, 1, HEIGHT);
+      ctx.font = "10px system-ui, sans-serif";
+      ctx.fillText("answer", x(prompt) + 3, 9);
+    }
     ctx.fillStyle = theme.accent;
     ctx.fillRect(x(store.state.token + 0.5) - 1, 0, 2, HEIGHT);
   }

@@ -88,6 +88,16 @@ export function namer(tokens, pictures) {
   };
 }
 
+/** What to say for a token that has nothing to read out, else null. */
+export function spokenSpace(text) {
+  if (text === "") return "part of a character";
+  if (/\S/.test(text)) return null;
+  const counts = [["line end", /\n/g], ["tab", /\t/g], ["space", /[^\n\t]/g]]
+    .map(([what, which]) => [what, (text.match(which) ?? []).length])
+    .filter(([, n]) => n);
+  return counts.map(([what, n]) => (n === 1 ? what : `${n} ${what}s`)).join(", ");
+}
+
 /** A share as a per cent with as many digits as it deserves. */
 export function percent(x) {
   const digits = x >= 0.0995 || x === 0 ? 0 : x >= 0.00995 ? 1 : 2;

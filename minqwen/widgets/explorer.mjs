@@ -11,19 +11,32 @@ const VIEWS = [
   { name: "Experts", mount: mountRouting, missing: "the model has no experts" },
   { name: "Memory", mount: mountState, missing: "no head's memory was recorded" },
 ];
+const HINT =
+  "Open a trace to see which experts read each token, and what the recurrent states " +
+  "kept. The file stays in this browser; nothing is sent anywhere. To record one:";
+const COMMAND =
+  'minqwen trace PATH --prompt "..." --state LAYER.HEAD -o my-trace.safetensors';
 const CSS = `
-.frame { border: 0; border-radius: 0; max-width: 1600px; margin: auto; }
+.frame { border: 0; border-radius: 0; max-width: 1600px; min-height: 100vh; }
+.frame { margin: auto; }
+[hidden] { display: none !important; }
 h1 { font-size: 17px; margin: 0; }
-header { display: flex; flex-wrap: wrap; gap: 4px 24px; align-items: baseline; }
-.open { margin-left: auto; }
-.files { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 6px 0; }
-input[type="file"] { font: inherit; max-width: 100%; }
+header { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: baseline; }
+.files { margin-left: auto; }
+.pick {
+  position: relative; border: 1px solid var(--edge); border-radius: 4px;
+  padding: 3px 8px; background: var(--panel); cursor: pointer;
+}
+.pick:hover { border-color: var(--ink); }
+.pick:focus-within { outline: 3px solid var(--focus); outline-offset: 1px; }
+.hint { max-width: 44em; margin: 24px 0; }
+.hint .code { display: block; margin: 8px 0; white-space: pre-wrap; }
 [role="tablist"] { display: flex; gap: 6px; margin: 8px 0; }
 [role="tab"][aria-selected="true"] { background: var(--ink); color: var(--paper); }
 [role="alert"] { color: var(--accent); font-weight: 600; }
 `;
 
-/** Fills the page's body. Returns a promise of when the first trace is shown, if any. */
+/** Fills the page's body; done when the traces that came with the page are shown. */
 export async function start() {
   const page = new Page(frame(document.body, CSS));
   for (const trait of ["trace", "other"]) {
@@ -34,6 +47,7 @@ export async function start() {
       page.complain(error);
     }
   }
+  performance.mark("shown");
   document.documentElement.dataset.ready = "true";
 }
 
@@ -46,37 +60,42 @@ async function given(trait) {
     if (!answer.ok) throw new Error(`the server did not send the ${trait}.`);
     return answer.arrayBuffer();
   }
-  const packed = Uint8Array.from(atob(place.textContent), (c) => c.charCodeAt(0));
-  const unpacked = new Blob([packed])
-    .stream()
-    .pipeThrough(new DecompressionStream("deflate-raw"));
-  return new Response(unpacked).arrayBuffer();
+  const letters = atob(place.textContent);
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+  const inflate = new DecompressionStream("deflate-raw");
+  return new Response(new Blob([packed]).stream().pipeThrough(inflate)).arrayBuffer();
 }
 
 class Page {
   constructor(look) {
     this.model = localModel({});
     this.traces = {};
-    this.title = node("p", { class: "muted" }, "Open a trace to begin: its file stays here, nothing is sent.");
+    this.title = node("p", { class: "muted" });
     this.alert = node("p", { role: "alert" });
     this.tabs = VIEWS.map(({ name }, i) =>
       node("button", {
         role: "tab", id: `tab-${i}`, "aria-controls": `panel-${i}`,
         onclick: () => this.show(i), onkeydown: (event) => this.move(event, i),
       }, name));
-    this.panels = VIEWS.map((_, i) =>
-      node("div", { role: "tabpanel", id: `panel-${i}`, "aria-labelledby": `tab-${i}` }));
+    this.panels = VIEWS.map((_, i) => {
+      const names = { id: `panel-${i}`, "aria-labelledby": `tab-${i}` };
+      return node("div", { role: "tabpanel", ...names });
+    });
     this.tablist = node("div", { role: "tablist", "aria-label": "Views" }, this.tabs);
+    this.hint = node("div", { class: "hint" }, HINT,
+      node("span", { class: "code" }, COMMAND));
+    const files = node("div", { class: "bar files" },
+      this.picker("trace", "Open a trace"), this.picker("other", "Compare with"));
     look.root.append(
-      node("header", {}, node("h1", {}, "minqwen explorer"), this.title),
-      node("div", { class: "files" }, this.picker("trace", "Trace"),
-        this.picker("other", "Compare with")),
-      this.alert, node("main", {}, this.tablist, this.panels));
+      node("header", {}, node("h1", {}, "minqwen explorer"), this.title, files),
+      this.alert, node("main", {}, this.hint, this.tablist, this.panels));
     this.clear();
   }
 
   picker(trait, label) {
     const input = node("input", { type: "file", accept: ".safetensors" });
+    input.className = "unseen";
     input.addEventListener("change", async () => {
       const [file] = input.files;
       if (!file) return;
@@ -85,11 +104,12 @@ class Page {
       } catch (error) {
         this.complain(error, file.name);
       }
+      input.value = ""; // the same file, chosen again, is read again
     });
-    return node("label", {}, `${label}: `, input);
+    return node("label", { class: "pick" }, label, input);
   }
 
-  /** Shows a trace (or compares with it) out of its file's bytes; throws if it is none. */
+  /** Shows a trace, or compares with it; bytes: its file's. Throws if it is none. */
   open(trait, bytes, name = "") {
     const trace = parseTrace(bytes); // before anything on the page changes
     if (trait === "trace") {
@@ -97,7 +117,7 @@ class Page {
       this.model = localModel({ trace: bytes });
       this.traces = { trace };
     } else {
-      if (!this.traces.trace) throw new Error("open a trace first, then one to compare.");
+      if (!this.traces.trace) throw new Error("open a trace first, then another.");
       this.traces.other = trace;
       this.model.set("other", bytes);
     }
@@ -108,12 +128,13 @@ class Page {
 
   name(file) {
     const { T, L, K, E, meta } = this.traces.trace;
-    const parts = [meta.model || file || "a trace", `${count(T)} tokens`, `${L} layers`];
+    const name = meta.model || file || "a trace";
+    const parts = [name, `${count(T)} tokens`, `${L} layers`];
     if (K) parts.push(`${K} of ${count(E)} experts`);
     if (meta.source !== "minqwen") parts.push(`recorded by ${meta.source}`);
     if (this.traces.other) parts.push("beside another");
     this.title.textContent = visible(parts.join(", "));
-    document.title = visible(`${parts[0]}: minqwen explorer`);
+    document.title = visible(`${name}: minqwen explorer`);
   }
 
   complain(error, name = "") {
@@ -123,6 +144,7 @@ class Page {
   clear() {
     for (const undo of this.undo ?? []) undo?.();
     this.undo = VIEWS.map(() => null);
+    this.hint.hidden = false;
     this.tablist.hidden = true;
     for (const panel of this.panels) panel.hidden = true;
   }
@@ -135,6 +157,7 @@ class Page {
       tab.disabled = !has[i];
       tab.title = has[i] ? "" : VIEWS[i].missing;
     });
+    this.hint.hidden = true;
     this.tablist.hidden = false;
     this.show(Math.max(0, has.indexOf(true)));
   }

@@ -14,7 +14,7 @@ export const THEMES = {
     ink: "#1b1f24", muted: "#56606c", accent: "#b83c00", focus: "#0b62b8",
     first: "#0060b0", second: "#c04800", same: "#5b6470",
     tint: "#7db8f0", mark: "#ffd08a",
-    ramp: ["#a5cdf0", "#5a9bd8", "#1f5fa8", "#08264f"],
+    ramp: ["#8fc0ee", "#4189d0", "#164f9a", "#06214a"],
   },
   dark: {
     paper: "#14171c", panel: "#1d2128", line: "#3a424d", edge: "#7d8896",
@@ -54,6 +54,7 @@ input[type="range"] { accent-color: var(--accent); margin: 0; }
 canvas { display: block; touch-action: pan-y; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); }
+[hidden] { display: none !important; }
 .unseen {
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap;
@@ -132,9 +133,10 @@ export function node(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** "#rrggbb" -> [r, g, b]. */
-export const rgb = (hex) =>
-  [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+/** "#rrggbb" or "rgb(r, g, b)" -> [r, g, b]. */
+export const rgb = (colour) =>
+  colour[0] === "#" ? [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16))
+    : colour.match(/\d+/g).map(Number);
 
 /** The colour at `x` in 0..1 of a list of colours, as "rgb(r, g, b)". */
 export function rampColour(ramp, x) {
@@ -155,9 +157,10 @@ export const visible = (text) =>
   text.replace(UNSEEN, (c) =>
     `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 
-/** A token's text on one line, as it is quoted in sentences and tables. */
+/** A token's text on one line, spaces marked, as sentences and tables quote it. */
 export function quoted(text) {
-  const line = visible(text).replaceAll("\n", "⏎").replaceAll("\t", "⇥");
+  const marked = visible(text).replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣");
+  const line = [...marked].length > 48 ? `${[...marked].slice(0, 47).join("")}…` : marked;
   // A mark that combines needs something to stand on.
   return /^\p{M}/u.test(line) ? `◌${line}` : line;
 }

@@ -21,8 +21,15 @@ const KINDS = ["full_attention", "linear_attention", "unknown"];
 const PIXELS = 16; // of a stored picture, for each token and side
 const FLOATS = ["F16", "F32"];
 
-/** bytes: an ArrayBuffer or a view. The result is described where it is made. */
+const parsed = new WeakMap(); // a page and its views ask for the same bytes
+
+/** bytes: an ArrayBuffer or a view. Throws an Error of one sentence. */
 export function parseTrace(bytes) {
+  if (!parsed.has(bytes)) parsed.set(bytes, parse(bytes));
+  return parsed.get(bytes);
+}
+
+function parse(bytes) {
   const { metadata, tensors } = readSafetensors(asBytes(bytes));
   const meta = readMeta(metadata);
   const data = (name) => tensors.get(name)?.data ?? null;

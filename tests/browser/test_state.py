@@ -429,14 +429,14 @@ def test_the_text_line_says_what_the_canvas_shows(show):
     earlier, now = states(trace, 99)[0], states(trace, 100)[0]
     say = page.locator(".say")
     text = say.inner_text().replace("−", "-")
-    assert "Layer 1, head 2, token 99 “ t99”, step 5 of 5." in text
+    assert "Layer 1, head 2, token 99 “␣t99”, step 5 of 5." in text
     read = now.T @ k[30]
     share = read @ v[30] / (v[30] @ v[30])
     assert f"would now get back {share:.3g} of its value" in text
     assert "written 69 tokens ago" in text
     _, shares, _ = StateExplorer(trace, head=(1, 2)).maps()
     best = np.abs(shares[:, 99]).argmax()
-    assert f"{100 * shares[best, 99]:.3g} %, is that of token {best} “ t{best}”" in text
+    assert f"{100 * shares[best, 99]:.3g} %, is that of token {best} “␣t{best}”" in text
     faded = earlier * np.exp(g[99])
     known = faded.T @ k[99]
     norm = np.linalg.norm
@@ -455,7 +455,7 @@ def test_the_text_line_says_what_the_canvas_shows(show):
         assert words in say.inner_text().replace("−", "-"), button
     page.evaluate("model.set('probe', 99); model.set('token', 20)")
     settle(page)
-    assert "Probe: token 99 “ t99” is not written yet." in say.inner_text()
+    assert "Probe: token 99 “␣t99” is not written yet." in say.inner_text()
 
 
 def test_text_is_shown_literally(show):
@@ -592,7 +592,7 @@ def test_in_jupyterlab(new_page, tmp_path):
     with lab(page, tmp_path, *cells):
         view = page.locator(".frame[data-ready='true']")
         view.wait_for()
-        assert "token 20 “ t20”" in view.locator(".say").inner_text()
+        assert "token 20 “␣t20”" in view.locator(".say").inner_text()
         view.locator(".text").focus()
         page.keyboard.press("ArrowRight")
         expected = states(made(T=60), 22)[0].sum()

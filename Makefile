@@ -14,10 +14,11 @@ SHELL := /bin/bash
 # A module of the same name elsewhere must not be picked up instead of the pinned one.
 unexport PYTHONPATH
 .NOTPARALLEL:
-.PHONY: help tour test lab sync notebooks clean
+.PHONY: help tour explore test lab sync notebooks clean
 
 help:
 	@echo "make tour    install into $(VENV), then see the small model read and answer"
+	@echo "make explore see in the browser which experts read what, on a sample"
 	@echo "make lab     install the course's tools and open the notebooks"
 	@echo "make test    install the test tools, then lint and run every test"
 	@echo "make sync    copy the package's code into the notebook cells that teach it"
@@ -31,6 +32,9 @@ help:
 
 tour: $(VENV)/.installed-package
 	@$(BIN)/minqwen tour
+
+explore: $(VENV)/.installed-package
+	@$(BIN)/minqwen explore assets/trace.safetensors
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line: minqwen tour | info | generate | chat | train | bench.
+"""The command line; `minqwen --help` lists the commands.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure, 2 for
 bad use, 130 for Ctrl-C, 141 when whoever reads the output stops; an error is one line.
@@ -14,8 +14,10 @@ from dataclasses import replace
 import torch
 
 from .errors import InputError
+from .explore import explore
 from .generate import generate
 from .info import describe
+from .record import record
 from .terminal import complain, follow, say, summary
 from .text import Processor
 from .tour import tour
@@ -95,13 +97,19 @@ def parser():
     sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
     sub = command("generate", run_generate, "answer one prompt")
     answer_options(sub)
-    sub.add_argument("--prompt", required=True, help="what to answer")
-    sub.add_argument("--image", action="append", default=[], metavar="FILE",
-                     help="a picture before the prompt; repeatable")  # fmt: skip
-    sub.add_argument("--video", action="append", default=[], metavar="FILE",
-                     help="a film before the prompt; repeatable")  # fmt: skip
+    prompt_options(sub)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     answer_options(command("chat", run_chat, "talk, line by line, from stdin"))
+    trace_options(
+        command("trace", run_trace, "answer a prompt, and keep what happened")
+    )
+    sub = command("explore", run_explore, "look at a trace in the browser")
+    sub.add_argument("trace", nargs="?", metavar="TRACE",
+                     help="a trace; a .npy of vLLM or a .csv of llama.cpp will do; "
+                     "without one the page opens files itself")  # fmt: skip
+    sub.add_argument("--other", metavar="TRACE", help="one to compare it with")
+    sub.add_argument("--html", metavar="FILE", help="write one file to send, instead")
+    sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub = command("train", run_train, "train the small model from nothing")
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
     sub.add_argument("--steps", type=number(int, 1), metavar="N",
@@ -127,8 +135,38 @@ def bench_options(sub):
     add("--out", metavar="FOLDER", help="write bench.json and bench.png there")
 
 
+def prompt_options(sub):
+    """What `generate` and `trace` share."""
+    sub.add_argument("--prompt", required=True, help="what to answer")
+    sub.add_argument("--image", action="append", default=[], metavar="FILE",
+                     help="a picture before the prompt; repeatable")  # fmt: skip
+    sub.add_argument("--video", action="append", default=[], metavar="FILE",
+                     help="a film before the prompt; repeatable")  # fmt: skip
+
+
+def trace_options(sub):
+    """What `trace` takes beside a prompt and how to answer it."""
+    answer_options(sub)
+    prompt_options(sub)
+    sub.add_argument("-o", "--out", required=True, metavar="FILE",
+                     help="the trace's file, by custom *.safetensors")  # fmt: skip
+    sub.add_argument("--state", action="append", default=[], type=layer_head,
+                     metavar="L.H", help="follow the memory of layer L's head H; "
+                     "repeatable")  # fmt: skip
+    sub.add_argument("--norms", action="store_true",
+                     help="keep the size of every head's memory; slower")  # fmt: skip
+
+
+def layer_head(text):
+    """An argparse type: "3.0" is layer 3, head 0."""
+    layer, dot, head = text.partition(".")
+    if not (layer.isdecimal() and dot and head.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER.HEAD, such as 3.0")
+    return int(layer), int(head)
+
+
 def answer_options(sub):
-    """What `generate` and `chat` share."""
+    """What `generate`, `chat` and `trace` share."""
     add = sub.add_argument
     add("path", help="checkpoint: a folder, a .safetensors file or a hub id")
     add("--max-new-tokens", type=number(int, 1), default=512, metavar="N")
@@ -177,15 +215,30 @@ def run_bench(options):
 
 def run_generate(options):
     processor = Processor.load(options.path)
-    content = [{"type": "image", "image": path} for path in options.image]
-    content += [{"type": "video", "video": path} for path in options.video]
-    content.append({"type": "text", "text": options.prompt})
-    messages = [{"role": "user", "content": content}]
-    inputs = processor.chat(messages, thinking=options.thinking)  # before the weights:
-    model = load_model(options)  # a mistake in the prompt should not wait for them
+    inputs = asked(processor, options)  # before the weights: a mistake in the prompt
+    model = load_model(options)  # should not wait for them
     answer = reply(model, processor, inputs, options, show=not options.json)
     if options.json:
         print(json.dumps(answer))
+
+
+def run_trace(options):
+    processor = Processor.load(options.path)
+    inputs = asked(processor, options)
+    model = load_model(options)
+    with record(model, options.state, options.norms, processor) as trace:
+        answer = reply(model, processor, inputs, options)
+    # Its last token was written, but not read; a draft may have read others.
+    prompt = answer["prompt_tokens"]
+    trace = trace.first(min(trace.length, prompt + answer["tokens"] - 1))
+    name = os.path.basename(options.path.rstrip("/"))
+    trace.meta.update(model=name, prompt_length=prompt)
+    trace.save(options.out)
+    say(f"[{trace!r} saved; look at it with: minqwen explore {options.out}]")
+
+
+def run_explore(options):
+    explore(options.trace, options.other, options.html, not options.no_browser)
 
 
 def run_chat(options):
@@ -239,6 +292,15 @@ def existing(path):
 
 
 # ---- answering ----
+
+
+def asked(processor, options):
+    """The one question of `generate` and `trace`, as the model takes it."""
+    content = [{"type": "image", "image": path} for path in options.image]
+    content += [{"type": "video", "video": path} for path in options.video]
+    content.append({"type": "text", "text": options.prompt})
+    messages = [{"role": "user", "content": content}]
+    return processor.chat(messages, thinking=options.thinking)
 
 
 def load_model(options):

@@ -1,0 +1,19 @@
+"""Views of a trace, for notebooks; `minqwen explore` shows the same modules in a page.
+
+Each is imported when it is first asked for: pages need none of their libraries.
+"""
+
+from importlib import import_module
+
+WIDGETS = {
+    "RoutingExplorer": "routing",
+    "StateExplorer": "state",
+    "MemoryBoard": "board",
+}
+__all__ = list(WIDGETS)
+
+
+def __getattr__(name):
+    if name not in WIDGETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{WIDGETS[name]}", __name__), name)

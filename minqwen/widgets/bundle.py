@@ -1,0 +1,67 @@
+"""Several plain ES modules as one, for places that take a single script.
+
+A notebook's widget, a page and a file one can send each want one piece of source; the
+tests and a reader want small files. So modules here are written in a subset of the
+language that a few lines can join: imports are `import {a, b as c} from "./x.mjs";`,
+exports stand before `function`, `class` or `const`, and each at the start of a line.
+"""
+
+import re
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([a-z_]+\.mjs)";\n', re.M)
+EXPORT = re.compile(r"^export (?=(?:async )?(?:function\*?|class|const) (\w+))", re.M)
+OTHER = re.compile(r"^(?:import|export)\b.*", re.M)
+
+
+def bundle(entry, folder=HERE, default=""):
+    """One self-contained module with the exports of `entry`, a file of `folder`.
+
+    Every module becomes a function that is called once, after those it imports from,
+    so that names inside one are not seen by another. `default`: the value of a default
+    export to add. ValueError for a circle, and for an import or export of another form.
+    """
+    parts, exports = [], {}
+
+    def add(name, above):
+        if name in above:
+            circle = " -> ".join([*above, name])
+            raise ValueError(f"{circle}: modules import in a circle")
+        if name in exports:
+            return
+        source = (folder / name).read_text(encoding="utf-8")
+        for _, other in IMPORT.findall(source):
+            add(other, [*above, name])
+        body = IMPORT.sub(taken, source)
+        exports[name] = EXPORT.findall(body)
+        body = EXPORT.sub("", body)
+        if wrong := OTHER.search(body):
+            raise ValueError(f"{name}: {wrong[0]!r} is not a form that can be joined")
+        given = ", ".join(exports[name])
+        parts.append(
+            f"const {variable(name)} = (() => {{\n{body}return {{ {given} }};\n}})();\n"
+        )
+
+    add(entry, [])
+    names = ", ".join(exports[entry])
+    parts.append(f"export const {{ {names} }} = {variable(entry)};\n")
+    if default:
+        parts.append(f"export default {default};\n")
+    return "\n".join(parts)
+
+
+def widget(entry, folder=HERE):
+    """The module of a notebook's widget: `entry` exports mount(el, model, options)."""
+    render = "{ render: ({ model, el }) => %s.mount(el, model, {}) }"
+    return bundle(entry, folder, render % variable(entry))
+
+
+def variable(name):
+    return "module_" + name.removesuffix(".mjs")
+
+
+def taken(match):
+    """An import as a constant out of the other module's exports."""
+    names = re.sub(r"(\w+)\s+as\s+(\w+)", r"\1: \2", " ".join(match[1].split()))
+    return f"const {{ {names} }} = {variable(match[2])};\n"

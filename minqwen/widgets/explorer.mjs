@@ -1,0 +1,188 @@
+// The page around the views: opens traces, names them, and shows a view in each tab.
+// The same for all three kinds of page: served, with a trace inside, or with none.
+
+import { frame, node, visible } from "./look.mjs";
+import { localModel } from "./page.mjs";
+import { mount as mountRouting } from "./routing.mjs";
+import { mount as mountState } from "./state.mjs";
+import { parseTrace } from "./trace.mjs";
+
+const VIEWS = [
+  { name: "Experts", mount: mountRouting, missing: "the model has no experts" },
+  { name: "Memory", mount: mountState, missing: "no head's memory was recorded" },
+];
+const HINT =
+  "Open a trace to see which experts read each token, and what the recurrent states " +
+  "kept. The file stays in this browser; nothing is sent anywhere. To record one:";
+const COMMAND =
+  'minqwen trace PATH --prompt "..." --state LAYER.HEAD -o my-trace.safetensors';
+const CSS = `
+.frame { border: 0; border-radius: 0; max-width: 1600px; min-height: 100vh; }
+.frame { margin: auto; }
+[hidden] { display: none !important; }
+h1 { font-size: 17px; margin: 0; }
+header { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: baseline; }
+.files { margin-left: auto; }
+.pick {
+  position: relative; border: 1px solid var(--edge); border-radius: 4px;
+  padding: 3px 8px; background: var(--panel); cursor: pointer;
+}
+.pick:hover { border-color: var(--ink); }
+.pick:focus-within { outline: 3px solid var(--focus); outline-offset: 1px; }
+.hint { max-width: 44em; margin: 24px 0; }
+.hint .code { display: block; margin: 8px 0; white-space: pre-wrap; }
+[role="tablist"] { display: flex; gap: 6px; margin: 8px 0; }
+[role="tab"][aria-selected="true"] { background: var(--ink); color: var(--paper); }
+[role="alert"] { color: var(--accent); font-weight: 600; }
+`;
+
+/** Fills the page's body; done when the traces that came with the page are shown. */
+export async function start() {
+  const page = new Page(frame(document.body, CSS));
+  for (const trait of ["trace", "other"]) {
+    try {
+      const bytes = await given(trait);
+      if (bytes) page.open(trait, bytes);
+    } catch (error) {
+      page.complain(error);
+    }
+  }
+  await new Promise(requestAnimationFrame); // views draw when they know their size
+  await new Promise(requestAnimationFrame);
+  performance.mark("shown");
+  document.documentElement.dataset.ready = "true";
+}
+
+/** A trace that came with the page: beside it, or inside it; null if none did. */
+async function given(trait) {
+  const place = document.getElementById(`minqwen-${trait}`);
+  if (!place) return null;
+  if (place.dataset.path) {
+    const answer = await fetch(place.dataset.path);
+    if (!answer.ok) throw new Error(`the server did not send the ${trait}.`);
+    return answer.arrayBuffer();
+  }
+  const letters = atob(place.textContent);
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+  const inflate = new DecompressionStream("deflate-raw");
+  return new Response(new Blob([packed]).stream().pipeThrough(inflate)).arrayBuffer();
+}
+
+class Page {
+  constructor(look) {
+    this.model = localModel({});
+    this.traces = {};
+    this.title = node("p", { class: "muted" });
+    this.alert = node("p", { role: "alert" });
+    this.tabs = VIEWS.map(({ name }, i) =>
+      node("button", {
+        role: "tab", id: `tab-${i}`, "aria-controls": `panel-${i}`,
+        onclick: () => this.show(i), onkeydown: (event) => this.move(event, i),
+      }, name));
+    this.panels = VIEWS.map((_, i) => {
+      const names = { id: `panel-${i}`, "aria-labelledby": `tab-${i}` };
+      return node("div", { role: "tabpanel", ...names });
+    });
+    this.tablist = node("div", { role: "tablist", "aria-label": "Views" }, this.tabs);
+    this.hint = node("div", { class: "hint" }, HINT,
+      node("span", { class: "code" }, COMMAND));
+    const files = node("div", { class: "bar files" },
+      this.picker("trace", "Open a trace"), this.picker("other", "Compare with"));
+    look.root.append(
+      node("header", {}, node("h1", {}, "minqwen explorer"), this.title, files),
+      this.alert, node("main", {}, this.hint, this.tablist, this.panels));
+    this.clear();
+  }
+
+  picker(trait, label) {
+    const input = node("input", { type: "file", accept: ".safetensors" });
+    input.className = "unseen";
+    input.addEventListener("change", async () => {
+      const [file] = input.files;
+      if (!file) return;
+      try {
+        this.open(trait, await file.arrayBuffer(), file.name);
+      } catch (error) {
+        this.complain(error, file.name);
+      }
+      input.value = ""; // the same file, chosen again, is read again
+    });
+    return node("label", { class: "pick" }, label, input);
+  }
+
+  /** Shows a trace, or compares with it; bytes: its file's. Throws if it is none. */
+  open(trait, bytes, name = "") {
+    const trace = parseTrace(bytes); // before anything on the page changes
+    if (trait === "trace") {
+      this.clear();
+      this.model = localModel({ trace: bytes });
+      this.traces = { trace };
+    } else {
+      if (!this.traces.trace) throw new Error("open a trace first, then another.");
+      this.traces.other = trace;
+      this.model.set("other", bytes);
+    }
+    this.alert.textContent = "";
+    this.name(name);
+    if (trait === "trace") this.begin();
+  }
+
+  name(file) {
+    const { T, L, K, E, meta } = this.traces.trace;
+    const name = meta.model || file || "a trace";
+    const parts = [name, `${count(T)} tokens`, `${L} layers`];
+    if (K) parts.push(`${K} of ${count(E)} experts`);
+    if (meta.source !== "minqwen") parts.push(`recorded by ${meta.source}`);
+    if (this.traces.other) parts.push("beside another");
+    this.title.textContent = visible(parts.join(", "));
+    document.title = visible(`${name}: minqwen explorer`);
+  }
+
+  complain(error, name = "") {
+    this.alert.textContent = visible(`${name && `${name}: `}${error.message}`);
+  }
+
+  clear() {
+    for (const undo of this.undo ?? []) undo?.();
+    this.undo = VIEWS.map(() => null);
+    this.hint.hidden = false;
+    this.tablist.hidden = true;
+    for (const panel of this.panels) panel.hidden = true;
+  }
+
+  /** Offers the views that this trace has something for, and shows the first. */
+  begin() {
+    const { trace } = this.traces;
+    const has = [trace.K > 0, trace.names.some((name) => name.startsWith("delta."))];
+    this.tabs.forEach((tab, i) => {
+      tab.disabled = !has[i];
+      tab.title = has[i] ? "" : VIEWS[i].missing;
+    });
+    this.hint.hidden = true;
+    this.tablist.hidden = false;
+    this.show(Math.max(0, has.indexOf(true)));
+  }
+
+  show(chosen) {
+    VIEWS.forEach(({ mount }, i) => {
+      this.tabs[i].setAttribute("aria-selected", i === chosen);
+      this.tabs[i].tabIndex = i === chosen ? 0 : -1;
+      this.panels[i].hidden = i !== chosen;
+      if (i === chosen) this.undo[i] ??= mount(this.panels[i], this.model, {});
+    });
+  }
+
+  move(event, i) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const next = this.tabs[i + step];
+    if (!next || next.disabled) return;
+    event.preventDefault();
+    this.show(i + step);
+    next.focus();
+  }
+}
+
+function count(n) {
+  return n.toLocaleString("en");
+}

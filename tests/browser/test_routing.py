@@ -1,0 +1,579 @@
+"""The routing explorer in a real browser: every pixel, every way to select, every key."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from safetensors.numpy import load, save
+from served import Served
+
+from tools.made_trace import made_trace
+
+TEXTS = ["<|im_start|>", "user", "\n", *[""] * 6, "Which", " digit", " is", " this", "?"]
+TEXTS += ["\n", " It", " is", " a", " 7", "."] * 9
+PICTURES = [(3, 2, 3)]  # six patches, where the texts are empty
+SMALL = made_trace(8, 32, chosen=4, seed=3, texts=TEXTS, pictures=PICTURES)
+OTHER = made_trace(8, 32, chosen=4, seed=3, texts=TEXTS, pictures=PICTURES, changed=0.3)
+LARGE = made_trace(60, 512, 300, 10, seed=1)
+
+# The canvas' pixels, and the cells' rectangles by the drawing's own geometry.
+READ = """async ({ layers, experts, sides, halves }) => {
+  const { geometry } = await import("/routing_draw.mjs");
+  const canvas = explorer(".map");
+  const g = geometry({ width: canvas.clientWidth, L: layers, E: experts, sides, halves,
+    view: { zoom: 1, x: 0, y: 0 }, scale: devicePixelRatio });
+  const boxes = [];
+  for (const half of halves ? [1, 2] : [0])
+    for (let l = 0; l < layers; l++)
+      for (let e = 0; e < experts; e++) {
+        const { x, y, w, h } = g.box(e, l, half);
+        boxes.push([half, l, e, x, y, w, h]);
+      }
+  const { data, width, height } = canvas.getContext("2d")
+    .getImageData(0, 0, canvas.width, canvas.height);
+  let text = "";
+  for (let i = 0; i < data.length; i += 8192)
+    text += String.fromCharCode(...data.subarray(i, i + 8192));
+  return { boxes, plot: g.plot, width, height, pixels: btoa(text) };
+}"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Served() as server:
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def explore(server, new_page):
+    """explore(trace, other, width=, theme=, **traits): a page that shows the explorer."""
+
+    def explore(trace=SMALL, other=b"", width=1200, theme="light", motion=None, **traits):
+        traits.setdefault("selected", {"token": traits.get("token", 12)})
+        server.show("routing.mjs", trace, other, order="as numbered", **traits)
+        options = {"viewport": {"width": width, "height": 900}, "color_scheme": theme}
+        page = new_page(reduced_motion=motion, **options)
+        page.add_init_script(
+            "window.explorer = (s) => document.querySelector('#view > div')"
+            ".shadowRoot.querySelector(s)"
+        )
+        page.goto(server.url)
+        page.wait_for_selector("body[data-ready]", timeout=30_000)
+        settled(page)
+        return page
+
+    return explore
+
+
+def settled(page):
+    """Past the moments in which tints and neighbours follow the selection."""
+    page.wait_for_timeout(500)
+
+
+def selected(page):
+    return page.evaluate("model.get('selected')")
+
+
+def says(page):
+    return page.locator(".says").inner_text()
+
+
+def tensors(trace):
+    return load(trace)
+
+
+def lit(page, layers=8, experts=32, sides=2, halves=False, ring=None):
+    """What the canvas shows: {(half, layer, expert): colour} of the cells that are lit.
+
+    Fails if a pixel of the map is neither ground nor mark nor inside a lit cell, or if
+    a cell is lit in part only. A cell in a `ring` is left out, with those around it.
+    """
+    read = page.evaluate(
+        READ, {"layers": layers, "experts": experts, "sides": sides, "halves": halves}
+    )
+    image = pixels(read).astype(int)
+    theme = page.evaluate("explorer('.frame').dataset.theme")
+    ground = {
+        "light": [(255, 255, 255), (245, 246, 248), (184, 60, 0)],
+        "dark": [(20, 23, 28), (29, 33, 40), (255, 171, 112)],
+    }[theme]
+    plot = {name: round(value) for name, value in read["plot"].items()}
+    coloured = np.ones(image.shape[:2], bool)
+    for colour in ground:
+        coloured &= (image != colour).any(-1)
+    inside = np.zeros_like(coloured)
+    inside[plot["y"] : plot["y"] + plot["h"], plot["x"] : plot["x"] + plot["w"]] = True
+    coloured &= inside
+    found = {}
+    for half, layer, expert, *box in read["boxes"]:
+        x, y, w, h = map(round, box)
+        if ring and abs(layer - ring[0]) < 2 and abs(expert - ring[1]) < 2:
+            coloured[y : y + h + 1, x : x + w + 1] = False
+            continue
+        part = coloured[y : y + h, x : x + w]
+        if part.size and part.all():
+            found[half, layer, expert] = tuple(image[y + h // 2, x + w // 2].tolist())
+            coloured[y : y + h, x : x + w] = False
+    assert not coloured.any(), "pixels are coloured outside the lit cells"
+    return found
+
+
+def pixels(read):
+    raw = np.frombuffer(base64.b64decode(read["pixels"]), np.uint8)
+    return raw.reshape(read["height"], read["width"], 4)[..., :3]
+
+
+def chosen(trace, tokens):
+    """The cells that a token, or any of several, chose."""
+    ids = np.atleast_3d(tensors(trace)["expert_ids"][tokens].T).T  # [n, L, K]
+    return {(0, la, int(e)) for row in ids for la in range(len(row)) for e in row[la]}
+
+
+def brightness(colour):
+    return sum(colour)
+
+
+# ---- what is drawn
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [800, 1200])
+def test_a_tokens_cells_are_lit_where_and_only_where_chosen(explore, width, theme):
+    page = explore(width=width, theme=theme, token=12)
+    assert set(lit(page)) == chosen(SMALL, 12)
+    page.evaluate("model.set('token', 40)")
+    assert set(lit(page)) == chosen(SMALL, 40)
+
+
+def test_sixty_layers_of_512_experts_are_lit_where_and_only_where_chosen(explore):
+    page = explore(LARGE, width=2200, token=100)  # wide enough for cells of two pixels
+    assert set(lit(page, 60, 512)) == chosen(LARGE, 100)
+
+
+def test_a_larger_weight_is_stronger(explore):
+    page = explore(token=12)
+    colours, data = lit(page), tensors(SMALL)
+    for layer in range(8):
+        order = [colours[0, layer, int(e)] for e in data["expert_ids"][12, layer]]
+        light = [brightness(colour) for colour in order]
+        assert light == sorted(light), f"layer {layer}: the best should be darkest"
+
+
+def test_an_expert_lights_what_its_tokens_chose(explore):
+    page = explore(selected={"layer": 3, "expert": 5})
+    ids = tensors(SMALL)["expert_ids"]
+    tokens = (ids[:, 3] == 5).any(1)
+    # The ring that marks the expert covers some of its neighbours.
+    beside = {(0, la, e) for la in (2, 3, 4) for e in (4, 5, 6)}
+    assert set(lit(page, sides=3, ring=(3, 5))) == chosen(SMALL, tokens) - beside
+
+
+def test_several_tokens_light_what_any_of_them_chose(explore):
+    page = explore(selected={"tokens": [0, 30]})
+    assert set(lit(page, sides=3)) == chosen(SMALL, slice(0, 30))
+
+
+def test_orders_move_columns_and_nothing_else(explore):
+    page = explore(token=12)
+    ids = tensors(SMALL)["expert_ids"]
+    load = np.zeros((8, 32), int)
+    for layer in range(8):
+        load[layer] = np.bincount(ids[:, layer].flatten(), minlength=32)
+    page.get_by_label("Order of experts").select_option("by load")
+    places = np.argsort(-load, axis=1, kind="stable").argsort(1)
+    want = {(0, la, int(places[la, e])) for _, la, e in chosen(SMALL, 12)}
+    assert set(lit(page)) == want
+    assert page.evaluate("model.get('order')") == "by load"
+    page.get_by_label("Order of experts").select_option("by specialisation")
+    assert len(lit(page)) == 32
+
+
+def test_two_traces_differing_choices_are_marked(explore):
+    page = explore(SMALL, OTHER, token=12)
+    colours = lit(page, sides=3, halves=True)
+    first, second = ({c[1:] for c in chosen(t, 12)} for t in (SMALL, OTHER))
+    assert {c[1:] for c in colours if c[0] == 1} == first
+    assert {c[1:] for c in colours if c[0] == 2} == second
+    assert first != second
+    for (half, *cell), (red, green, blue) in colours.items():
+        cell = tuple(cell)
+        if cell in first & second:
+            assert max(red, green, blue) - min(red, green, blue) < 12  # grey
+        elif half == 1:
+            assert blue > red + 50
+        else:
+            assert red > blue + 50
+    differ = len(first - second)
+    text = page.locator(".panel").inner_text()
+    assert f"{differ} of this token's 32 choices differ" in text
+
+
+def test_a_second_trace_of_a_longer_text_is_compared_as_far_as_both_go(explore):
+    longer = made_trace(8, 32, chosen=4, seed=3, texts=[*TEXTS, "more"])
+    page = explore(SMALL, longer)
+    assert f"of {len(TEXTS)}" in page.locator(".place").inner_text()
+    page = explore(SMALL, LARGE)
+    assert "the two traces differ in layers" in page.get_by_role("alert").inner_text()
+
+
+def test_ids_alone_are_enough(explore):
+    bare = made_trace(8, 32, chosen=4, seed=3, texts=TEXTS, weights=False)
+    page = explore(bare, token=12)
+    assert set(lit(page, sides=0)) == chosen(bare, 12)
+    page.get_by_role("button", name="Whole text").click()
+    settled(page)
+    assert "entropy" in says(page)
+
+
+# ---- selecting
+
+
+def cell_at(page, layer, expert, sides=2):
+    """A point of the page inside a cell."""
+    read = page.evaluate(
+        READ, {"layers": 8, "experts": 32, "sides": sides, "halves": False}
+    )
+    _, _, _, x, y, w, h = next(
+        b for b in read["boxes"] if b[1] == layer and b[2] == expert
+    )
+    box = page.locator(".map").bounding_box()
+    return box["x"] + x + w / 2, box["y"] + y + h / 2
+
+
+def test_select_from_the_text(explore):
+    page = explore()
+    page.locator("#t10").click()
+    assert selected(page) == {"token": 10}
+    assert page.evaluate("model.get('token')") == 10
+    assert set(lit(page)) == chosen(SMALL, 10)
+    assert page.locator("#t10").get_attribute("aria-selected") == "true"
+
+
+def test_select_a_patch_of_a_picture(explore):
+    page = explore()
+    page.locator("#t7").click()
+    assert selected(page) == {"token": 7}
+    assert "patch of image, row 2, column 2" in says(page)
+    assert "picture patch" in page.locator(".panel").inner_text()
+
+
+def test_select_several_tokens_by_dragging(explore):
+    page = explore()
+    page.locator("#t10").hover()
+    page.mouse.down()
+    page.locator("#t12").hover()
+    page.mouse.up()
+    assert selected(page) == {"tokens": [10, 13]}
+    assert "Tokens 10 to 12" in page.locator(".panel").inner_text()
+
+
+def test_select_an_expert_on_the_map_and_see_who_chose_it(explore):
+    page = explore(token=12)
+    data = tensors(SMALL)
+    expert = int(data["expert_ids"][12, 3, 0])
+    page.mouse.click(*cell_at(page, 3, expert))
+    assert selected(page) == {"layer": 3, "expert": expert}
+    settled(page)
+    tokens = np.flatnonzero((data["expert_ids"][:, 3] == expert).any(1)).tolist()
+    tinted = page.evaluate(
+        "[...document.querySelector('#view > div').shadowRoot.querySelectorAll('.t')]"
+        ".filter((t) => ![\"\", \"transparent\"].includes("
+        "t.style.getPropertyValue('--tinted'))).map((t) => t.token)"
+    )
+    assert tinted == tokens
+    assert f"chosen by {len(tokens)} of {len(TEXTS)} tokens" in says(page)
+    assert page.locator(".lines li").count() == min(8, len(tokens))
+    page.locator(".lines button").first.click()
+    assert selected(page)["token"] in tokens
+
+
+def test_select_a_layer_by_its_number(explore):
+    page = explore()
+    box = page.locator(".map").bounding_box()
+    _, y = cell_at(page, 5, 0)
+    page.mouse.click(box["x"] + 10, y)
+    assert selected(page) == {"layer": 5}
+    counts = np.bincount(tensors(SMALL)["expert_ids"][:, 5].flatten(), minlength=32)
+    share = counts[counts > 0] / counts.sum()
+    entropy = -(share * np.log2(share)).sum()
+    assert f"entropy {entropy:.2f} bits" in says(page)
+    assert f"{(counts > 0).sum()} of 32 experts chosen" in says(page)
+
+
+def test_the_pointer_snaps_to_a_lit_cell_nearby(explore):
+    page = explore(LARGE, token=100)
+    ids = tensors(LARGE)["expert_ids"][100]
+    read = page.evaluate(
+        READ, {"layers": 60, "experts": 512, "sides": 2, "halves": False}
+    )
+    _, _, _, x, y, w, h = next(
+        b for b in read["boxes"] if b[1] == 30 and b[2] == int(ids[30, 0])
+    )
+    box = page.locator(".map").bounding_box()
+    page.mouse.move(box["x"] + x + w / 2 + 1, box["y"] + y + h / 2 + 1)
+    assert f"Layer 30, expert {ids[30, 0]}: rank 1 of 10" in says(page)
+    page.mouse.down()
+    page.mouse.up()
+    assert selected(page) == {"layer": 30, "expert": int(ids[30, 0])}
+
+
+def test_select_by_number_and_from_python(explore):
+    page = explore()
+    page.get_by_label("Layer", exact=True).fill("6")
+    page.keyboard.press("Enter")
+    page.get_by_label("Expert", exact=True).fill("20")
+    page.keyboard.press("Enter")
+    assert selected(page) == {"layer": 6, "expert": 20}
+    page.evaluate("model.set('token', 3)")  # moves the reader, keeps the selection
+    assert "token 3" in says(page) and selected(page) == {"layer": 6, "expert": 20}
+    page.evaluate("model.set('selected', {token: 9})")
+    assert says(page).startswith(f"Token 9 of {len(TEXTS)}")
+    page.evaluate("model.set('selected', {token: 9999})")  # not in this trace: ignored
+    assert says(page).startswith(f"Token 9 of {len(TEXTS)}")
+
+
+# ---- the keyboard, and the text line
+
+
+def test_the_text_by_keyboard(explore):
+    page = explore(token=10)
+    page.locator(".text").focus()
+    page.keyboard.press("ArrowRight")
+    assert selected(page) == {"token": 11}
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    assert selected(page) == {"tokens": [11, 14]}
+    page.keyboard.press("End")
+    assert selected(page) == {"token": len(TEXTS) - 1}
+    page.keyboard.press("ArrowUp")
+    above = selected(page)["token"]
+    assert above < len(TEXTS) - 1
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Home")
+    assert selected(page) == {"token": 0}
+    active = page.locator(".text").get_attribute("aria-activedescendant")
+    assert active == "t0"
+
+
+def test_the_map_by_keyboard_reaches_every_lit_cell_and_says_it(explore):
+    page = explore(token=12)
+    data = tensors(SMALL)
+    page.locator(".map").focus()
+    page.keyboard.press("Home")
+    for layer in range(8):
+        experts, weights = data["expert_ids"][12, layer], data["expert_weights"][12, layer]
+        listed = ", ".join(
+            f"{e} ({w / 255:.2f})" for e, w in zip(experts, weights, strict=True)
+        )
+        assert f"layer {layer}" in says(page) and f"chose experts {listed}" in says(page)
+        assert f"before {data['runner_up'][12, layer]}" in says(page)
+        assert f"shared expert {data['shared_gate'][12, layer]:.2f}" in says(page)
+        page.keyboard.press("Home")
+        for expert in sorted(map(int, experts)):
+            assert f"At expert {expert}." in says(page)
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    chosen_by_keyboard = selected(page)
+    assert chosen_by_keyboard["layer"] == 7 and "expert" in chosen_by_keyboard
+    at = page.evaluate("model.get('token')")
+    page.keyboard.press("n")
+    after = page.evaluate("model.get('token')")
+    reads = (data["expert_ids"][:, 7] == chosen_by_keyboard["expert"]).any(1)
+    assert after > at and reads[after] and not reads[at + 1 : after].any()
+    assert selected(page) == chosen_by_keyboard
+    page.keyboard.press("l")
+    assert selected(page) == {"layer": 7}
+    page.keyboard.press("Escape")
+    assert selected(page) == {"token": after}
+    page.keyboard.press("a")
+    assert selected(page) == {}
+
+
+def test_zoom_and_order_by_keyboard(explore):
+    page = explore(LARGE, token=100)
+    page.locator(".map").focus()
+    before = page.evaluate("explorer('.map').toDataURL()")
+    page.keyboard.press("+")
+    assert page.evaluate("explorer('.map').toDataURL()") != before
+    page.keyboard.press("0")
+    assert page.evaluate("explorer('.map').toDataURL()") == before
+    page.keyboard.press("s")
+    assert page.evaluate("model.get('order')") == "by load"
+
+
+def test_the_next_difference(explore):
+    page = explore(SMALL, OTHER, token=0)
+    page.locator(".text").focus()
+    page.keyboard.press("d")
+    ids, theirs = tensors(SMALL)["expert_ids"], tensors(OTHER)["expert_ids"]
+    differ = [t for t in range(1, len(TEXTS)) if set_of(ids[t]) != set_of(theirs[t])]
+    assert selected(page) == {"token": differ[0]}
+
+
+def set_of(rows):
+    return [frozenset(row.tolist()) for row in rows]
+
+
+def test_play_stops_at_the_end_and_is_slow_where_motion_is_reduced(explore):
+    page = explore(token=len(TEXTS) - 4)
+    page.get_by_label("Tokens a second").select_option("60 a second")
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_function(f"model.get('token') === {len(TEXTS) - 1}")
+    page.get_by_role("button", name="Play").wait_for()
+    page = explore(token=0, motion="reduce")
+    page.get_by_label("Tokens a second").select_option("60 a second")
+    page.locator(".map").focus()
+    page.keyboard.press("Space")
+    page.wait_for_timeout(1300)
+    page.keyboard.press("Space")
+    assert page.evaluate("model.get('token')") <= 4
+
+
+# ---- for everyone, everywhere
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "what", [{"token": 12}, {"layer": 3, "expert": 5}, {"layer": 3}, {}, {"tokens": [2, 9]}]
+)
+def test_no_accessibility_violation(explore, theme, what):
+    page = explore(theme=theme, selected=what)
+    page.get_by_text("Keys", exact=True).click()
+    if page.locator(".panel details").count():
+        page.locator(".panel summary").click()
+    results = Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
+
+
+def test_no_accessibility_violation_with_two_traces(explore):
+    results = Axe().run(explore(SMALL, OTHER, width=400))
+    assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("trace", [SMALL, LARGE], ids=["8x32", "60x512"])
+@pytest.mark.parametrize("width", [400, 800, 1600])
+def test_nothing_is_wider_than_the_page(explore, width, trace):
+    page = explore(trace, width=width)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = page.evaluate(
+        "[...explorer('.frame').querySelectorAll('*')].filter((e) => {"
+        "const box = e.getBoundingClientRect();"
+        "return box.width && !e.closest('.lines, .unseen') && box.right >"
+        "explorer('.frame').getBoundingClientRect().right + 1}).map((e) => e.className)"
+    )
+    assert not wide
+    assert page.locator(".map").bounding_box()["width"] > width * 0.5
+
+
+def test_the_theme_follows_jupyterlab_before_the_system(explore):
+    page = explore(theme="dark")
+    page.evaluate("document.body.dataset.jpThemeLight = 'true'")
+    page.wait_for_function("explorer('.frame').dataset.theme === 'light'")
+    assert set(lit(page)) == chosen(SMALL, 12)
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    page.wait_for_function("explorer('.frame').dataset.theme === 'dark'")
+    assert set(lit(page)) == chosen(SMALL, 12)
+
+
+HOSTILE = [
+    "<script>alert(1)</script>", "</script><script>alert(2)</script>",
+    '"><img src=x onerror=alert(3)>', "<style>*{display:none}</style>", "${alert(4)}",
+    "&lt;b&gt;", "<!--", "]]>", "javascript:alert(5)", "' onmouseover='alert(6)",
+    "\u202eright to left\u202c", "שלום", "مرحبا", "e\u0301\u0302\u0303", "\u0301",
+    "\u200b\ufeff", "\x00\x1b[31m", "👩\u200d💻", "\ufffd", "__proto__", "constructor",
+    "  ", "\t", "\n\n",
+]  # fmt: skip
+
+
+def test_hostile_and_unusual_texts_are_shown_literally_everywhere(explore):
+    texts = HOSTILE * 3
+    trace = made_trace(8, 32, chosen=4, texts=texts)
+    page = explore(trace, token=0)
+    for t in range(len(HOSTILE)):
+        page.evaluate(f"model.set('selected', {{token: {t}}})")
+        settled(page)
+        shown = page.locator(f"#t{t}").text_content()
+        plain = re.sub("[\u202a-\u202e\u200b\ufeff\x00\x1b]", named, texts[t])
+        assert shown == plain
+        quoted = plain.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+        for place in (".says", ".caption", ".panel h3"):
+            assert quoted in page.locator(place).first.text_content(), place
+        slider = page.get_by_label("Token", exact=True).get_attribute("aria-valuetext")
+        assert quoted in slider
+    for layer in range(8):
+        for expert in range(0, 32, 7):
+            place = json.dumps({"layer": layer, "expert": expert})
+            page.evaluate(f"model.set('selected', {place})")
+            page.wait_for_timeout(130)
+    assert page.evaluate(
+        "['script', 'img', 'style', 'b', 'iframe', 'a', 'svg'].every((tag) => !explorer(tag))"
+    )
+    assert page.locator(".text").evaluate("(e) => getComputedStyle(e).display") == "block"
+
+
+def named(match):
+    return f"⟨U+{ord(match[0]):04X}⟩"
+
+
+def test_a_model_without_experts_and_a_damaged_file_get_one_sentence(explore):
+    page = explore(SMALL[:-5])
+    assert page.get_by_role("alert").inner_text().count(".") == 1
+    assert "damaged" in page.get_by_role("alert").inner_text()
+    data = {k: v for k, v in tensors(SMALL).items() if not k.startswith("expert")}
+    header = json.loads(SMALL[8 : 8 + int.from_bytes(SMALL[:8], "little")])
+    for name in ("runner_up", "router_margin", "shared_gate"):
+        data.pop(name)
+    page = explore(save(data, header["__metadata__"]))
+    assert "no experts" in page.get_by_role("alert").inner_text()
+
+
+def test_unmounting_leaves_nothing_behind(explore):
+    page = explore()
+    page.get_by_role("button", name="Play").click()
+    page.evaluate("unmount()")
+    assert page.evaluate("document.getElementById('view').childElementCount") == 0
+    page.evaluate("model.set('token', 5); model.set('selected', {layer: 1})")
+    settled(page)
+
+
+def test_64000_tokens_load_and_scrub(explore):
+    """60 layers, 512 experts, 10 chosen: 115 MB, whose text is shown in pages."""
+    data = tensors(LARGE)
+    times = 64_000 // len(data["expert_ids"]) + 1
+    long = {
+        name: np.tile(array, (times,) + (1,) * (array.ndim - 1))[:64_000]
+        for name, array in data.items()
+    }
+    header = json.loads(LARGE[8 : 8 + int.from_bytes(LARGE[:8], "little")])
+    meta = json.loads(header["__metadata__"]["minqwen_trace"])
+    meta |= {"length": 64_000, "tokens": (meta["tokens"] * times)[:64_000]}
+    page = explore(save(long, {"minqwen_trace": json.dumps(meta)}), token=63_000)
+    page.wait_for_timeout(1500)
+    for token in (63_000, 100, 40_123, 40_124):
+        page.evaluate(f"model.set('token', {token})")
+        want = data["expert_ids"][token % 300]
+        assert {c[1:] for c in lit_near(page, want)} == {
+            (la, int(e)) for la, row in enumerate(want) for e in row
+        }
+    assert page.locator(".t").count() <= 1024
+    page.locator(".text").focus()
+    page.keyboard.press("End")
+    assert selected(page) == {"token": 63_999}
+    assert "tokens 63,488 to 63,999 of 64,000" in page.locator(".pages").inner_text()
+
+
+def lit_near(page, want):
+    """The wanted cells that are coloured; cells are too narrow here to be told apart."""
+    read = page.evaluate(
+        READ, {"layers": 60, "experts": 512, "sides": 2, "halves": False}
+    )
+    image = pixels(read)
+    wanted = {(la, int(e)) for la, row in enumerate(want) for e in row}
+    for half, layer, expert, x, y, _, h in read["boxes"]:
+        if (layer, expert) in wanted and image[round(y + h / 2), round(x)].min() < 200:
+            yield half, layer, expert

@@ -9,7 +9,7 @@ import torch
 from .config import FULL, Config
 from .family import SIZES
 from .weights import expected_tensors, open_checkpoint, resolve
-from .weights.index import BITS
+from .weights.header import BITS
 from .weights.layout import DTYPES
 
 WIDTH = 13  # of the left column

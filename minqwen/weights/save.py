@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
-from .index import INDEX, show
+from .header import show
+from .index import INDEX
 from .layout import DTYPES, stored_tensors
 
 CHUNK = 64 << 20  # bytes copied off a device at once

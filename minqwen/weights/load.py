@@ -17,6 +17,7 @@ from .header import show, unchanged
 from .hub import resolve
 from .index import open_checkpoint
 from .layout import BODY, DTYPES, FUSED, per_expert, skeleton, slice_of
+from .paged import put_back, take_out
 
 CHUNK = 32 << 20  # bytes converted or moved to a device at once
 BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
@@ -26,7 +27,7 @@ SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 
 def load(
     path_or_hub_id, device="cpu", dtype=torch.float32, experts="memory", quantize=None,
-    kernels="auto", revision=None,
+    kernels="auto", revision=None, expert_cache=None,
 ):  # fmt: skip
     """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
 
@@ -36,8 +37,17 @@ def load(
     leaves the tower of a file that has one: both are said in a warning. Peak memory is
     the model's own and CHUNK. Raises InputError, before reading any weight, that names
     every tensor that does not fit config.json.
+
+    experts "disk" leaves the routed experts in the files until a token chooses them:
+    the same logits, in the memory that the rest takes and `expert_cache` bytes. None
+    maps the files where all experts fit, or else takes half of the free memory.
     """
     _refuse_planned(experts, quantize, kernels)
+    if expert_cache is not None and (experts != "disk" or expert_cache < 1):
+        raise InputError(
+            f"expert_cache={show(expert_cache)} does not go with experts={experts!r}; "
+            "it is a number of bytes for experts='disk'."
+        )
     device = _device(device)
     if dtype is not None and dtype not in DTYPES.values():
         raise InputError(
@@ -51,8 +61,14 @@ def load(
     _check_depth(path, cfg, table)
     model = skeleton(cfg, dtype or _main_dtype(table))
     plan = match(path, model, table)
+    taken, memory = {}, plan
+    if experts == "disk":
+        taken = take_out(model, path)
+        memory = [step for step in plan if not step[1].endswith(FUSED)]
     model.to_empty(device=device)
-    _read_all(model, table, plan)
+    _read_all(model, table, memory)
+    if taken:
+        put_back(model, taken, plan, table, expert_cache, device)
     return model.eval()
 
 
@@ -248,7 +264,7 @@ def _fill(file, start, flat, name, progress):
 
 def _refuse_planned(experts, quantize, kernels):
     for option, value, known in (
-        ("experts", experts, ("memory",)),
+        ("experts", experts, ("memory", "disk")),
         ("quantize", quantize, (None,)),
         ("kernels", kernels, ("auto", "torch")),
     ):

@@ -1,4 +1,4 @@
-"""The command line: minqwen tour | info | generate | chat | train.
+"""The command line: minqwen tour | info | plan | generate | chat | train.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure, 2 for
 bad use, 130 for Ctrl-C, 141 when whoever reads the output stops; an error is one line.
@@ -13,13 +13,16 @@ from dataclasses import replace
 
 import torch
 
+from .advice import advise
 from .errors import InputError
 from .generate import generate
 from .info import describe
 from .terminal import complain, follow, say, summary
 from .text import Processor
 from .tour import tour
+from .units import rate, size
 from .weights import load
+from .weights.report import Meter
 
 DTYPES = ("float32", "bfloat16", "float16", "stored")
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "seed")
@@ -93,6 +96,18 @@ def parser():
     command("tour", run_tour, "see the small model read, look and answer")
     sub = command("info", run_info, "what a checkpoint, or a size by name, is made of")
     sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
+    sub = command("plan", run_plan, "what fits where, and how fast it can be")
+    sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
+    sub.add_argument("--context", type=number(int, 1), metavar="N",
+                     help="tokens of a text (default: all positions)")  # fmt: skip
+    sub.add_argument("--batch", type=number(int, 1), default=1, metavar="N")
+    sub.add_argument("--memory", type=size, metavar="SIZE",
+                     help="of the machine (default: 24GiB)")  # fmt: skip
+    sub.add_argument("--memory-speed", type=rate, default=5e10, metavar="RATE",
+                     help="default: 50GB/s")  # fmt: skip
+    sub.add_argument("--disk-speed", type=rate, default=5e9, metavar="RATE",
+                     help="default: 5GB/s")  # fmt: skip
+    sub.add_argument("--gpus", metavar="NxGPU", help="such as 8xH100-80GB")
     sub = command("generate", run_generate, "answer one prompt")
     answer_options(sub)
     sub.add_argument("--prompt", required=True, help="what to answer")
@@ -132,6 +147,12 @@ def answer_options(sub):
         help="guess N tokens ahead: same text, fewer forwards")  # fmt: skip
     add("--dtype", choices=DTYPES, default="float32", help="default: float32")
     add("--device", help="default: a GPU if there is one, or else cpu")
+    add("--experts", choices=("memory", "disk"), default="memory",
+        help="disk: leave them in the files until a token chooses them")  # fmt: skip
+    add("--expert-cache", type=size, metavar="SIZE",
+        help="memory for those read (default: half of what is free)")  # fmt: skip
+    add("--quantize", choices=("int8", "int4"), help="weights in fewer bits")
+    add("--stats", action="store_true", help="say what reading experts took")
 
 
 # ---- commands ----
@@ -143,6 +164,13 @@ def run_tour(options):
 
 def run_info(options):
     print(describe(options.path))
+
+
+def run_plan(options):
+    print(advise(
+        options.path, options.context, options.batch, options.memory,
+        options.disk_speed, options.memory_speed, options.gpus,
+    ))  # fmt: skip
 
 
 def run_train(options):
@@ -222,7 +250,11 @@ def existing(path):
 
 def load_model(options):
     dtype = None if options.dtype == "stored" else getattr(torch, options.dtype)
-    return load(options.path, device=options.device, dtype=dtype)
+    return load(
+        options.path, device=options.device, dtype=dtype,
+        experts=options.experts, expert_cache=options.expert_cache,
+        quantize=options.quantize,
+    )  # fmt: skip
 
 
 def reply(model, processor, inputs, options, show=True):
@@ -232,7 +264,11 @@ def reply(model, processor, inputs, options, show=True):
         model, inputs, options.max_new_tokens, **chosen, stop=options.stop,
         draft=options.draft, processor=processor,
     )  # fmt: skip
-    answer = follow(steps, show)
+    meter = Meter(model) if options.stats else None
+    answer = follow(meter.watch(steps) if meter else steps, show)
     answer["prompt_tokens"] = inputs["input_ids"].shape[1]
     say(f"[{summary(answer, options.max_new_tokens)}]")
+    if meter:
+        answer["experts"] = meter.report(answer)
+        say("\n".join(f"[{line}]" for line in meter.lines(answer)))
     return answer

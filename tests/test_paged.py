@@ -80,6 +80,18 @@ def test_mapped_where_all_fit(folder):
     assert torch.equal(logits(wide), logits(minqwen.load(folder)))
 
 
+def test_the_released_layout(tmp_path):
+    """Fused in the layers, which are mapped, and one by one in the draft head."""
+    minqwen.save(small_model(mtp_num_hidden_layers=1).to(torch.bfloat16), tmp_path)
+    model = minqwen.load(tmp_path, dtype=None, experts="disk")
+    kinds = [m for m in model.modules() if hasattr(m, "pages")]
+    assert sum(isinstance(m, MappedExperts) for m in kinds) == 4
+    head = model.mtp.layers[0].mlp.experts
+    assert isinstance(head, PagedExperts) and head.pages.capacity == 33
+    assert head.pages.stats is kinds[0].pages.stats
+    assert torch.equal(logits(model), logits(minqwen.load(tmp_path, dtype=None)))
+
+
 def test_a_cache_where_they_do_not_fit(folder, monkeypatch):
     monkeypatch.setattr(paged, "available", lambda: 20 * ONE * 2)
     model = minqwen.load(folder, dtype=None, experts="disk")

@@ -46,42 +46,41 @@ def take_out(model, path):
 def put_back(model, taken, plan, table, cache_bytes, device):
     """Give each layer experts that are read, or mapped where all of them fit."""
     plan = [step for step in plan if step[1].endswith(FUSED)]
-    found = {name: (source, part) for source, name, part in plan}
     total = sum(p.nbytes for experts in taken.values() for p in experts.parameters())
-    room = int(SPARE * available())
-    if cache_bytes is None and total <= room and _can_map(taken, found, table, device):
-        made = _mapped(taken, found, table)
-    else:
+    room, stats, made = int(SPARE * available()), Stats(), {}
+    if cache_bytes is None and total <= room and device.type == "cpu":
+        made = _mapped(_mappable(taken, plan, table), stats)
+    rest = {name: experts for name, experts in taken.items() if name not in made}
+    if rest:
         # Half of what is free: the system keeps in the other half what it read last.
-        made = _paged(taken, plan, table, cache_bytes or min(total, room // 2), device)
+        most = cache_bytes or (total if total <= room else room // 2)
+        made |= _paged(rest, plan, table, most, stats, device)
     for name, experts in made.items():
         model.get_submodule(name.removesuffix(".experts")).experts = experts
 
 
-def _can_map(taken, found, table, device):
-    """Is every parameter one stored tensor of its dtype, aligned, for the CPU?"""
+def _mappable(taken, plan, table):
+    """{layer: its two entries} where a parameter is one stored tensor of its dtype."""
+    found = {name: table[source] for source, name, part in plan if part is None}
+    layers = {}
     for name, experts in taken.items():
-        for kind, p in experts.named_parameters():
-            source, part = found[f"{name}.{kind}"]
-            entry = table[source]
-            if part is not None or DTYPES[entry.dtype] != p.dtype:
-                return False
-            if entry.start % p.itemsize:
-                return False
-    return device.type == "cpu"
+        own = [found.get(f"{name}.{kind}") for kind, _ in experts.named_parameters()]
+        dtype = experts.down_proj.dtype
+        if all(e and DTYPES[e.dtype] == dtype for e in own):
+            if all(e.start % dtype.itemsize == 0 for e in own):
+                layers[name] = own
+    return layers
 
 
-def _mapped(taken, found, table):
-    entries = {name: table[source] for name, (source, _) in found.items()}
-    files = Files(entries.values())
+def _mapped(layers, stats):
+    files = Files(entry for own in layers.values() for entry in own)
     maps = {
         # A private copy of whatever is written, so that training cannot reach the file.
         file: mmap.mmap(number, 0, access=mmap.ACCESS_COPY)
         for file, number in files.open.items()
     }
-    pages, made = Mapping(files), {}
-    for name in taken:
-        own = [entries[name + kind] for kind in (".gate_up_proj", ".down_proj")]
+    pages, made = Mapping(files, stats), {}
+    for name, own in layers.items():
         views = [
             torch.frombuffer(
                 maps[e.file], dtype=DTYPES[e.dtype], offset=e.start,
@@ -89,38 +88,39 @@ def _mapped(taken, found, table):
             ).view(e.shape)
             for e in own
         ]  # fmt: skip
-        used = {e.file for e in own}
-        made[name] = MappedExperts(name, pages, views, used)
+        made[name] = MappedExperts(name, pages, views, {e.file for e in own})
     return made
 
 
-def _paged(taken, plan, table, cache_bytes, device):
+def _paged(taken, plan, table, cache_bytes, stats, device):
     parts = {}
     for source, parameter, part in plan:
         name, _, kind = parameter.rpartition(".")
+        if name not in taken:
+            continue
         count, rows, _ = getattr(taken[name], kind).shape
         entry = table[source]
-        if part is not None:
-            e, low, high = part
-            rows_of_one = Part(entry, entry.start, kind, low, high)
-            parts.setdefault((name, e), []).append(rows_of_one)
-            continue
         size = (entry.end - entry.start) // count
+        if part is not None:
+            whole = Part(entry, entry.start, kind, *part[1:])
+            parts.setdefault((name, part[0]), []).append(whole)
+            continue
         for e in range(count):
-            whole = Part(entry, entry.start + e * size, kind, 0, rows)
-            parts.setdefault((name, e), []).append(whole)
+            piece = Part(entry, entry.start + e * size, kind, 0, rows)
+            parts.setdefault((name, e), []).append(piece)
     some = next(iter(taken.values()))
     one = sum(p[0].nbytes for p in some.parameters())
     slots = min(cache_bytes // one, len(parts))
     if not slots:
         raise InputError(
-            f"expert_cache is {cache_bytes} bytes, and one expert takes {one}; give at "
-            "least that."
+            f"{cache_bytes} bytes for a cache hold no expert, which takes {one}; give "
+            "expert_cache at least that."
         )
-    width, dim = some.down_proj.shape[2], some.down_proj.shape[1]
+    dim, width = some.down_proj.shape[1:]
     with torch.device("meta"):
         held = Experts(dim, slots, width).to(some.down_proj.dtype)
-    pages = Pages(parts, held.to_empty(device=device).requires_grad_(False))
+    held = held.to_empty(device=device).requires_grad_(False)
+    pages = Pages(parts, held, stats)
     return {name: PagedExperts(e, name, pages) for name, e in taken.items()}
 
 
@@ -177,8 +177,8 @@ class Mapping:
 
     mapped, cache_bytes = True, 0
 
-    def __init__(self, files):
-        self.files, self.stats = files, Stats()
+    def __init__(self, files, stats):
+        self.files, self.stats = files, stats
 
 
 class MappedExperts(Experts):

@@ -80,8 +80,8 @@ class Pages:
 
     mapped = False
 
-    def __init__(self, parts, slots):
-        self.parts, self.slots, self.stats = parts, slots, Stats()
+    def __init__(self, parts, slots, stats):
+        self.parts, self.slots, self.stats = parts, slots, stats
         self.files = Files({p.entry for found in parts.values() for p in found})
         self.place = OrderedDict()  # (layer, expert) -> slot, longest unused first
         self.free = list(range(len(slots.down_proj)))[::-1]

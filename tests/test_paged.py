@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import minqwen
 from minqwen.errors import InputError
 from minqwen.weights import memory, paged
 from minqwen.weights.paged import MappedExperts, PagedExperts
+from tools.disk_speed import Limit
 
 ONE = 3 * 24 * 64  # parameters of an expert; 33 in each of 5 layers, 5 for a token
 
@@ -244,3 +247,22 @@ def test_a_mapped_model_cannot_write_into_its_file(folder):
 def test_free_memory_is_positive_and_less_than_all_there_is():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < memory.available() < total
+
+
+def test_free_memory_in_a_control_group():
+    """A real one, of the kind containers and schedulers use; where they may be made."""
+    limit = 2**30
+    try:
+        held = Limit(limit)
+    except (SystemExit, OSError):
+        pytest.skip("control groups cannot be made here")
+    code = "from minqwen.weights.memory import available; print(available())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True,
+            preexec_fn=held.enter, env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
+        )  # fmt: skip
+    finally:
+        held.remove()
+    assert done.returncode == 0, done.stderr
+    assert limit / 4 < int(done.stdout) < limit

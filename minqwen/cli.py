@@ -4,7 +4,6 @@ Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure,
 bad use, 130 for Ctrl-C, 141 when whoever reads the output stops; an error is one line.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -13,17 +12,27 @@ from dataclasses import replace
 
 import torch
 
+from .advice import advise
 from .errors import InputError
 from .explore import explore
 from .generate import generate
 from .info import describe
+from .options import (
+    Parser,
+    answer_options,
+    bench_options,
+    number,
+    plan_options,
+    prompt_options,
+    trace_options,
+)
 from .record import record
 from .terminal import complain, follow, say, summary
 from .text import Processor
 from .tour import tour
 from .weights import load
+from .weights.report import Meter
 
-DTYPES = ("float32", "bfloat16", "float16", "stored")
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "seed")
 
 
@@ -55,34 +64,6 @@ def main(argv=None):
     return 0
 
 
-# ---- what may be asked ----
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        """One line instead of argparse's usage and message."""
-        complain(f"{message} (see {self.prog} --help)")
-        sys.exit(2)
-
-
-def number(kind, low, high=float("inf"), over=False):
-    """An argparse type: an int or float from low (or over it) to high."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high or over and value == low:
-            what = "a whole number" if kind is int else "a number"
-            bounds = f"{'over' if over else 'from'} {low}"
-            bounds += "" if high == float("inf") else f" to {high}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
-        return value
-
-    return parse
-
-
 def parser():
     main = Parser("minqwen", description="Qwen3.5, exact and small enough to read.")
     commands = main.add_subparsers(metavar="COMMAND", required=True)
@@ -95,6 +76,7 @@ def parser():
     command("tour", run_tour, "see the small model read, look and answer")
     sub = command("info", run_info, "what a checkpoint, or a size by name, is made of")
     sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
+    plan_options(command("plan", run_plan, "what fits where, and how fast it can be"))
     sub = command("generate", run_generate, "answer one prompt")
     answer_options(sub)
     prompt_options(sub)
@@ -122,70 +104,6 @@ def parser():
     return main
 
 
-def bench_options(sub):
-    add = sub.add_argument
-    add("--size", choices=("tiny", "small"), default="small",
-        help="small (default): 150 M random weights; tiny: assets/tiny")  # fmt: skip
-    add("--dtypes", nargs="+", choices=DTYPES[:2], default=DTYPES[:2])
-    add("--contexts", nargs="+", type=number(int, 1), default=[128, 1024, 4096],
-        metavar="T", help="tokens to read before writing")  # fmt: skip
-    add("--steps", type=number(int, 1), default=64, metavar="N", help="tokens to write")
-    add("--repeats", type=number(int, 1), default=5, metavar="N", help="rounds")
-    add("--threads", type=number(int, 1, 1024), default=2, metavar="N")
-    add("--out", metavar="FOLDER", help="write bench.json and bench.png there")
-
-
-def prompt_options(sub):
-    """What `generate` and `trace` share."""
-    sub.add_argument("--prompt", required=True, help="what to answer")
-    sub.add_argument("--image", action="append", default=[], metavar="FILE",
-                     help="a picture before the prompt; repeatable")  # fmt: skip
-    sub.add_argument("--video", action="append", default=[], metavar="FILE",
-                     help="a film before the prompt; repeatable")  # fmt: skip
-
-
-def trace_options(sub):
-    """What `trace` takes beside a prompt and how to answer it."""
-    answer_options(sub)
-    prompt_options(sub)
-    sub.add_argument("-o", "--out", required=True, metavar="FILE",
-                     help="the trace's file, by custom *.safetensors")  # fmt: skip
-    sub.add_argument("--state", action="append", default=[], type=layer_head,
-                     metavar="L.H", help="follow the memory of layer L's head H; "
-                     "repeatable")  # fmt: skip
-    sub.add_argument("--norms", action="store_true",
-                     help="keep the size of every head's memory; slower")  # fmt: skip
-
-
-def layer_head(text):
-    """An argparse type: "3.0" is layer 3, head 0."""
-    layer, dot, head = text.partition(".")
-    if not (layer.isdecimal() and dot and head.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER.HEAD, such as 3.0")
-    return int(layer), int(head)
-
-
-def answer_options(sub):
-    """What `generate`, `chat` and `trace` share."""
-    add = sub.add_argument
-    add("path", help="checkpoint: a folder, a .safetensors file or a hub id")
-    add("--max-new-tokens", type=number(int, 1), default=512, metavar="N")
-    add("--temperature", type=number(float, 0, 100), default=0.0, metavar="X",
-        help="0 (default) takes the likeliest token; 1 samples as trained")  # fmt: skip
-    add("--top-k", type=number(int, 0), default=0, metavar="N", help="0 is off")
-    add("--top-p", type=number(float, 0, 1, over=True), default=1.0, metavar="X")
-    add("--min-p", type=number(float, 0, 1), default=0.0, metavar="X")
-    add("--presence-penalty", type=number(float, -100, 100), default=0.0, metavar="X")
-    add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N")
-    add("--stop", action="append", default=[], metavar="TEXT",
-        help="end the answer before this text; repeatable")  # fmt: skip
-    add("--thinking", action="store_true", help="think first (shown on stderr)")
-    add("--draft", type=number(int, 0, 16), default=0, metavar="N",
-        help="guess N tokens ahead: same text, fewer forwards")  # fmt: skip
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    add("--device", help="default: a GPU if there is one, or else cpu")
-
-
 # ---- commands ----
 
 
@@ -195,6 +113,13 @@ def run_tour(options):
 
 def run_info(options):
     print(describe(options.path))
+
+
+def run_plan(options):
+    print(advise(
+        options.path, options.context, options.batch, options.memory,
+        options.disk_speed, options.memory_speed, options.gpus,
+    ))  # fmt: skip
 
 
 def run_train(options):
@@ -305,7 +230,10 @@ def asked(processor, options):
 
 def load_model(options):
     dtype = None if options.dtype == "stored" else getattr(torch, options.dtype)
-    return load(options.path, device=options.device, dtype=dtype)
+    return load(
+        options.path, device=options.device, dtype=dtype,
+        experts=options.experts, expert_cache=options.expert_cache,
+    )  # fmt: skip
 
 
 def reply(model, processor, inputs, options, show=True):
@@ -315,7 +243,11 @@ def reply(model, processor, inputs, options, show=True):
         model, inputs, options.max_new_tokens, **chosen, stop=options.stop,
         draft=options.draft, processor=processor,
     )  # fmt: skip
-    answer = follow(steps, show)
+    meter = Meter(model) if options.stats else None
+    answer = follow(meter.watch(steps) if meter else steps, show)
     answer["prompt_tokens"] = inputs["input_ids"].shape[1]
     say(f"[{summary(answer, options.max_new_tokens)}]")
+    if meter:
+        answer["experts"] = meter.report(answer)
+        say("\n".join(f"[{line}]" for line in meter.lines(answer)))
     return answer

@@ -23,6 +23,7 @@ IGNORED = {"model_type", "dtype", "torch_dtype", "use_cache", "rope_parameters",
            "output_router_logits", "pad_token_id", "bos_token_id",
            "partial_rotary_factor"}  # fmt: skip
 DEEPEST = 1000  # layers; checked before any list of them is built
+LARGEST = 2**53  # of any number; larger ones, infinity and NaN are a slip or an attack
 VISION_FIXED = {"hidden_act": "gelu_pytorch_tanh", "deepstack_visual_indexes": []}
 VISION_IGNORED = {"model_type", "dtype", "rope_parameters"}
 IDS = (
@@ -166,6 +167,8 @@ def _build(cls, values, where, **given):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{where}: {f.name} is {value!r}; expected a number")
+        if not abs(value) < LARGEST:
+            raise InputError(f"{where}: {f.name} is {str(value)[:20]}, out of range")
         if f.type in (int, int | None) and not (isinstance(value, int) and value >= 0):
             raise InputError(f"{where}: {f.name} is {value!r}; expected a whole number")
     return cls(**given)
@@ -254,6 +257,8 @@ def check(config, source):
         (t.mtp_num_hidden_layers <= 1, "mtp_num_hidden_layers must be 0 or 1"),
         (v is None or v.out_hidden_size == t.hidden_size,
          "vision_config.out_hidden_size must equal text_config.hidden_size"),
+        (v is None or v.depth <= DEEPEST,
+         f"vision_config.depth must be at most {DEEPEST}"),
         (v is None or (v.num_heads and v.hidden_size % (4 * v.num_heads) == 0),
          "vision_config.hidden_size must be a multiple of 4 * num_heads"),
         (v is None or (v.num_position_embeddings**0.5).is_integer(),

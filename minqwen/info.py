@@ -9,8 +9,9 @@ import torch
 from .config import FULL, Config
 from .family import SIZES
 from .kernels import available
+from .units import human
 from .weights import expected_tensors, open_checkpoint, resolve
-from .weights.index import BITS
+from .weights.header import BITS
 from .weights.layout import DTYPES
 
 WIDTH = 13  # of the left column
@@ -107,9 +108,3 @@ def tower(cfg):
         pixels = v.patch_size * v.spatial_merge_size
         size = f"{v.depth} layers, {v.hidden_size} wide, {v.num_heads} heads"
         yield "vision", f"{size}; a token is {pixels} x {pixels} pixels"
-
-
-def human(count):
-    """Bytes as people write them, powers of 1000."""
-    steps = max(0, min(4, int(math.log10(max(count, 1)) // 3)))
-    return f"{count / 1000**steps:.4g} {('B', 'kB', 'MB', 'GB', 'TB')[steps]}"

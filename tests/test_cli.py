@@ -92,6 +92,34 @@ def test_generate_writes_what_the_package_writes(run, checkpoint):
     assert json.loads(out)["prompt_tokens"] == inputs["input_ids"].shape[1]
 
 
+def test_experts_on_disk_write_the_same_and_tell_what_they_read(run, checkpoint):
+    args = ["generate", checkpoint, "--prompt", "Hello", "--max-new-tokens", 9]
+    args += ["--json"]
+    want = json.loads(run(*args)[1])
+    args += ["--experts", "disk", "--expert-cache", "200kB", "--stats"]
+    code, out, err = run(*args)
+    answer = json.loads(out)
+    assert code == 0 and answer["token_ids"] == want["token_ids"]
+    told = answer["experts"]
+    one = 3 * 24 * 64 * 4  # bytes of an expert in fp32
+    assert told["cache_bytes"] == 200_000 // one * one and not told["mapped"]
+    assert told["answer"]["chosen"] == 8 * 4 * 5
+    for part, tokens in (("prompt", answer["prompt_tokens"]), ("answer", 8)):
+        total = told[part]["read"] * one
+        assert told[part]["bytes_read"] == total
+        assert told[part]["bytes_read_a_token"] == round(total / tokens)
+        spent = [v for k, v in told[part].items() if k.endswith("seconds")]
+        whole = answer["prompt_seconds"] if part == "prompt" else answer["seconds"]
+        assert len(spent) == 3 and 0 < sum(spent) < 1.1 * whole + 0.1
+    assert "[answer: " in err and "read a token" in err and "elsewhere" in err
+    code, out, err = run(*args[:-3], "--stats")
+    assert "files are mapped" in err or "read into a cache" in err
+    code, out, err = run("generate", checkpoint, "--prompt", "Hello", "--stats")
+    assert (code, out) == (1, "") and one_line(err) and "--experts disk" in err
+    code, out, err = run(*args[:-3], "--expert-cache", "12 apples")
+    assert code == 2 and one_line(err) and "12 apples" in err
+
+
 def test_train_goes_on_only_with_its_own_recipe(run, tmp_path):
     """All of the command's options reach the trainer, which then finds fault."""
     for name in ("tokenizer.json", "tokenizer_config.json"):

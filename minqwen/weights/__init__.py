@@ -1,7 +1,8 @@
 """Checkpoints: finding, checking, loading and saving them."""
 
+from .header import Entry
 from .hub import resolve
-from .index import Entry, open_checkpoint
+from .index import open_checkpoint
 from .layout import expected_tensors
 from .load import load
 from .save import save

@@ -1,50 +1,17 @@
-"""Where every tensor of a checkpoint lies, learnt from the headers alone.
+"""The files of a checkpoint: which belong to it, and whether they agree.
 
-A safetensors file is eight bytes (the header's length, little endian), a JSON
-header, and the tensors' bytes, end to end. The header maps a name to dtype, shape
-and first and last byte. We parse it ourselves, since paging and slicing need the
-offsets, so every promise of the format is checked here again: a header that lies
-would otherwise become a read outside the file, or a model quietly wrong.
-
-Nothing here reads a tensor, runs code from a checkpoint, or opens a pickle.
+Only headers are read. A folder is not trusted: its index may name only plain files
+beside it, and what it says must be what the files hold.
 """
 
-import json
-import math
-import stat
-from dataclasses import dataclass
+import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import InputError
+from .header import MAX_HEADER, parse_json, read_table, show
 
-MAX_HEADER = 100_000_000  # bytes; the reference implementation's bound
-MAX_RANK = 64  # no tensor has more axes in torch; keeps hostile products cheap
-BITS = {
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
-    "I64": 64, "U64": 64, "F64": 64, "C64": 64,
-}  # fmt: skip
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 INDEX = ".safetensors.index.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One stored tensor: bytes [start, end) of `file`, `shape` of `dtype`."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-def show(text, limit=120):
-    """A name out of a file, fit for a one-line message on any terminal."""
-    text = str(text)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def open_checkpoint(path):
@@ -65,134 +32,6 @@ def open_checkpoint(path):
             "checkpoint's folder."
         )
     return read_table(path)
-
-
-def read_table(file):
-    """Name -> Entry for one safetensors file; reads its header only."""
-    name = show(file.name)
-    try:
-        info = file.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise InputError(f"{name} is not a regular file; weights cannot be read.")
-        with open(file, "rb") as f:
-            head = f.read(8)
-            size = _header_size(name, head, info.st_size)
-            raw = f.read(size)
-    except OSError as err:
-        raise InputError(f"{show(file)} cannot be read: {err.strerror}.") from None
-    table = parse_header(raw, info.st_size - 8 - size, name)
-    base = 8 + size
-    return {
-        tensor: Entry(file, dtype, shape, base + start, base + end)
-        for tensor, (dtype, shape, start, end) in table.items()
-    }
-
-
-def _header_size(name, head, file_size):
-    if len(head) < 8:
-        raise InputError(
-            f"{name} is {file_size} bytes long, too short for a safetensors header; "
-            "copy or download it again."
-        )
-    size = int.from_bytes(head, "little")
-    if size > MAX_HEADER or size > file_size - 8:
-        raise InputError(
-            f"{name} announces a header of {size} bytes, but holds {file_size - 8} "
-            f"after that number and at most {MAX_HEADER} are allowed; it is damaged "
-            "or not a safetensors file."
-        )
-    return size
-
-
-def parse_header(raw, data_size, name):
-    """Name -> (dtype, shape, start, end), offsets relative to the data's start.
-
-    `raw` is the header's bytes, `data_size` the number of bytes behind it, `name`
-    the file's name for messages. Accepts only what the format promises: UTF-8 JSON
-    without duplicate keys, known dtypes, byte counts that follow from the shapes,
-    and tensors that cover the data without gap or overlap.
-    """
-    header = _parse_json(raw, f"{name}: the header")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in metadata.values()
-    ):
-        raise InputError(f"{name}: __metadata__ must map strings to strings.")
-    table = {tensor: _parse_info(name, tensor, info) for tensor, info in header.items()}
-
-    at = 0
-    for tensor, (_, _, start, end) in sorted(table.items(), key=lambda t: t[1][2:]):
-        if start != at:
-            fault = "overlaps the tensor before it" if start < at else "leaves a gap"
-            raise InputError(
-                f"{name}: {show(tensor)} starts at byte {start} instead of {at}, so it "
-                f"{fault}; the file is damaged."
-            )
-        at = end
-    if at != data_size:
-        fault = "is cut short" if data_size < at else "has bytes no tensor owns"
-        raise InputError(
-            f"{name} {fault}: its header describes {at} bytes of tensors, the file "
-            f"holds {data_size}; copy or download it again."
-        )
-    return table
-
-
-def _parse_info(name, tensor, info):
-    where = f"{name}: {show(tensor)}"
-    if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
-        raise InputError(
-            f"{where} must be described by dtype, shape and data_offsets alone."
-        )
-    dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BITS:
-        raise InputError(f"{where} has the unknown dtype {show(dtype)}.")
-    # bool is an int in Python, but not in a shape.
-    for key, values in (("shape", shape), ("data_offsets", offsets)):
-        if (
-            not isinstance(values, list)
-            or len(values) > MAX_RANK
-            or any(type(v) is not int or not 0 <= v < 2**63 for v in values)
-        ):
-            raise InputError(
-                f"{where} has {key} {show(values)}, not a list of whole numbers >= 0."
-            )
-    if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise InputError(f"{where} has data_offsets {show(offsets)}, not [start, end].")
-    bits = math.prod(shape) * BITS[dtype]
-    # Python's whole numbers do not overflow, so no shape can wrap around to fit.
-    if bits != (offsets[1] - offsets[0]) * 8:
-        raise InputError(
-            f"{where} is {show(shape)} {dtype}, which takes {-(-bits // 8)} bytes, but "
-            f"its offsets span {offsets[1] - offsets[0]}; the header is wrong."
-        )
-    return dtype, tuple(shape), *offsets
-
-
-def _parse_json(raw, what):
-    """A JSON object without duplicate keys, or InputError beginning with `what`."""
-
-    def pairs(items):
-        found = {}
-        for key, value in items:
-            if key in found:
-                raise InputError(f"{what} has the key {show(key)} twice.")
-            found[key] = value
-        return found
-
-    try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as err:
-        fault = str(err).splitlines()[0] if str(err) else "unreadable"
-        raise InputError(f"{what} is not JSON ({show(fault)}).") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{what} is not a JSON object.")
-    return parsed
-
-
-# ---- several files ----
 
 
 def _refuse_pickle(path):
@@ -228,6 +67,7 @@ def _files_of(folder):
 def _merge(files):
     table = {}
     for file in files:
+        _check_link(file)
         for tensor, entry in read_table(file).items():
             if tensor in table:
                 raise InputError(
@@ -248,7 +88,8 @@ def _follow(index):
         raw = index.read_bytes()
     except OSError as err:
         raise InputError(f"{name} cannot be read: {err.strerror}.") from None
-    weight_map = _parse_json(raw, name).get("weight_map")
+    content = parse_json(raw, name)
+    weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{name} has no weight_map from tensor names to files.")
     for tensor, shard in weight_map.items():
@@ -268,6 +109,7 @@ def _follow(index):
             )
     table = _merge([index.parent / shard for shard in shards])
     _check_agreement(name, weight_map, table)
+    _check_total(name, content.get("metadata"), table)
     return table
 
 
@@ -283,6 +125,40 @@ def _check_agreement(name, weight_map, table):
             raise InputError(
                 f"{show(found.file.name)} holds {show(tensor)}, but {name} {place}."
             )
+
+
+def _check_total(name, metadata, table):
+    """A total that differs is only told: tools disagree on what to count in it."""
+    if not isinstance(metadata, dict | None):
+        raise InputError(f"{name}: metadata must be an object, as {INDEX} files have.")
+    said = (metadata or {}).get("total_size")
+    found = sum(entry.end - entry.start for entry in table.values())
+    if said is not None and (type(said) not in (int, float) or not said >= 0):
+        raise InputError(f"{name}: total_size is {show(said)}, not a number of bytes.")
+    if said is not None and said != found:
+        warnings.warn(
+            f"{name}: total_size is {show(said)}, the shards hold {found} bytes of "
+            "tensors; every tensor it lists is there",
+            stacklevel=2,
+        )
+
+
+def _check_link(file):
+    """Links may lead to the checkpoint's own folder and into the hub cache's blobs."""
+    if not file.is_symlink():
+        return
+    try:
+        folder, target = file.parent.resolve(), file.resolve()
+    except (OSError, RuntimeError) as err:  # 3.12 and older: RuntimeError for a loop
+        raise InputError(f"{show(file.name)} is a link without end ({err}).") from None
+    allowed = {folder}
+    if folder.parent.name == "snapshots":
+        allowed.add(folder.parent.parent / "blobs")
+    if target.parent not in allowed:
+        raise InputError(
+            f"{show(file.name)} is a link to {show(target)}, outside the checkpoint's "
+            "folder; put the file itself there."
+        )
 
 
 def _check_shard_name(where, shard):

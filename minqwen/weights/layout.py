@@ -9,6 +9,7 @@ head). And text-only files, which write `model.layers` for
 
 import torch
 
+from ..errors import InputError
 from ..model import Qwen
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
@@ -20,10 +21,14 @@ def skeleton(cfg, dtype):
     """The model on the meta device: names, shapes and dtypes without memory.
 
     Casting leaves the model's fp32 islands (`A_log`, the gated norms) in fp32, as
-    the released files do.
+    the released files do. InputError if no tensor can have the sizes asked for.
     """
-    with torch.device("meta"):
-        return Qwen(cfg).to(dtype)
+    try:
+        with torch.device("meta"):
+            return Qwen(cfg).to(dtype)
+    except (RuntimeError, TypeError) as err:
+        reason = str(err).splitlines()[0]
+        raise InputError(f"config.json asks for impossible sizes ({reason}).") from None
 
 
 def per_expert(name, shape):

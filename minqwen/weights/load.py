@@ -14,9 +14,11 @@ import torch
 from ..config import Config
 from ..errors import InputError
 from ..kernels import known
+from .header import show, unchanged
 from .hub import resolve
-from .index import open_checkpoint, show
+from .index import open_checkpoint
 from .layout import BODY, DTYPES, FUSED, per_expert, skeleton, slice_of
+from .paged import put_back, take_out
 
 CHUNK = 32 << 20  # bytes converted or moved to a device at once
 BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
@@ -26,7 +28,7 @@ SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 
 def load(
     path_or_hub_id, device="cpu", dtype=torch.float32, experts="memory", quantize=None,
-    kernels="auto", revision=None,
+    kernels="auto", revision=None, expert_cache=None,
 ):  # fmt: skip
     """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
 
@@ -36,9 +38,18 @@ def load(
     leaves the tower of a file that has one: both are said in a warning. Peak memory is
     the model's own and CHUNK. Raises InputError, before reading any weight, that names
     every tensor that does not fit config.json.
+
+    experts "disk" leaves the routed experts in the files until a token chooses them:
+    the same logits, in the memory that the rest takes and `expert_cache` bytes. None
+    maps the files where all experts fit, or else takes half of the free memory.
     """
     _refuse_planned(experts, quantize)
     known(kernels)
+    if expert_cache is not None and (experts != "disk" or expert_cache < 1):
+        raise InputError(
+            f"expert_cache={show(expert_cache)} does not go with experts={experts!r}; "
+            "it is a number of bytes for experts='disk'."
+        )
     device = _device(device)
     if dtype is not None and dtype not in DTYPES.values():
         raise InputError(
@@ -52,8 +63,14 @@ def load(
     _check_depth(path, cfg, table)
     model = skeleton(cfg, dtype or _main_dtype(table))
     plan = match(path, model, table)
+    taken, memory = {}, plan
+    if experts == "disk":
+        taken = take_out(model, path)
+        memory = [step for step in plan if not step[1].endswith(FUSED)]
     model.to_empty(device=device)
-    _read_all(model, table, plan)
+    _read_all(model, table, memory)
+    if taken:
+        put_back(model, taken, plan, table, expert_cache, device)
     model.kernels = kernels
     return model.eval()
 
@@ -175,24 +192,38 @@ def _read_all(model, table, plan):
     plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
     total = sum(table[source].end - table[source].start for source, _, _ in plan)
     buffer = torch.empty(CHUNK, dtype=torch.uint8)
-    file = None
+    file = entry = None
     with tqdm(
         total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
     ) as bar:
         try:
             for source, name, part in plan:
+                if file is None or file.name != str(table[source].file):
+                    file = _reopen(file, entry, table[source].file)
                 entry = table[source]
-                if file is None or file.name != str(entry.file):
-                    file = _reopen(file, entry.file)
                 target = slice_of(parameters[name].data, part).reshape(-1)
                 read_tensor(file, entry, source, target, buffer, bar.update)
+                check_finite(entry.file, source, target)
+            if file is not None:
+                unchanged(entry, file.fileno())
         finally:
             if file is not None:
                 file.close()
 
 
-def _reopen(old, path):
+def check_finite(file, name, values):
+    """InputError if any of `values`, a floating tensor, is NaN or infinite."""
+    # One NaN or infinity spoils the sum, which takes a tenth of the time to read.
+    if not values.sum().isfinite() and not values.isfinite().all():
+        raise InputError(
+            f"{show(file.name)}: {show(name)} holds NaN or infinite values, which no "
+            "trained model does; copy or download it again."
+        )
+
+
+def _reopen(old, entry, path):
     if old is not None:
+        unchanged(entry, old.fileno())
         old.close()
     try:
         return open(str(path), "rb", buffering=0)
@@ -236,7 +267,7 @@ def _fill(file, start, flat, name, progress):
 
 def _refuse_planned(experts, quantize):
     for option, value, choices in (
-        ("experts", experts, ("memory",)),
+        ("experts", experts, ("memory", "disk")),
         ("quantize", quantize, (None,)),
     ):
         if value not in choices:

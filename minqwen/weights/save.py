@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
-from .index import INDEX, show
+from .header import show
+from .index import INDEX
 from .layout import DTYPES, stored_tensors
 
 CHUNK = 64 << 20  # bytes copied off a device at once
@@ -35,7 +36,10 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
     tensors = list(stored_tensors(model))
     for name, tensor in tensors:
         if tensor.is_meta:
-            raise InputError(f"{name} is on the meta device and has no value to save.")
+            raise InputError(
+                f"{name} is on the meta device and has no value to save; load what is "
+                "to be saved with experts='memory'."
+            )
         if tensor.dtype not in LABELS:
             raise InputError(
                 f"{name} is {tensor.dtype}; move the model to float32, bfloat16 or "

@@ -1,0 +1,52 @@
+"""How much memory this process may still take."""
+
+import os
+from pathlib import Path
+
+GROUPS = Path("/sys/fs/cgroup")
+
+
+def available():
+    """Bytes that can be taken without pushing others out, cgroup limits included."""
+    found = [_system(), *_groups()]
+    return max(0, min(found))
+
+
+def _system():
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        values = dict(line.split(":", 1) for line in lines)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: half of what is built in
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _groups():
+    """What each memory cgroup above this process has left, of version 1 and 2."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, kinds, path = line.split(":", 2)
+        if not kinds:
+            root, names = GROUPS, ("memory.max", "memory.current", "file")
+        elif "memory" in kinds.split(","):
+            root = GROUPS / "memory"
+            names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"
+        else:
+            continue
+        group = root / path.lstrip("/")
+        for place in [group, *group.parents]:
+            if place.is_relative_to(root):
+                yield from _left(place, *names)
+
+
+def _left(group, limit, used, cache):
+    try:
+        most = int((group / limit).read_text())  # "max" is no number, nor a limit
+        now = int((group / used).read_text())
+        stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+        yield most - now + int(stat.get(cache, 0))  # cached pages are given back
+    except (OSError, ValueError):
+        return

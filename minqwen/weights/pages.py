@@ -1,0 +1,154 @@
+"""A bounded cache of experts in front of a checkpoint's files.
+
+An expert is read when it is chosen: exactly its bytes, by several threads at once, into
+a slot of a cache that all layers share. The longest unused one makes room.
+"""
+
+import os
+import weakref
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from time import perf_counter
+
+import torch
+
+from ..errors import InputError
+from .header import Entry, show, unchanged
+from .layout import DTYPES
+
+PIECE = 4 << 20  # bytes of one positioned read
+THREADS = 8  # reads under way at once; disks answer several sooner than one by one
+
+
+@dataclass
+class Stats:
+    """What paging did since loading; the difference of two is what it did between."""
+
+    hits: int = 0  # chosen experts found in the cache
+    misses: int = 0  # and those that had to be read
+    bytes_read: int = 0
+    read_seconds: float = 0.0
+    expert_seconds: float = 0.0  # in experts, reading included
+
+    def __sub__(self, earlier):
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Stats(**{k: v - getattr(earlier, k) for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of a file that are rows [low, high) of one expert's parameter `kind`."""
+
+    entry: Entry
+    start: int
+    kind: str
+    low: int
+    high: int
+
+
+class Files:
+    """The files behind some entries, open until nobody needs them."""
+
+    def __init__(self, entries):
+        self.entries = {entry.file: entry for entry in entries}
+        self.open = {}
+        weakref.finalize(self, _close, self.open)
+        try:
+            for file in self.entries:
+                self.open[file] = os.open(file, os.O_RDONLY)
+        except OSError as err:
+            raise InputError(f"{show(file)} cannot be read: {err.strerror}.") from None
+        for file in self.entries:
+            self.check(file)
+
+    def check(self, file):
+        unchanged(self.entries[file], self.open[file])
+
+
+def _close(descriptors):
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
+class Pages:
+    """A cache of experts in front of the files, least recently used out first.
+
+    `parts` maps (layer's name, expert) to its Parts. `slots` is an Experts whose
+    experts are the cache's places: [slots, 2 I, D] and [slots, D, I].
+    """
+
+    mapped = False
+
+    def __init__(self, parts, slots, stats):
+        self.parts, self.slots, self.stats = parts, slots, stats
+        self.files = Files({p.entry for found in parts.values() for p in found})
+        self.place = OrderedDict()  # (layer, expert) -> slot, longest unused first
+        self.free = list(range(len(slots.down_proj)))[::-1]
+        self.capacity = len(self.free)
+        self.threads = ThreadPoolExecutor(THREADS)
+
+    @property
+    def cache_bytes(self):
+        return sum(p.nbytes for p in self.slots.parameters())
+
+    def fetch(self, layer, experts):
+        """The slots of at most `capacity` experts of a layer, read where need be."""
+        begun, reads = perf_counter(), []
+        for key in ((layer, e) for e in experts):
+            if key in self.place:
+                self.place.move_to_end(key)  # before any is evicted
+        for key in ((layer, e) for e in experts):
+            if key in self.place:
+                self.stats.hits += 1
+                continue
+            self.stats.misses += 1
+            slot = self.free.pop() if self.free else self.place.popitem(last=False)[1]
+            self.place[key] = slot
+            reads += self._reads(key, slot)
+        try:
+            for count in self.threads.map(self._read, reads):
+                self.stats.bytes_read += count
+            for file in {part.entry.file for part, *_ in reads}:
+                self.files.check(file)
+        except BaseException:
+            # What a slot holds is unknown now: nobody may take it for an expert.
+            self.free += self.place.values()
+            self.place.clear()
+            raise
+        self.stats.read_seconds += perf_counter() - begun if reads else 0.0
+        return [self.place[layer, e] for e in experts]
+
+    def _reads(self, key, slot):
+        """(part, first byte, target) for each piece of an expert; targets are flat."""
+        for part in self.parts[key]:
+            rows = getattr(self.slots, part.kind)[slot, part.low : part.high]
+            width = DTYPES[part.entry.dtype].itemsize
+            at = part.start
+            for target in rows.detach().reshape(-1).split(PIECE // width):
+                yield part, at, target
+                at += len(target) * width
+
+    def _read(self, read):
+        part, at, target = read
+        stored = DTYPES[part.entry.dtype]
+        direct = target.dtype == stored and target.device.type == "cpu"
+        buffer = target if direct else torch.empty(len(target), dtype=stored)
+        left = memoryview(buffer.view(torch.uint8).numpy())
+        count = len(left)
+        while left:
+            try:
+                done = os.preadv(self.files.open[part.entry.file], [left], at)
+            except OSError as err:
+                raise InputError(
+                    f"{show(part.entry.file)} cannot be read: {err.strerror}."
+                ) from None
+            if not done:
+                raise InputError(
+                    f"{show(part.entry.file.name)} became shorter while it was in use; "
+                    "load again when nobody writes to it."
+                )
+            left, at = left[done:], at + done
+        if not direct:
+            target.copy_(buffer)
+        return count

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 import minqwen
+from minqwen.bench import SMALL
 from minqwen.config import Config
 from minqwen.plan import expert_bytes
 from minqwen.units import human, size
@@ -30,12 +31,10 @@ from minqwen.weights import open_checkpoint, paged
 
 try:
     from full_size import make, peak
-    from speed import MINI
 except ImportError:  # imported from the repository's root
     from tools.full_size import make, peak
-    from tools.speed import MINI
 
-SLOW = MINI | dict(
+SLOW = SMALL | dict(
     hidden_size=1024, num_experts=160, num_experts_per_tok=10,
     moe_intermediate_size=512, shared_expert_intermediate_size=512,
 )  # fmt: skip

@@ -21,17 +21,16 @@ import torch
 from safetensors.torch import save_file
 
 import minqwen
+from minqwen.bench import SMALL
 from minqwen.config import Config
 from minqwen.weights.layout import FUSED, per_expert
 
 try:
     from full_size import peak
-    from speed import MINI
 except ImportError:  # imported from the repository's root
     from tools.full_size import peak
-    from tools.speed import MINI
 
-LARGE = MINI | dict(num_experts=512, num_experts_per_tok=10)
+LARGE = SMALL | dict(num_experts=512, num_experts_per_tok=10)
 WAYS = {
     "one by one": ("minqwen", "transformers"),
     "fused": ("minqwen", "minqwen, experts on disk", "transformers"),

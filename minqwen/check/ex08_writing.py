@@ -1,0 +1,189 @@
+"""Notebook 08, sixty layers: how the next token is chosen, and the loop."""
+
+import torch
+
+from .. import sampling
+from ..config import Config
+from ..model import Qwen
+from .core import Exercise
+
+# ---- 4: what is drawn from
+
+
+def _nucleus(logits, temperature, top_p):
+    return sampling.probabilities(logits, temperature, top_p=top_p)
+
+
+def _keep(p, top_p, shift=0, scale=True, back=True):
+    """Top-p that keeps `shift` tokens more or fewer than it should."""
+    values, order = p.sort(descending=True)
+    count = int((values.cumsum(0) - values < top_p).sum()) + shift
+    values = values.where(torch.arange(len(p)) < count, 0)
+    values = values / values.sum() if scale else values
+    return torch.zeros_like(p).scatter(0, order, values) if back else values
+
+
+def _filter_first(logits, temperature, top_p):
+    kept = _keep(logits.softmax(-1), top_p) > 0
+    return (logits / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
+
+
+def _nucleus_inputs(rand):
+    """top_p such that one token crosses it, and such that temperature decides which."""
+    cases = []
+    for temperature in (3.0, 0.5):
+        logits = (0.6 * torch.arange(7) + 0.4 * rand(7).sigmoid()).roll(-1)
+        warm = (logits / temperature).softmax(-1).sort(descending=True).values
+        cold = logits.softmax(-1).sort(descending=True).values
+        between = (0.5 * (warm.cumsum(0) + cold.cumsum(0)))[1]
+        top_p = max(between, warm[0] + 0.3 * warm[1])
+        case = {"logits": logits, "temperature": temperature, "top_p": top_p.item()}
+        cases.append(case)
+    return cases
+
+
+nucleus = Exercise(
+    "08",
+    "temperature and top-p",
+    _nucleus,
+    _nucleus_inputs,
+    wrong=[
+        (
+            "the token that crosses top_p is dropped; it is the last one kept, so that "
+            "the kept ones together reach top_p",
+            lambda logits, temperature, top_p: _keep(
+                (logits / temperature).softmax(-1), top_p, shift=-1
+            ),
+        ),
+        (
+            "one token too many is kept: stop as soon as top_p is reached",
+            lambda logits, temperature, top_p: _keep(
+                (logits / temperature).softmax(-1), top_p, shift=1
+            ),
+        ),
+        (
+            "the temperature has no effect: dividing probabilities by it cancels when "
+            "they are made to sum to one. Divide the logits, before the softmax",
+            lambda logits, temperature, top_p: _keep(logits.softmax(-1), top_p),
+        ),
+        (
+            "the logits are multiplied by the temperature; divide them",
+            lambda logits, temperature, top_p: _keep(
+                (logits * temperature).softmax(-1), top_p
+            ),
+        ),
+        (
+            "top_p is applied before the temperature; first the temperature, then the "
+            "softmax, then top_p on what came out",
+            _filter_first,
+        ),
+        (
+            "the kept probabilities do not sum to one; divide them by their sum",
+            lambda logits, temperature, top_p: _keep(
+                (logits / temperature).softmax(-1), top_p, scale=False
+            ),
+        ),
+        (
+            "the probabilities are in order of size; put each back at its token's id",
+            lambda logits, temperature, top_p: _keep(
+                (logits / temperature).softmax(-1), top_p, back=False
+            ),
+        ),
+        (
+            "nothing is left out: top_p is not used",
+            lambda logits, temperature, top_p: (logits / temperature).softmax(-1),
+        ),
+    ],
+    returns=("the probabilities",),
+)
+
+
+# ---- 5: the loop that writes
+
+SMALL = dict(
+    model_type="qwen3_5_text", vocab_size=97, hidden_size=16, intermediate_size=16,
+    num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=8,
+    full_attention_interval=2, linear_num_key_heads=1, linear_num_value_heads=2,
+    linear_key_head_dim=4, linear_value_head_dim=4, linear_conv_kernel_dim=4,
+    rms_norm_eps=1e-6, max_position_embeddings=512,
+    rope_parameters=dict(rope_type="default", rope_theta=10_000,
+                         partial_rotary_factor=0.5, mrope_section=[1, 1, 0],
+                         mrope_interleaved=True))  # fmt: skip
+
+
+def _drawn_model(rand):
+    """A small model whose next token depends on all that it has read."""
+    with torch.device("meta"):
+        model = Qwen(Config.from_dict(SMALL))
+    model.to_empty(device="cpu").requires_grad_(False)
+    for name, weight in model.named_parameters():
+        mixed = name.endswith(("o_proj.weight", "out_proj.weight"))
+        weight.copy_((3 if mixed else 0.7) * rand(*weight.shape))
+    return model
+
+
+def _greedy(model, ids, count, again=None, first=-1):
+    """The loop; `again(ids, new)` is what the next call is fed, by default `new`."""
+    cache = model.new_cache(1, (ids.shape[1] + count) * (count + 1))
+    new, written = model(ids, cache=cache)[:, first:][:, :1].argmax(-1), []
+    while len(written) < count:
+        written.append(new)
+        ids = torch.cat([ids, new], 1)
+        fed = new if again is None else again(ids, new)
+        new = model(fed, cache=cache, last_only=True).argmax(-1)
+    return torch.cat(written, 1)[0]
+
+
+def _forgetful(model, ids, count):
+    new, written = model(ids, last_only=True).argmax(-1), []
+    while len(written) < count:
+        written.append(new)
+        new = model(new, cache=model.new_cache(1, 1)).argmax(-1)
+    return torch.cat(written, 1)[0]
+
+
+def _last_twice(model, ids, count):
+    return _greedy(model, torch.cat([ids, ids[:, -1:]], 1), count)
+
+
+greedy = Exercise(
+    "08",
+    "the loop that writes",
+    _greedy,
+    lambda rand: [
+        {"model": model, "ids": ids, "count": 8}
+        for model in [_drawn_model(rand)]
+        for ids in [(rand(1, T).sigmoid() * 97).long() for T in (3, 4, 5, 6)]
+    ],
+    wrong=[
+        (
+            "the whole text is fed again, to a cache that holds it already; after the "
+            "prompt feed only the new token",
+            lambda **case: _greedy(**case, again=lambda ids, new: ids),
+        ),
+        (
+            "a new cache at every step: the model has forgotten the text. Make one, "
+            "and hand it to every call",
+            _forgetful,
+        ),
+        (
+            "the first new token is what follows the prompt's first token; take the "
+            "logits of its last",
+            lambda **case: _greedy(**case, first=0),
+        ),
+        (
+            "the prompt's last token is read twice; what follows it is in the logits "
+            "of the first call",
+            _last_twice,
+        ),
+        (
+            "the first new token is missing: the prompt's logits already give one",
+            lambda model, ids, count: _greedy(model, ids, count + 1)[1:],
+        ),
+        (
+            "the prompt is returned too; only what was written is asked for",
+            lambda model, ids, count: torch.cat([ids[0], _greedy(model, ids, count)]),
+        ),
+    ],
+    returns=("the new tokens",),
+)

@@ -61,7 +61,8 @@ def make(folder, values):
 
 
 def once(way, folder, threads):
-    """Seconds to load, seconds to read all weights, peak bytes beyond the imports."""
+    """Seconds to load and to read all weights, peak bytes beyond the imports, bytes of
+    weights, and seconds of CPU that both took."""
     torch.set_num_threads(threads)
     if way == "transformers":
         from transformers import Qwen3_5MoeForCausalLM as Model
@@ -74,14 +75,15 @@ def once(way, folder, threads):
         def load():
             return minqwen.load(folder, dtype=torch.bfloat16, experts=experts)
 
-    before, begun = peak(), time.perf_counter()
+    cpu, before, begun = time.process_time(), peak(), time.perf_counter()
     model = load()
     loaded = time.perf_counter()
     for p in model.parameters():
         p.data.view(torch.int16 if p.itemsize == 2 else torch.int32).max()
     read = time.perf_counter()
     size = sum(p.nbytes for p in model.parameters())
-    return loaded - begun, read - loaded, peak() - before, size
+    cpu = time.process_time() - cpu
+    return loaded - begun, read - loaded, peak() - before, size, cpu
 
 
 def compare(folder, repeats, threads):
@@ -101,11 +103,12 @@ def compare(folder, repeats, threads):
             load, read = (statistics.median(r[i] for r in found) for i in (0, 1))
             ratios = [t / (r[0] + r[1]) for t, r in zip(theirs, found, strict=True)]
             memory = max(r[2] / r[3] for r in found)
+            cpu = statistics.median(r[4] for r in found)
             middle = statistics.median(ratios)
             print(
-                f"  {way:<26}{load:6.2f} s to load, {read:5.2f} s to read once; peak "
-                f"{memory:.2f} x the weights; {middle:.1f}x transformers "
-                f"({min(ratios):.1f} to {max(ratios):.1f})",
+                f"  {way:<26}{load:6.2f} s to load, {read:5.2f} s to read once, "
+                f"{cpu:.2f} s of CPU; peak {memory:.2f} x the weights; {middle:.1f}x "
+                f"transformers ({min(ratios):.1f} to {max(ratios):.1f})",
                 flush=True,
             )
 

@@ -8,6 +8,8 @@ head). And text-only files, which write `model.layers` for
 """
 
 import torch
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 
 from ..errors import InputError
 from ..model import Qwen
@@ -17,6 +19,22 @@ BODY = "model.language_model."
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
 
 
+class Lean(TorchFunctionMode):
+    """Models on the meta device, without importing torch's compiler: a second less.
+
+    Two things would import it: first values, of which there are none without memory,
+    and `empty_like` from there, which is `empty` of the same shape.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (init.normal_, init.uniform_, init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.empty_like and args[0].is_meta:
+            return torch.empty(args[0].shape, **{"dtype": args[0].dtype} | kwargs)
+        return func(*args, **kwargs)
+
+
 def skeleton(cfg, dtype):
     """The model on the meta device: names, shapes and dtypes without memory.
 
@@ -24,7 +42,7 @@ def skeleton(cfg, dtype):
     the released files do. InputError if no tensor can have the sizes asked for.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Lean():
             return Qwen(cfg).to(dtype)
     except (RuntimeError, TypeError) as err:
         reason = str(err).splitlines()[0]

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
 
 import chromium  # noqa: E402
-from lab import lab, run_all  # noqa: E402
+from lab import lab  # noqa: E402
 
 from tools.made_trace import made_trace  # noqa: E402
 
@@ -73,9 +73,8 @@ def main():
         (folder / "trace.safetensors").write_bytes(made_trace(tokens=tokens))
         browser = chromium.launch(driver)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        with lab(folder, *CELLS) as address:
-            page.add_init_script(WATCH)
-            run_all(page, address)
+        page.add_init_script(WATCH)
+        with lab(page, folder, *CELLS):
             page.wait_for_function("window.drawn", timeout=300_000)
             line = page.locator(".jp-OutputArea-output", has_text="started ").last
             started = float(line.inner_text().split()[1])

@@ -53,7 +53,7 @@ function tokenView(tools) {
     heading(`Token ${whole(token)}: `, name.part(token)),
     note(KINDS[kinds[token]]),
     node("p", {}, "In ", layerButton(tools, layer), type && ` (${type})`),
-    table([number("rank"), number("expert"), trace.expertWeights ? "weight" : "",
+    table([number("rank"), number("expert"), trace.expertWeights ? "weight" : "note",
       ...(other ? ["second trace"] : [])], rows),
     facts(said),
     other && note(`${whole(reading.differ().perToken[token])} of this token's ${whole(K * L)} choices differ.`),
@@ -88,13 +88,15 @@ function everyLayer(tools, token) {
   const details = node("details", {}, node("summary", {}, `All ${L} layers as a table`));
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
+    const margins = trace.routerMargin;
     const rows = Array.from({ length: L }, (_, l) => [
       layerButton(tools, l),
       reading.choices(token, l).map(({ expert, weight }) =>
         weight === null ? `${expert}` : `${expert} (${weight.toFixed(2)})`).join(", "),
-      trace.routerMargin ? trace.routerMargin[token * L + l].toFixed(2) : "",
+      ...(margins ? [margins[token * L + l].toFixed(2)] : []),
     ]);
-    details.append(table(["", "experts, best first", trace.routerMargin ? number("margin") : ""], rows));
+    const titles = ["layer", "experts, best first", ...(margins ? [number("margin")] : [])];
+    details.append(table(titles, rows));
   });
   return details;
 }

@@ -13,12 +13,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from .config import FULL, LINEAR
-from .delta import delta_step
 from .errors import InputError
 from .model import real_tokens
 from .moe import Router
+from .record_columns import columns, overview
 from .record_rows import Sequence
-from .rope import rotate
 from .trace import Trace
 
 
@@ -96,21 +95,28 @@ def check_heads(text, states):
 
 
 class Recorder:
-    """Listens to one model. `heard` collects what one call of it says, by layer."""
+    """Listens to one model. `heard` collects what one call of it says, by layer.
+
+    Steps of decoding are many and small, so what they said is pooled, and made into
+    columns of a trace some dozens of steps at a time.
+    """
+
+    POOL = 64  # calls
 
     def __init__(self, model, heads, norms):
         self.model, self.heads, self.norms = model, heads, norms
         self.layers = {layer for layer, _ in heads}
-        self.core = model.model.language_model
+        self.blocks = model.model.language_model.layers
         self.sequences, self.by_cache = [], WeakKeyDictionary()
         self.heard, self.hooks, self.covered = {}, [], []
+        self.pool, self.pooled = [], None  # (ids, real, heard) of calls, their sequence
 
     # ---- listening ----
 
     def attach(self):
         self.cover(self.model, "hidden", self.hidden)
         self.signature = signature(type(self.model).hidden)
-        for i, block in enumerate(self.core.layers):
+        for i, block in enumerate(self.blocks):
             if isinstance(getattr(block.mlp, "gate", None), Router):
                 self.hook(block.mlp.gate, i, "router")
                 self.hook(block.mlp.shared_expert_gate, i, "shared")
@@ -120,11 +126,9 @@ class Recorder:
             elif i in self.layers:
                 self.hook(block.self_attn.q_norm, i, "q")
                 self.hook(block.self_attn.k_norm, i, "k")
-                self.hooks.append(
-                    block.self_attn.register_forward_pre_hook(
-                        partial(self.angles, i), with_kwargs=True
-                    )
-                )
+                hear = partial(self.angles, i)
+                hook = block.self_attn.register_forward_pre_hook(hear, with_kwargs=True)
+                self.hooks.append(hook)
 
     def detach(self):
         for hook in self.hooks:
@@ -159,111 +163,58 @@ class Recorder:
         """In place of `Qwen.hidden`: the same, then what was heard is kept."""
         call = self.signature.bind(self.model, *args, **kwargs).arguments
         cache, ids = call.get("cache"), call["input_ids"]
-        past = cache.length if cache else 0
+        past, T = cache.length if cache else 0, ids.shape[1]
         sequence = self.by_cache.get(cache) if past else None
         new = sequence is None or past < sequence.start_at
-        before = self.states(cache) if past and (new or self.norms) else {}
+        if new or sequence is not self.pooled or past != sequence.end or T > 1:
+            self.empty()
+        before = self.states(cache) if past and (new or not self.pool) else {}
         self.heard = {}
         hidden = type(self.model).hidden(self.model, *args, **kwargs)
-        with torch.no_grad():
-            real = real_tokens(call.get("attention_mask"), ids.shape[1], past)
-            if new:
-                sequence = Sequence(self.model.cfg, past, before)
-                self.sequences.append(sequence)
-                if cache:
-                    self.by_cache[cache] = sequence
+        real = real_tokens(call.get("attention_mask"), T, past)
+        if new:
+            sequence = Sequence(self.model.cfg, past, before)
+            self.sequences.append(sequence)
+            if cache:
+                self.by_cache[cache] = sequence
+        if past != sequence.end:
             sequence.cut(past)
-            sequence.add(ids, real, self.columns(ids.shape, before), call)
+        if not self.pool:
+            self.pooled, self.before = sequence, before
+        self.pool.append((ids.clone(), real, self.heard))
+        sequence.read(T, call)
+        if T > 1 or len(self.pool) == self.POOL:
+            self.empty()
         return hidden
 
     def states(self, cache):
         """The states of the delta layers listened to: {layer: [B, H, K, V]}."""
         return {
             i: cache.layers[i].state.clone()
-            for i, block in enumerate(self.core.layers)
+            for i, block in enumerate(self.blocks)
             if block.kind == LINEAR and (self.norms or i in self.layers)
         }
 
     # ---- keeping ----
 
-    def columns(self, shape, before):
-        """What was heard, as {tensor's name: [B, T, ...]}, on the cpu."""
-        result = self.routing(shape)
-        for layer, head in self.heads:
-            if ("rule", layer) in self.heard:
-                kind, parts = "delta", self.rule(layer, head)
-            else:
-                kind, parts = "attention", self.attention(layer, head)
-            for part, value in parts.items():
-                result[f"{kind}.{layer}.{head}.{part}"] = value.float()
+    @torch.no_grad()
+    def empty(self):
+        """Make columns of the calls in the pool."""
+        if not self.pool:
+            return
+        ids, reals, calls = zip(*self.pool, strict=True)
+        found = columns(calls, ids[0].shape, self.heads)
         if self.norms:
-            result |= self.overview(before)
-        return {name: value.detach().cpu() for name, value in result.items()}
-
-    def routing(self, shape):
-        """Choices, weights, margins and the shared gate of all layers at once."""
-        layers = [i for what, i in self.heard if what == "router"]
-        if not layers:
-            return {}
-        routers = zip(*(self.heard["router", i] for i in layers), strict=True)
-        weights, ids, logits = map(torch.stack, routers)  # [L, B T, K], same, [.., E]
-        shared = torch.stack([self.heard["shared", i] for i in layers])[..., 0]
-        found = {
-            "expert_ids": ids.to(torch.int32),  # torch's u16 has few operations
-            "expert_weights": weights.half(),
-            "shared_gate": shared.float().sigmoid().half(),
-        }
-        if logits.shape[-1] > ids.shape[-1]:
-            logits = logits.float()
-            last = logits.gather(-1, ids[..., -1:])[..., 0]
-            others = logits.scatter(-1, ids, -torch.inf)
-            following, runner_up = others.max(-1)
-            found["router_margin"] = (last - following).half()
-            found["runner_up"] = runner_up.to(torch.int32)
-        return {
-            name: value.unflatten(1, shape).movedim(0, 2)  # [B, T, L, ...]
-            for name, value in found.items()
-        }
-
-    def rule(self, layer, head):
-        """One value head's share of what the rule was fed: [B, T, ...] each."""
-        q, k, v, g, beta = self.heard["rule", layer]
-        own = head // (v.shape[2] // k.shape[2])  # the key head that it reads
-        own = {"q": q[:, :, own], "k": k[:, :, own], "v": v[:, :, head]}
-        return own | {"g": g[:, :, head], "beta": beta[:, :, head]}
-
-    def attention(self, layer, head):
-        """One query head's queries, and its keys, both rotated: [B, T, K]."""
-        cos, sin = self.heard["angles", layer]
-        q, k = self.heard["q", layer], self.heard["k", layer]  # [B, T, heads, K]
-        own = head // (q.shape[2] // k.shape[2])
-        pair = rotate(q[:, :, [head]], cos, sin), rotate(k[:, :, [own]], cos, sin)
-        return {"q": pair[0][:, :, 0], "k": pair[1][:, :, 0]}
-
-    def overview(self, before):
-        """Norm of every state after every token, decay and beta: [B, T, Ld, H]."""
-        norms, decays, betas = [], [], []
-        for i, block in enumerate(self.core.layers):
-            if block.kind != LINEAR:
-                continue
-            q, k, v, g, beta = self.heard["rule", i]
-            R = v.shape[2] // k.shape[2]
-            q, k = q.repeat_interleave(R, 2), k.repeat_interleave(R, 2)
-            state = before.get(i)
-            if state is None:
-                state = v.new_zeros(*k.shape[::2], k.shape[3], v.shape[3])
-            layer = []
-            for t in range(k.shape[1]):
-                step = (x[:, t] for x in (q, k, v))
-                _, state = delta_step(*step, g=g[:, t], beta=beta[:, t], state=state)
-                layer.append(state.flatten(2).norm(dim=-1))
-            norms.append(torch.stack(layer, 1))  # [B, T, H]
-            decays.append(g)
-            betas.append(beta)
-        names = ("state_norm", "state_decay", "state_beta")
-        parts = (torch.stack(part, 2).half() for part in (norms, decays, betas))
-        return dict(zip(names, parts, strict=True)) if norms else {}
+            found |= overview(calls, self.before)
+        reals = [
+            torch.ones_like(part, dtype=torch.bool) if real is None else real
+            for part, real in zip(ids, reals, strict=True)
+        ]
+        found |= {"token_ids": torch.cat(ids, 1), "real": torch.cat(reals, 1)}
+        self.pooled.keep({name: value.cpu() for name, value in found.items()})
+        self.pool = []
 
     def rows(self):
         """A Trace for each row of each sequence, in the order they began."""
+        self.empty()
         return [row for sequence in self.sequences for row in sequence.rows()]

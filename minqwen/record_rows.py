@@ -16,39 +16,39 @@ class Sequence:
     """A batch being read, column by column; what its cache holds, if it has one.
 
     `start_at`: the column that the recording began at; `start`: each delta layer's
-    state then, {layer: [B, H, K, V]}, empty where it was zero.
+    state then, {layer: [B, H, K, V]}, empty where it was zero; `end`: the column that
+    comes next.
     """
 
     def __init__(self, cfg, start_at, start):
         self.cfg, self.start_at, self.end = cfg, start_at, start_at
-        self.start = {i: s.detach().cpu().clone() for i, s in start.items()}
-        self.calls = []  # (first column, {name: [B, T, ...]}), real [B, T] among them
+        self.start = {i: state.detach().cpu() for i, state in start.items()}
+        self.kept = []  # {name: [B, n, ...]}, one after another
         self.pictures = []  # (row, column, kind, pixels [PIXELS h, PIXELS w, 3])
 
     def cut(self, column):
         """Forget what was read from `column` on, as the cache has."""
-        kept = []
-        for first, found in self.calls:
-            if first < column:
-                size = column - first
-                kept.append((first, {k: v[:, :size] for k, v in found.items()}))
-        self.calls, self.end = kept, column
+        room, kept = column - self.start_at, []
+        for found in self.kept:
+            kept.append({name: value[:, :room] for name, value in found.items()})
+            room = max(0, room - found["real"].shape[1])
+        self.kept, self.end = kept, column
         self.pictures = [p for p in self.pictures if p[1] < column]
 
-    def add(self, ids, real, found, call):
-        """Keep a call: ids [B, T], real [B, T] bool or None, found {name: [B, T..]}."""
-        if real is None:
-            real = torch.ones_like(ids, dtype=torch.bool)
+    def read(self, count, call):
+        """Note `count` more columns, and the pictures that came with them."""
         self.pictures += pictures(self.cfg, call, self.end)
-        found |= {"token_ids": ids.cpu(), "real": real.cpu()}
-        self.calls.append((self.end, found))
-        self.end += ids.shape[1]
+        self.end += count
+
+    def keep(self, found):
+        """Keep columns that were read: {name: [B, n, ...]}, with `real` [B, n] bool."""
+        self.kept.append(found)
 
     def rows(self):
-        if not self.calls:
+        if not self.kept:
             return []
-        names = self.calls[0][1]
-        found = {n: torch.cat([call[n] for _, call in self.calls], 1) for n in names}
+        names = self.kept[0]
+        found = {n: torch.cat([part[n] for part in self.kept], 1) for n in names}
         real = found.pop("real")
         return [self.row(b, found, real[b]) for b in range(len(real))]
 

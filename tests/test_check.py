@@ -69,7 +69,8 @@ def test_rounding_is_close_and_more_is_not():
         (lambda S, k, v: -solution(S, k, v), "wrong sign"),
         (lambda S, k, v: None, "None; does every path end in `return`?"),
         (lambda S, k, v: solution(S, k, v)[0], "has shape [2]; [2, 2] is asked for"),
-        (lambda S, k, v: (S, S), "returns 2 thing(s); 1 asked for: the new S"),
+        (lambda S, k, v: (S, S), "returns 2 things where one tensor is asked for: the"),
+        (lambda S, k, v: solution(S, k, v).tolist(), "torch.tensor(...) makes one of"),
         (lambda S, k, v: "S", "is a str; a tensor is asked for"),
         (lambda S, k, v: solution(S, k, v) / 0, "inf or nan"),
         (lambda S, k, v: solution(S, k, v) + (S > 0), "differs first at ["),
@@ -85,6 +86,45 @@ def test_what_is_said_of_other_mistakes(answer, said, kept):
     assert isinstance(verdict, Verdict) and not verdict
     assert said in repr(verdict) and "\n" not in repr(verdict)
     assert not kept.exists()
+
+
+def test_a_list_where_a_tensor_is_asked_for_is_told_how_to_become_one():
+    said = repr(check.three_axes(lambda sections: [0] * sum(sections)))
+    assert "returns a list of" in said and "thing(s)" not in said
+    assert said.endswith(
+        " where one tensor is asked for: the axis of each pair; "
+        "torch.tensor(...) makes one of a list"
+    )
+    rows = repr(check.write(lambda S, k, v: list(solution(S, k, v))))
+    assert rows.endswith("the new S; torch.stack(...) makes one of a list")
+    assert "2 things where one number is asked" in repr(
+        check.expert_size(lambda D, width: (D, width))
+    )
+    assert "returns 1 thing; 2 are asked for: " in repr(
+        check.gated_step(lambda S, q, k, v, g, beta: S)
+    )
+    assert check.write(lambda S, k, v: (solution(S, k, v),))  # a comma too many
+
+
+def test_lists_are_compared_item_by_item():
+    def halves(words):
+        return [w[: len(w) // 2] for w in words]
+
+    words = [{"words": ["even", "odd"]}]
+    exercise = Exercise("00", "t", halves, lambda rand: words, returns=("the halves",))
+
+    def in_place(words):
+        words.append("x")
+        return halves(words)
+
+    assert repr(exercise(lambda words: halves(words))).startswith("✓ exact")
+    said = repr(exercise(lambda words: ["ev", "od"]))
+    assert said.endswith("the halves: item 1 is 'od', not 'o'")
+    said = repr(exercise(lambda words: halves(words)[:1]))
+    assert said.endswith("the halves: 1 item; 2 are asked for")
+    assert "changes its input `words` in place" in repr(exercise(in_place))
+    assert words == [{"words": ["even", "odd"]}]
+    assert "is 'ev', which is not it" in repr(exercise(lambda words: "ev"))
 
 
 def test_a_mistake_is_placed_in_its_cell():

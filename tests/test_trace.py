@@ -285,6 +285,27 @@ def test_a_cache_cut_back_takes_its_trace_along(model):
     assert (trace["expert_ids"] == alone["expert_ids"]).all()
 
 
+def test_many_small_steps_are_kept_in_order(model):
+    """More steps than are pooled, with a way back in the middle of a pool."""
+    cache, tokens = model.new_cache(2, 100), ids(90, rows=2)
+    with torch.no_grad(), minqwen.record(model, HEADS, norms=True) as trace:
+        for t in range(80):
+            model(tokens[:, t : t + 1], cache=cache)
+            if t == 69:
+                cache.mark()
+        cache.cut(70)
+        for t in range(70, 90):
+            model(tokens[:, t : t + 1], cache=cache)
+    whole = record(model, dict(input_ids=tokens), states=HEADS, norms=True)
+    for stepped, row in zip(trace.rows, whole.rows, strict=True):
+        assert (stepped["token_ids"] == row["token_ids"]).all()
+        assert (stepped["expert_ids"] == row["expert_ids"]).mean() > 0.99
+        for name in ("delta.2.1.v", "attention.3.2.q"):
+            np.testing.assert_allclose(stepped[name], row[name], atol=1e-4)
+        for name in ("state_norm", "state_decay"):
+            np.testing.assert_allclose(stepped[name], row[name], rtol=0.01, atol=1e-3)
+
+
 def test_drafting_records_the_same_text():
     model = small_model(mtp_num_hidden_layers=1)
     plain, drafted = [], []

@@ -17,6 +17,7 @@ DEFINES = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 # Which notebook teaches what: a module's public names, or one name of it.
 TAUGHT = {
     "00": ["config"],
+    "01": ["text"],  # around the model, and yet every line of it
     "02": ["norm", "rope.inverse_frequencies", "rope.rope_angles", "rope.rotate"],
     "03": ["attention"],
     "04": ["delta.delta_step", "delta.delta_recurrent"],

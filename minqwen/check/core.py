@@ -1,5 +1,6 @@
 """How an answer is judged: run it beside the right one, on inputs never seen before."""
 
+import copy
 import itertools
 import traceback
 
@@ -72,7 +73,8 @@ class Exercise:
 
     def cases(self, seed):
         generator = torch.Generator().manual_seed(seed)
-        return self.inputs(lambda *shape: torch.randn(*shape, generator=generator))
+        drawn = self.inputs(lambda *shape: torch.randn(*shape, generator=generator))
+        return [copied(case) for case in drawn]
 
     def compare(self, answers, cases, name):
         """All cases against the right answer, then against the wrong ones."""
@@ -113,10 +115,14 @@ class Exercise:
 
 def difference(mine, right, returns):
     """Where two answers differ and how; empty when they are close."""
-    mine, right = parts(mine), parts(right)
+    if len(returns) == 1:
+        alone = isinstance(mine, tuple | list) and len(mine) == 1  # as in `return S,`
+        mine = mine[0] if alone and not isinstance(right, tuple | list) else mine
+        return one_difference(returns[0], mine, right)
+    mine = parts(mine)
     if len(mine) != len(right):
         wanted = " and ".join(returns)
-        return f"returns {len(mine)} thing(s); {len(right)} asked for: {wanted}"
+        return f"returns {things(len(mine))}; {len(right)} are asked for: {wanted}"
     pairs = zip(returns, mine, right, strict=True)
     return next((d for d in (one_difference(*pair) for pair in pairs) if d), "")
 
@@ -125,12 +131,18 @@ def parts(answer):
     return list(answer) if isinstance(answer, tuple | list) else [answer]
 
 
+def things(count):
+    return "1 thing" if count == 1 else f"{count} things"
+
+
 def unfinished(answer):
     return any(part is ... for part in parts(answer))
 
 
 def copied(case):
-    return {k: v.clone() if torch.is_tensor(v) else v for k, v in case.items()}
+    """The inputs once more, so that a change in place is noticed and does no harm."""
+    return {k: v.clone() if torch.is_tensor(v) else copy.deepcopy(v)
+            for k, v in case.items()}  # fmt: skip
 
 
 def same(a, b):
@@ -158,8 +170,12 @@ def one_difference(label, mine, right):
     """What is wrong with one returned thing; empty when it is close."""
     if mine is None:
         return f"{label} is None; does every path end in `return`?"
+    if isinstance(right, list) and isinstance(mine, tuple | list):
+        return list_difference(label, list(mine), right)
     if isinstance(right, str | bool | list | tuple):
         return "" if same(mine, right) else f"{label} is {mine!r}, which is not it"
+    if isinstance(mine, tuple | list):
+        return not_one(label, mine, right)
     try:
         a, b = as_tensor(mine), as_tensor(right)
     except (TypeError, ValueError, RuntimeError):
@@ -172,6 +188,29 @@ def one_difference(label, mine, right):
     if not a.isfinite().all():
         return f"{label} holds inf or nan"
     return f"{label} {how_wrong(a, b, wrong)}"
+
+
+def list_difference(label, mine, right):
+    """Where two lists part: their first different items, or the shorter one's end."""
+    pairs = zip(mine, right, strict=False)
+    for i, (a, b) in enumerate(pairs):
+        if not same(a, b):
+            return f"{label}: item {i} is {a!r}, not {b!r}"
+    if len(mine) == len(right):
+        return ""
+    count = f"{len(mine)} item{'s' * (len(mine) != 1)}"
+    return f"{label}: {count}; {len(right)} are asked for"
+
+
+def not_one(label, mine, right):
+    """Several things, or a list of numbers, where one thing is asked for."""
+    one = "one tensor" if torch.is_tensor(right) else "one number"
+    what = f"a list of {len(mine)}" if isinstance(mine, list) else things(len(mine))
+    line = f"returns {what} where {one} is asked for: {label}"
+    if isinstance(mine, list) and torch.is_tensor(right):
+        maker = "stack" if any(map(torch.is_tensor, mine)) else "tensor"
+        line += f"; torch.{maker}(...) makes one of a list"
+    return line
 
 
 def how_wrong(a, b, wrong):

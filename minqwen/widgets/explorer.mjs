@@ -47,6 +47,7 @@ export async function start() {
       page.complain(error);
     }
   }
+  performance.mark("shown");
   document.documentElement.dataset.ready = "true";
 }
 
@@ -103,6 +104,7 @@ class Page {
       } catch (error) {
         this.complain(error, file.name);
       }
+      input.value = ""; // the same file, chosen again, is read again
     });
     return node("label", { class: "pick" }, label, input);
   }

@@ -93,9 +93,15 @@ class View {
     this.token = at("token", last);
     this.probe = at("probe", last / 3);
     this.step = STEPS.includes(this.model.get("step")) ? this.model.get("step") : STEPS.at(-1);
-    this.open(Math.max(0, n));
+    this.open(n >= 0 ? n : this.longest());
     this.redraw();
   };
+
+  /** The recorded head that forgets least: the one with most to see. */
+  longest() {
+    const known = this.heads.filter(({ recorded }) => recorded);
+    return known.reduce((best, { halfLife }, n) => (halfLife > known[best].halfLife ? n : best), 0);
+  }
 
   open(n) {
     const window = windowAt(this.token, this.trace.T);

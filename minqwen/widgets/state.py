@@ -17,10 +17,10 @@ class StateExplorer(View):
     would return later, and which tokens an output comes from.
 
     trace: a minqwen.Trace recorded with states=[(layer, head), ...]; heads of full
-    layers among them are shown for comparison. head (layer, head), token, probe (the
-    token whose key is asked) and step (one of STEPS) follow the browser and can be set;
-    InputError for a head or token that the trace does not have. `state` is the memory
-    after `token`.
+    layers among them are shown for comparison. head (layer, head; the one that forgets
+    least where not given), token, probe (the token whose key is asked) and step (one of
+    STEPS) follow the browser and can be set; InputError for a head or token that the
+    trace does not have. `state` is the memory after `token`.
     """
 
     _esm = module("state.mjs")
@@ -41,11 +41,15 @@ class StateExplorer(View):
         last = trace.length - 1
         super().__init__(
             trace,
-            head=self.recorded[0] if head is None else tuple(head),
+            head=max(self.recorded, key=self._kept) if head is None else tuple(head),
             token=last if token is None else token,
             probe=last // 3 if probe is None else probe,
             step=step,
         )
+
+    def _kept(self, head):
+        """The mean of a head's g, zero for one that forgets nothing."""
+        return self.source["delta.{}.{}.g".format(*head)].mean()
 
     @traitlets.validate("head")
     def _head(self, proposal):

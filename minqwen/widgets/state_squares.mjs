@@ -51,49 +51,53 @@ function drawAxes(context, { cell, heat, from, side }, colours) {
   }
 }
 
+/** Zero's place and a unit's length on an axis that shows up to `top` and what is below. */
+function axis(length, values, top) {
+  let least = -top / 3;
+  for (const x of values) if (x < least) least = Math.max(x, -top);
+  const unit = length / (top - least);
+  return { zero: -least * unit, unit, fit: (x) => Math.max(least, Math.min(top, x || 0)) };
+}
+
 /** The column of the present token: a bar for each token asked about. */
 function drawAside(context, { cell, heat, from, side }, { column, top, token }, colours) {
   const [x, wide] = [heat.x + heat.w + 10, 62];
-  const zero = x + wide / 4; // little of it is negative
+  const { zero, unit, fit } = axis(wide, column, top);
   context.fillStyle = colours.edge;
-  context.fillRect(Math.round(zero), heat.y, 1, heat.h);
+  context.fillRect(Math.round(x + zero), heat.y, 1, heat.h);
   for (let j = from; j <= Math.min(token, from + side - 1); j++) {
-    const value = Math.max(-top / 3, Math.min(top, column[j - from] || 0));
-    const size = (Math.abs(value) / top) * 0.75 * wide;
+    const value = fit(column[j - from]);
     context.fillStyle = value < 0 ? colours.second : colours.first;
-    const y = heat.y + (j - from) * cell;
-    context.fillRect(zero - (value < 0 ? size : 0), y, size, Math.max(1, cell - (cell > 3 ? 1 : 0)));
+    const [y, gap] = [heat.y + (j - from) * cell, cell > 3 ? 1 : 0];
+    const start = x + zero + Math.min(0, value * unit);
+    context.fillRect(start, y, Math.abs(value) * unit, Math.max(1, cell - gap));
   }
-  text(context, "at now", zero, heat.y - 8, colours.muted);
+  text(context, "at now", x, heat.y - 8, colours.muted);
 }
 
 /** The row of the probe: lines over the tokens since it was written. */
 function drawBelow(context, { cell, heat, from, side }, { rows, top, probe }, colours) {
   const [y, high] = [heat.y + heat.h + 24, 54];
-  const zero = y + 0.75 * high;
+  const { zero, unit, fit } = axis(high, rows.flatMap(({ values }) => [...values]), top);
+  const ground = y + high - zero;
   context.fillStyle = colours.edge;
-  context.fillRect(heat.x, Math.round(zero), heat.w, 1);
+  context.fillRect(heat.x, Math.round(ground), heat.w, 1);
   for (const { values, dashed } of rows) {
     context.strokeStyle = dashed ? colours.muted : colours.first;
     context.lineWidth = dashed ? 1.5 : 2;
     context.setLineDash(dashed ? [4, 3] : []);
     context.beginPath();
-    let started = false;
     for (let t = Math.max(from, probe); t < from + side; t++) {
-      const value = values[t - probe];
-      if (value === undefined || Number.isNaN(value)) continue;
-      const shown = Math.max(-top / 3, Math.min(top, value)) / top;
-      const at = [heat.x + (t - from + 0.5) * cell, zero - shown * 0.75 * high];
-      if (started) context.lineTo(...at);
-      else context.moveTo(...at);
-      started = true;
+      if (!(t - probe in values) || Number.isNaN(values[t - probe])) continue; // not yet there
+      const height = fit(values[t - probe]) * unit;
+      context.lineTo(heat.x + (t - from + 0.5) * cell, ground - height);
     }
     context.stroke();
   }
   context.setLineDash([]);
   context.textAlign = "right";
   text(context, brief(top), heat.x - 5, y, colours.muted);
-  text(context, "0", heat.x - 5, zero, colours.muted);
+  text(context, "0", heat.x - 5, ground, colours.muted);
   context.textAlign = "left";
 }
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import playwright
+from playwright.sync_api import Error
 
 NAMES = "chromium chromium-browser google-chrome google-chrome-stable chrome".split()
 ARGS = [
@@ -22,37 +23,47 @@ class NoBrowser(Exception):
     """There is no browser here, and none could be had."""
 
 
-def executable():
-    """A browser's path: one that is there, else the system's package, else a download.
-
-    None means Playwright's own. Raises NoBrowser, saying what was tried.
-    """
-    if found := installed():
-        return found
-    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
-        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        quietly(["apt-get", "update", "-qq"], env)
-        quietly(["apt-get", "install", "-y", "-qq", "chromium"], env)
-        if found := installed():
-            return found
-    if quietly([sys.executable, "-m", "playwright", "install", "chromium"]):
-        return None
+def launch(driver):
+    """A headless browser of Playwright's `driver`; NoBrowser when none can be had."""
+    for path in candidates():
+        try:
+            return driver.chromium.launch(executable_path=path, args=ARGS)
+        except Error:  # such as a stub that only says where to get the real one
+            continue
     raise NoBrowser(
-        "the browser tests need Chromium or Chrome: none is on PATH or named by "
+        "the browser tests need Chromium or Chrome: none that starts is on PATH or in "
         "MINQWEN_BROWSER, and neither apt-get nor `playwright install chromium` could "
         "fetch one"
     )
 
 
+def candidates():
+    """Browsers, one at a time: what is there, else the system's package, else a
+    download of Playwright's own, which is None."""
+    found = installed()
+    yield from found
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if root and shutil.which("apt-get"):
+        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        quietly(["apt-get", "update", "-qq"], env)
+        quietly(["apt-get", "install", "-y", "-qq", "chromium"], env)
+        yield from (path for path in installed() if path not in found)
+    with_libraries = ["--with-deps"] if root and shutil.which("apt-get") else []
+    if quietly(
+        [sys.executable, "-m", "playwright", "install", *with_libraries, "chromium"]
+    ):
+        yield None
+
+
 def installed():
-    """MINQWEN_BROWSER, or the first known name on PATH, or a usual place; else None."""
+    """MINQWEN_BROWSER, known names on PATH and usual places: those that exist."""
     places = [os.environ.get("MINQWEN_BROWSER"), *map(shutil.which, NAMES)]
     places += [
         "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
         "/Applications/Chromium.app/Contents/MacOS/Chromium",
         r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     ]
-    return next((place for place in places if place and Path(place).exists()), None)
+    return [place for place in places if place and Path(place).exists()]
 
 
 def quietly(command, env=None):
@@ -62,11 +73,6 @@ def quietly(command, env=None):
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
-
-
-def launch(driver):
-    """A headless browser of Playwright's `driver`."""
-    return driver.chromium.launch(executable_path=executable(), args=ARGS)
 
 
 def node(script, *args, timeout=120):

@@ -1,4 +1,4 @@
-"""StateExplorer: its replay against the package's rule, its pictures against numbers."""
+"""StateExplorer: its replay against the package's rule, its pictures against NumPy."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import chromium
 import numpy as np
 import pytest
 import torch
+from lab import lab
 from views import FRAME, canvas, colours, mount, traits, violations
 
 import minqwen
@@ -84,7 +85,9 @@ def settle(page):
     """Until what was asked for is computed and drawn."""
     page.evaluate("() => new Promise((done) => setTimeout(done, 0))")
     page.wait_for_function(READY)
-    page.evaluate("() => new Promise((d) => requestAnimationFrame(() => setTimeout(d)))")
+    page.evaluate(
+        "() => new Promise((d) => requestAnimationFrame(() => setTimeout(d)))"
+    )
 
 
 # ---- the replay, by itself
@@ -121,8 +124,13 @@ def replayed(runtime, trace, tmp_path, new_page):
         path.write_bytes(raw(trace))
         names = {"delta.mjs": "* as delta", "trace.mjs": "{ parseTrace }"}
         names["state_data.mjs"] = "{ loadHead }"
-        lines = [f'import {what} from "{(HERE / n).as_uri()}";' for n, what in names.items()]
-        lines += ['import { readFileSync } from "node:fs";', REPLAY.replace("export", "")]
+        lines = [
+            f'import {what} from "{(HERE / n).as_uri()}";' for n, what in names.items()
+        ]
+        lines += [
+            'import { readFileSync } from "node:fs";',
+            REPLAY.replace("export", ""),
+        ]
         lines.append(
             f"const bytes = readFileSync({json.dumps(str(path))});\n"
             f"console.log(JSON.stringify(run(bytes, {SEEK}, "
@@ -133,8 +141,9 @@ def replayed(runtime, trace, tmp_path, new_page):
     sources = [bundle(n) for n in ("delta.mjs", "trace.mjs", "state_data.mjs")]
     return page.evaluate(
         """async ([sources, bytes, at]) => {
+            const type = "text/javascript";
             const load = (source) =>
-                import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+                import(URL.createObjectURL(new Blob([source], { type })));
             const [delta, { parseTrace }, { loadHead }, { run }] =
                 await Promise.all(sources.map(load));
             return run(new Uint8Array(bytes), at, { parseTrace, loadHead, delta });
@@ -193,8 +202,10 @@ def cells(picture, box, rows, columns):
     return pixels[y[:, None], x[None, :]]
 
 
-def peak(trace):
-    return max(np.abs(states(trace, t)[0]).max() for t in range(1, trace.length + 1))
+def peak(trace, head=(1, 2)):
+    """The largest number in any of the states, by which the memory is coloured."""
+    ends = range(1, trace.length + 1)
+    return max(np.abs(states(trace, until, head)[0]).max() for until in ends)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -292,26 +303,21 @@ def test_maps_show_what_python_computes(show):
 
 def test_weights_on_values_are_another_map(show):
     trace = made(T=100)
-    page = show(trace)
+    page = show(trace, token=98)  # the line of now would cover its own column
     page.get_by_role("radio", name="values, w v").check()
     settle(page)
-    picture, place = canvas(page, "delta")
-    # o = sum of w_j v_j is linear in each v: w_j is what a unit more of v_j does.
-    weights = []
+    # o = sum of w_j v_j: with one v_j of (1, 0, ...) and no other, o is (w_j, 0, ...).
+    weights = np.zeros((100, 2))
     for j in range(100):
-        more = made(T=100)
-        more.tensors["delta.1.2.v"] = np.zeros_like(more["delta.1.2.v"])
-        more.tensors["delta.1.2.v"][j, 0] = 1
-        weights.append(states(more, 100)[1][99, 0])
-    weights = np.array(weights) / np.abs(weights).sum()
-    top = max(0.05, np.abs(weights).max())
-    page.evaluate("model.set('token', 98)")  # the line of now covers the column
-    settle(page)
+        trace.tensors["delta.1.2.v"] = np.zeros((100, 12), np.float32)
+        trace.tensors["delta.1.2.v"][j, 0] = 1
+        weights[j] = states(trace, 100)[1][98:, 0]
+    weights /= np.abs(weights).sum(0)
+    top = max(0.05, np.abs(weights[:, 0]).max())
     picture, place = canvas(page, "delta")
     column = cells(picture, place["heat"], 100, 100)[:, 99]
-    at_98 = np.abs(column - shade(weights, top, colours(page))).max(-1)
-    assert np.median(at_98) < 40  # the scale is that of token 98
-    assert traits(page, "token") == [98]
+    right = np.abs(column - shade(weights[:, 1], top, colours(page))).max(-1) < 4
+    assert right.sum() == 99 and not right[30]  # the probe's line
 
 
 # ---- hands
@@ -319,7 +325,9 @@ def test_weights_on_values_are_another_map(show):
 
 def test_keys_do_what_the_pointer_does(show):
     page = show(made(T=100), token=50, probe=10, step="write")
-    page.locator("canvas").first.evaluate("c => c.closest('.frame').querySelector('.text').focus()")
+    page.locator("canvas").first.evaluate(
+        "c => c.closest('.frame').querySelector('.text').focus()"
+    )
     for key, expected in [
         (".", [50, 10, "answer"]), (".", [51, 10, "forget"]), (",", [50, 10, "answer"]),
         ("ArrowRight", [51, 10, "answer"]), ("ArrowLeft", [50, 10, "answer"]),
@@ -337,32 +345,41 @@ def test_keys_do_what_the_pointer_does(show):
     assert traits(page, "probe") == [11]
 
 
-def test_steps_play_and_stop_at_the_end(show):
-    page = show(made(T=100), token=97, step="answer")
-    tokens = page.locator("button", has_text="tokens")
-    tokens.click()
-    assert tokens.get_attribute("aria-pressed") == "true" or traits(page, "token") != [97]
-    page.wait_for_function("model.get('token') === 99")
-    page.wait_for_function(f"{FRAME}.querySelectorAll('button')[6].ariaPressed === 'false'")
-    page.evaluate("model.set('token', 40)")
-    steps = page.locator("button", has_text="steps")
-    steps.click()
-    page.wait_for_function("model.get('token') === 41 && model.get('step') === 'ask'")
-    assert page.locator(".say").get_attribute("aria-live") == "off"
-    steps.click()
-    settle(page)
-    at = traits(page, "token", "step")
-    page.wait_for_timeout(1200)
-    assert traits(page, "token", "step") == at
-    assert page.locator(".say").get_attribute("aria-live") == "polite"
+def stop_clock(page):
+    """From here on the page's time moves by `clock.run_for` alone."""
+    page.clock.install(time=0)
+    page.clock.pause_at(1000)
 
 
-def test_with_reduced_motion_tokens_change_slowly(show):
-    page = show(made(T=100), token=0, motion="reduce")
-    page.locator("button", has_text="tokens").click()
-    page.wait_for_timeout(700)
-    assert traits(page, "token") == [0]
-    page.wait_for_function("model.get('token') === 1")
+@pytest.mark.parametrize("motion, pace", [("no-preference", 140), ("reduce", 1000)])
+def test_tokens_play_to_the_end(show, motion, pace):
+    page = show(made(T=100), token=97, motion=motion)
+    stop_clock(page)
+    button = page.locator("button", has_text="tokens")
+    button.click()
+    page.clock.run_for(pace - 1)
+    assert traits(page, "token") == [97]
+    assert button.get_attribute("aria-pressed") == "true"
+    say = page.locator(".say")
+    assert say.get_attribute("aria-live") == "off"  # not all of it is read out
+    page.clock.run_for(pace + 1)
+    assert traits(page, "token") == [99]
+    page.clock.run_for(2 * pace)
+    assert traits(page, "token") == [99]
+    assert button.get_attribute("aria-pressed") == "false"
+    assert say.get_attribute("aria-live") == "polite"
+
+
+def test_steps_play_and_pause(show):
+    page = show(made(T=100), token=40, step="write")
+    stop_clock(page)
+    page.locator(".text").focus()
+    page.keyboard.press("Space")
+    page.clock.run_for(3 * 900 + 1)
+    assert traits(page, "token", "step") == [41, "ask"]
+    page.keyboard.press("Space")
+    page.clock.run_for(5000)
+    assert traits(page, "token", "step") == [41, "ask"]
 
 
 def test_a_click_on_a_map_sets_now_and_probe(show):
@@ -384,7 +401,9 @@ def test_a_click_on_a_map_sets_now_and_probe(show):
 def test_heads_are_picked_from_the_overview_and_the_list(show, tiny):
     page = show(tiny, head=list(tiny.heads[0]))
     options = page.get_by_label("Head", exact=True).locator("option")
-    places = [re.match(r"layer (\d+), head (\d+)", t) for t in options.all_inner_texts()]
+    places = [
+        re.match(r"layer (\d+), head (\d+)", t) for t in options.all_inner_texts()
+    ]
     recorded = [[int(m[1]), int(m[2])] for m in places]
     assert len(recorded) == 4 and len({tuple(r) for r in recorded}) == 4
     _, place = canvas(page, "heads")
@@ -410,23 +429,24 @@ def test_the_text_line_says_what_the_canvas_shows(show):
     earlier, now = states(trace, 99)[0], states(trace, 100)[0]
     say = page.locator(".say")
     text = say.inner_text().replace("−", "-")
-    assert "Layer 1, head 2, token 99 “ t99”, step 5 of 5." in text
+    assert "Layer 1, head 2, token 99 “␣t99”, step 5 of 5." in text
     read = now.T @ k[30]
     share = read @ v[30] / (v[30] @ v[30])
     assert f"would now get back {share:.3g} of its value" in text
     assert "written 69 tokens ago" in text
     _, shares, _ = StateExplorer(trace, head=(1, 2)).maps()
     best = np.abs(shares[:, 99]).argmax()
-    assert f"{100 * shares[best, 99]:.3g} %, is that of token {best} “ t{best}”" in text
+    assert f"{100 * shares[best, 99]:.3g} %, is that of token {best} “␣t{best}”" in text
     faded = earlier * np.exp(g[99])
     known = faded.T @ k[99]
     norm = np.linalg.norm
+    error = beta[99] * (v[99] - known)
     expected = {
         "1 Forget": f"exp(g) = {np.exp(g[99]):.3g}; the memory's length goes from "
                     f"{norm(earlier):.3g} to {norm(faded):.3g}",
         "2 Ask": f"a vector of length {norm(known):.3g}",
         "3 Compare": f"{norm(v[99]):.3g} long; beta = {beta[99]:.3g} times what is "
-                     f"missing is the error, {norm(beta[99] * (v[99] - known)):.3g} long",
+                     f"missing is the error, {norm(error):.3g} long",
         "4 Write": f"from {norm(faded):.3g} to {norm(now):.3g}",
     }  # fmt: skip
     for button, words in expected.items():
@@ -435,7 +455,7 @@ def test_the_text_line_says_what_the_canvas_shows(show):
         assert words in say.inner_text().replace("−", "-"), button
     page.evaluate("model.set('probe', 99); model.set('token', 20)")
     settle(page)
-    assert "Probe: token 99 “ t99” is not written yet." in say.inner_text()
+    assert "Probe: token 99 “␣t99” is not written yet." in say.inner_text()
 
 
 def test_text_is_shown_literally(show):
@@ -446,7 +466,9 @@ def test_text_is_shown_literally(show):
     assert '"><img src=x onerror=alert(2)>' in shown
     assert "⟨U+202E⟩right to left" in shown
     assert page.evaluate(f"{FRAME}.querySelectorAll('script, img').length") == 0
-    assert "token 2 “\"><img src=x onerror=alert(2)>”" in page.locator(".say").inner_text()
+    assert (
+        'token 2 “"><img src=x onerror=alert(2)>”' in page.locator(".say").inner_text()
+    )
     for t in range(10):
         page.evaluate(f"model.set('token', {t})")
         settle(page)
@@ -499,11 +521,12 @@ def test_a_long_trace_shows_a_window_around_now(show):
 
 def test_unmounting_leaves_nothing(show):
     page = show(made(T=100))
+    stop_clock(page)
     page.locator("button", has_text="tokens").click()
     page.evaluate("unmount()")
     assert page.locator("main > *").count() == 0
     page.evaluate("model.set('token', 5)")
-    page.wait_for_timeout(400)
+    page.clock.run_for(1000)
     assert traits(page, "token") == [5]
 
 
@@ -515,7 +538,9 @@ def tiny():
     """A trace of assets/tiny: four delta heads, one of full attention, all norms."""
     model = minqwen.load("assets/tiny")
     processor = minqwen.Processor.load("assets/tiny")
-    ids = processor.encode("def delta_step(q, k, v, *, g, beta, state):\n    return state")
+    ids = processor.encode(
+        "def delta_step(q, k, v, *, g, beta, state):\n    return state"
+    )
     heads = [(0, 0), (2, 5), (4, 3), (6, 7), (3, 1)]
     with torch.inference_mode(), minqwen.record(
         model, states=heads, norms=True, processor=processor
@@ -533,7 +558,7 @@ def test_a_real_head_ends_in_the_cache_s_state(show, tiny):
     page = show(tiny, head=[4, 3], token=tiny.length - 1, probe=1)
     picture, place = canvas(page, "memory")
     drawn = cells(picture, place["matrix"], *tiny.last.shape)
-    limit = max(np.abs(states(tiny, t, (4, 3))[0]).max() for t in range(1, tiny.length + 1))
+    limit = peak(tiny, (4, 3))
     assert np.abs(drawn - shade(tiny.last, limit, colours(page))).max() < 3
 
 
@@ -551,3 +576,25 @@ def test_python_s_side(tiny):
     kept = {n: x for n, x in tiny.tensors.items() if not n.startswith("delta")}
     with pytest.raises(minqwen.errors.InputError, match="states="):
         StateExplorer(minqwen.Trace(tiny.meta, kept))
+
+
+def test_in_jupyterlab(new_page, tmp_path):
+    made(T=60).save(tmp_path / "trace.safetensors")
+    cells = [
+        "import minqwen\nfrom minqwen.widgets import StateExplorer\n"
+        "trace = minqwen.Trace.load('trace.safetensors')\n"
+        "view = StateExplorer(trace, token=20)\nview",
+        "from ipywidgets import Label\nlabel = Label()\n"
+        "def told(_): label.value = f'state at {view.token}: {view.state.sum():.4f}'\n"
+        "view.observe(told, 'token')\nlabel",
+    ]
+    page = new_page(viewport={"width": 1300, "height": 1000})
+    with lab(page, tmp_path, *cells):
+        view = page.locator(".frame[data-ready='true']")
+        view.wait_for()
+        assert "token 20 “␣t20”" in view.locator(".say").inner_text()
+        view.locator(".text").focus()
+        page.keyboard.press("ArrowRight")
+        expected = states(made(T=60), 22)[0].sum()
+        page.get_by_text(f"state at 21: {expected:.4f}").wait_for()
+        assert page.foreign == []

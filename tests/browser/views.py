@@ -17,7 +17,8 @@ MOUNT = """async ([view, page, trace, traits]) => {
     const { localModel } = await load(page);
     if (trace) traits.trace = Uint8Array.from(atob(trace), (c) => c.charCodeAt(0));
     window.model = localModel(traits);
-    window.unmount = (await load(view)).mount(document.querySelector("main"), model, {});
+    const { mount } = await load(view);
+    window.unmount = mount(document.querySelector("main"), window.model, {});
 }"""
 
 

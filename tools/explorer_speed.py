@@ -1,4 +1,4 @@
-"""How fast the routing explorer is in JupyterLab: time to the first picture, and a step.
+"""How fast the routing explorer is in JupyterLab: the first picture, and a step.
 
 python tools/explorer_speed.py [--tokens 2000]        60 layers, 512 experts, 10 chosen
 """
@@ -19,13 +19,17 @@ from lab import lab  # noqa: E402
 
 from tools.made_trace import made_trace  # noqa: E402
 
-CELLS = """import minqwen
+CELLS = (
+    """import minqwen
 trace = minqwen.Trace.load("trace.safetensors")
 minqwen.widgets.RoutingExplorer  # what importing costs is not the widget's
-""", """import time
+""",
+    """import time
 started = time.time()
 explorer = minqwen.widgets.RoutingExplorer(trace, token=100)
-explorer""", "print('started', started * 1000)"
+explorer""",
+    "print('started', started * 1000)",
+)
 # The moment at which a map with lit cells has been drawn.
 WATCH = """const look = () => {
   for (const host of document.querySelectorAll("[data-lm-suppress-shortcuts]")) {
@@ -47,7 +51,8 @@ SCRUB = """async (steps) => {
   let last = performance.now();
   for (let i = 0; i < steps; i++) {
     const before = performance.now();
-    text.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+    text.dispatchEvent(
+      new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
     text.getBoundingClientRect();
     times.push(performance.now() - before);
     await new Promise(requestAnimationFrame);

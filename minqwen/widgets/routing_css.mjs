@@ -32,7 +32,10 @@ export const ROUTING_CSS = `
 .picture canvas {
   position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated;
 }
-.patch { position: relative; padding: 0; border-radius: 0; box-shadow: inset 0 0 0 0.5px var(--edge); }
+.patch {
+  position: relative; padding: 0; border-radius: 0;
+  box-shadow: inset 0 0 0 0.5px var(--edge);
+}
 .patch[aria-selected="true"] { background: rgb(255 170 60 / 45%); }
 .patch.cursor { outline: 3px solid var(--accent); outline-offset: -2px; z-index: 1; }
 .track { position: relative; height: 44px; }
@@ -42,7 +45,9 @@ export const ROUTING_CSS = `
 .map { width: 100%; border-radius: 2px; }
 .caption { max-width: 76em; }
 .says { min-height: 2.9em; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted); }
+.legend {
+  display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted);
+}
 .legend > span { display: inline-flex; gap: 5px; align-items: center; }
 .scale { position: relative; width: 170px; height: 10px; margin: 0 18px 15px 12px; }
 .swatch { display: inline-block; width: 10px; height: 10px; }
@@ -50,7 +55,10 @@ export const ROUTING_CSS = `
 .swatch.first, .level.first::before { background: var(--first); }
 .swatch.second { background: var(--second); }
 .first { color: var(--first); } .second { color: var(--second); }
-.scale span { position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap; font-size: 11px; }
+.scale span {
+  position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap;
+  font-size: 11px;
+}
 .numbers input {
   width: 5em; font: inherit; color: var(--ink); background: var(--panel);
   border: 1px solid var(--edge); border-radius: 4px; padding: 2px 4px; min-height: 26px;
@@ -62,8 +70,13 @@ export const ROUTING_CSS = `
   .panel { border-top: 0; border-left: 1px solid var(--line); padding: 0 4px 0 14px; }
 }
 .panel > * { margin-bottom: 6px; break-inside: avoid; }
-@container (min-width: 620px) and (max-width: 859px) { .panel { columns: 2; column-gap: 24px; } }
-.panel h4 { break-after: avoid; margin: 12px 0 4px; font-size: 12px; color: var(--muted); font-weight: 600; }
+@container (min-width: 620px) and (max-width: 859px) {
+  .panel { columns: 2; column-gap: 24px; }
+}
+.panel h4 {
+  break-after: avoid; margin: 12px 0 4px; font-size: 12px; color: var(--muted);
+  font-weight: 600;
+}
 .panel table { width: 100%; max-width: 380px; }
 .panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: baseline; font-size: 12px; }
 .panel .number { text-align: right; }

@@ -15,13 +15,14 @@ export const ROUTING_CSS = `
   white-space: pre-wrap; unicode-bidi: plaintext; tab-size: 4; position: relative;
 }
 .t {
-  background: var(--tinted, transparent); border-radius: 2px; cursor: pointer;
+  border-radius: 2px; cursor: pointer;
   padding: 2px 0; box-shadow: inset 1px 0 var(--line);
 }
 .t.marker { font-size: 11px; font-style: italic; }
 .t.empty::before { content: "·"; }
 .end::before { content: "⏎"; color: var(--muted); font-style: normal; }
-.t[aria-selected="true"] { background: var(--mark); }
+/* Over the tint, which is set on each token. */
+.t[aria-selected="true"] { background-color: var(--mark) !important; }
 .t.cursor { outline: 2px solid var(--accent); outline-offset: 0; }
 .t:hover { text-decoration: underline; }
 .t.near { box-shadow: inset 0 -2px var(--accent); }
@@ -36,7 +37,7 @@ export const ROUTING_CSS = `
   position: relative; padding: 0; border-radius: 0;
   box-shadow: inset 0 0 0 0.5px var(--edge);
 }
-.patch[aria-selected="true"] { background: rgb(255 170 60 / 45%); }
+.patch[aria-selected="true"] { background-color: rgb(255 170 60 / 45%) !important; }
 .patch.cursor { outline: 3px solid var(--accent); outline-offset: -2px; z-index: 1; }
 .track { position: relative; height: 44px; }
 .strip { position: absolute; left: 0; top: 0; cursor: pointer; }
@@ -78,7 +79,7 @@ export const ROUTING_CSS = `
   font-weight: 600;
 }
 .panel table { width: 100%; max-width: 380px; }
-.panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: baseline; font-size: 12px; }
+.panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: middle; font-size: 12px; }
 .panel .number { text-align: right; }
 .panel dl { margin: 6px 0; } .panel dt { color: var(--muted); font-size: 12px; }
 .panel dd { margin: 0 0 4px; }

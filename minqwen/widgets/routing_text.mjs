@@ -4,7 +4,7 @@ import { kindOf } from "./routing_reading.mjs";
 import { isMarker, spokenSpace, whole } from "./routing_words.mjs";
 
 const PAGE = 512; // tokens in the page at a time: 64,000 elements would be slow
-const LEVELS = 24; // of tint
+const LEVELS = 12; // of tint
 
 /** Where pages of about PAGE tokens begin; a picture stays whole. Ends with T. */
 export function pageStarts(T, pictures) {
@@ -139,16 +139,14 @@ export function createText({ reading, store, look, pointed }) {
       const level = values ? Math.ceil(Math.min(1, values[i]) * LEVELS) : 0;
       if (level === levels[i]) return;
       levels[i] = level;
-      made.style.setProperty(
-        "--tinted",
-        level ? `rgb(${base} / ${level / LEVELS})` : "transparent",
-      );
+      made.style.backgroundColor = level ? `rgb(${base} / ${level / LEVELS})` : "";
     });
   }
 
   /** Scrolls the text, and nothing else of the page, until the cursor is seen. */
   function reveal() {
-    const [top, height] = [cursor.offsetTop, cursor.offsetHeight];
+    const inPicture = cursor.offsetParent === list ? 0 : cursor.offsetParent.offsetTop;
+    const [top, height] = [cursor.offsetTop + inPicture, cursor.offsetHeight];
     const seen = list.clientHeight;
     if (top < list.scrollTop + 4) list.scrollTop = top - 20;
     else if (top + height > list.scrollTop + seen - 4)

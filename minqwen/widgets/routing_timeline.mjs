@@ -86,6 +86,9 @@ export function createTimeline({ reading, store, look, playing }) {
     if (prompt && prompt < T) {
       ctx.fillRect(x(prompt), 0, 1, HEIGHT);
       ctx.font = "10px system-ui, sans-serif";
+      ctx.fillStyle = theme.paper;
+      ctx.fillRect(x(prompt) + 1, 0, ctx.measureText("answer").width + 5, 12);
+      ctx.fillStyle = theme.muted;
       ctx.fillText("answer", x(prompt) + 3, 9);
     }
     ctx.fillStyle = theme.accent;

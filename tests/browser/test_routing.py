@@ -284,9 +284,8 @@ def test_select_an_expert_on_the_map_and_see_who_chose_it(explore):
     settled(page)
     tokens = np.flatnonzero((data["expert_ids"][:, 3] == expert).any(1)).tolist()
     tinted = page.evaluate(
-        "[...document.querySelector('#view > div').shadowRoot.querySelectorAll('.t')]"
-        '.filter((t) => !["", "transparent"].includes('
-        "t.style.getPropertyValue('--tinted'))).map((t) => t.token)"
+        "[...explorer('.text').querySelectorAll('.t')]"
+        ".filter((t) => t.style.backgroundColor).map((t) => t.token)"
     )
     assert tinted == tokens
     assert f"chosen by {len(tokens)} of {len(TEXTS)} tokens" in says(page)

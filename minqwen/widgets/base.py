@@ -3,7 +3,7 @@
 A view is an ES module beside this file that exports mount(el, model, options), which
 draws into the element `el` and returns a function that undoes it. `model` has
 anywidget's get, set, save_changes, on and off; its trait `trace` is the file's bytes.
-Sizes and colours come from the view's stylesheet or from `el.style`, never from markup.
+Its styles are in look.mjs and beside it: constructed sheets in a shadow root.
 """
 
 import base64
@@ -13,12 +13,12 @@ import anywidget
 import traitlets
 from PIL import Image
 
-from .bundle import HERE, widget
+from .bundle import widget
 
 
 class View(anywidget.AnyWidget):
-    """A widget on one trace. Subclasses set `_esm = module("x.mjs")` and `_css`,
-    and say what they show: `describe()` in words, `picture()` as a figure."""
+    """A widget on one trace. Subclasses set `_esm = module("x.mjs")` and say what they
+    show: `describe()` in words, `picture()` as a figure."""
 
     trace = traitlets.Bytes().tag(sync=True)
 
@@ -73,8 +73,3 @@ def signed():
 def module(name):
     """The source of the view `name`, with all it imports, for `_esm`."""
     return widget(name)
-
-
-def stylesheet(*names):
-    """Stylesheets beside this file, one after the other, for `_css`."""
-    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in names)

@@ -47,6 +47,8 @@ export async function start() {
       page.complain(error);
     }
   }
+  await new Promise(requestAnimationFrame); // views draw when they know their size
+  await new Promise(requestAnimationFrame);
   performance.mark("shown");
   document.documentElement.dataset.ready = "true";
 }

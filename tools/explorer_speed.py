@@ -1,4 +1,4 @@
-"""How fast the routing explorer is in JupyterLab: time to the first picture, and a step.
+"""How fast the routing explorer is in JupyterLab: the first picture, and a step.
 
 python tools/explorer_speed.py [--tokens 2000]        60 layers, 512 experts, 10 chosen
 """
@@ -15,17 +15,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
 
 import chromium  # noqa: E402
-from lab import lab, run_all  # noqa: E402
+from lab import lab  # noqa: E402
 
 from tools.made_trace import made_trace  # noqa: E402
 
-CELLS = """import minqwen
+CELLS = (
+    """import minqwen
 trace = minqwen.Trace.load("trace.safetensors")
 minqwen.widgets.RoutingExplorer  # what importing costs is not the widget's
-""", """import time
+""",
+    """import time
 started = time.time()
 explorer = minqwen.widgets.RoutingExplorer(trace, token=100)
-explorer""", "print('started', started * 1000)"
+explorer""",
+    "print('started', started * 1000)",
+)
 # The moment at which a map with lit cells has been drawn.
 WATCH = """const look = () => {
   for (const host of document.querySelectorAll("[data-lm-suppress-shortcuts]")) {
@@ -47,7 +51,8 @@ SCRUB = """async (steps) => {
   let last = performance.now();
   for (let i = 0; i < steps; i++) {
     const before = performance.now();
-    text.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+    text.dispatchEvent(
+      new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
     text.getBoundingClientRect();
     times.push(performance.now() - before);
     await new Promise(requestAnimationFrame);
@@ -73,9 +78,8 @@ def main():
         (folder / "trace.safetensors").write_bytes(made_trace(tokens=tokens))
         browser = chromium.launch(driver)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        with lab(folder, *CELLS) as address:
-            page.add_init_script(WATCH)
-            run_all(page, address)
+        page.add_init_script(WATCH)
+        with lab(page, folder, *CELLS):
             page.wait_for_function("window.drawn", timeout=300_000)
             line = page.locator(".jp-OutputArea-output", has_text="started ").last
             started = float(line.inner_text().split()[1])

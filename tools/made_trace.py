@@ -5,13 +5,15 @@ python -m tools.made_trace FILE [--layers 60 --experts 512 --tokens 2000 --chose
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
 from minqwen.files import write_whole
 
-WORDS = " the| model| router|def|(self|):|\n    |return| x|,| y|7|42|.| Größe| λ|\n".split("|")
+WORDS = " the| model| router|def|(self|):|\n    |return| x|,| y|7|42|.| Größe| λ|\n"
+WORDS = WORDS.split("|")
 
 
 def made_trace(
@@ -20,10 +22,10 @@ def made_trace(
 ):  # fmt: skip
     """A trace file's bytes, in the format of minqwen/widgets/trace.mjs.
 
-    Experts have favourites among the texts and differ in popularity, as trained ones do.
-    pictures: (start, rows, columns) of each; weights=False leaves all but the ids out, as
-    other engines do; `changed` moves the logits a little, for a second trace that
-    differs where the choice was close.
+    Experts have favourites among the texts and differ in popularity, as trained ones
+    do. pictures: (start, rows, columns) of each; weights=False leaves all but the ids
+    out, as other engines do; `changed` moves the logits a little, for a second trace
+    that differs where the choice was close.
     """
     rng = np.random.default_rng(seed)
     texts = texts or [WORDS[i] for i in rng.integers(0, len(WORDS), tokens)]
@@ -43,7 +45,8 @@ def made_trace(
         best = np.argpartition(-logits, chosen, axis=1)[:, : chosen + 1]
         top = np.take_along_axis(logits, best, 1)
         order = np.argsort(-top, axis=1)
-        best, top = np.take_along_axis(best, order, 1), np.take_along_axis(top, order, 1)
+        best = np.take_along_axis(best, order, 1)
+        top = np.take_along_axis(top, order, 1)
         part = np.exp(top[:, :chosen] - top[:, :1])
         ids[t], runner_up[t] = best[:, :chosen], best[:, chosen]
         share[t] = np.round(255 * part / part.sum(1, keepdims=True))
@@ -55,9 +58,9 @@ def made_trace(
         tensors |= {"runner_up": runner_up, "shared_gate": gate}
     for i, (_, rows, columns) in enumerate(pictures):
         tensors[f"picture.{i}"] = picture(16 * rows, 16 * columns)
-    kinds = ["full_attention" if i % 4 == 3 else "linear_attention" for i in range(layers)]
+    kinds = [("linear", "full")[i % 4 == 3] + "_attention" for i in range(layers)]
     meta = {
-        "version": 1, "model": f"made, {layers} x {experts}", "source": "tools/made_trace.py",
+        "version": 1, "model": f"made, {layers} x {experts}", "source": "made_trace",
         "length": tokens, "layer_types": kinds, "num_experts": experts, "tokens": texts,
         "prompt_length": None,
         "pictures": [
@@ -78,10 +81,11 @@ def picture(height, width):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file")
-    for name, number in (("layers", 60), ("experts", 512), ("tokens", 2000), ("chosen", 10)):
+    sizes = {"layers": 60, "experts": 512, "tokens": 2000, "chosen": 10}
+    for name, number in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     options = vars(parser.parse_args())
-    write_whole(options.pop("file"), made_trace(**options))
+    write_whole(Path(options.pop("file")), made_trace(**options))
 
 
 if __name__ == "__main__":

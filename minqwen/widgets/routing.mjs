@@ -33,7 +33,9 @@ export function mount(el, model, options = {}) {
       undo = build(look, model, readBoth(model));
     } catch (error) {
       undo = () => {};
-      look.root.replaceChildren(node("p", { role: "alert" }, `This trace cannot be shown: ${error.message}`));
+      look.root.replaceChildren(
+        node("p", { role: "alert" }, `This trace cannot be shown: ${error.message}`),
+      );
     }
   };
   start();
@@ -76,12 +78,29 @@ function build(look, model, reading) {
   const tinted = node("p", { class: "muted" });
   const scale = node("div", { class: "legend" });
   const tools = toolbar(reading, store, map);
-  const main = node("div", { class: "main" },
-    text.list, text.pages, tinted, timeline.element, top, tools.element, map.canvas, scale, says);
+  const main = node(
+    "div",
+    { class: "main" },
+    text.list,
+    text.pages,
+    tinted,
+    timeline.element,
+    top,
+    tools.element,
+    map.canvas,
+    scale,
+    says,
+  );
   root.append(
-    node("div", { class: "bar head" }, node("h2", {}, title(reading)),
-      node("span", { class: "muted" }, "Select a token, a cell, or a layer's row.")),
-    node("div", { class: "body" }, main, panel.element), keysHelp());
+    node(
+      "div",
+      { class: "bar head" },
+      node("h2", {}, title(reading)),
+      node("span", { class: "muted" }, "Select a token, a cell, or a layer's row."),
+    ),
+    node("div", { class: "body" }, main, panel.element),
+    keysHelp(),
+  );
   listenToKeys(root, { reading, store, map, text, timeline });
 
   let columns = [];
@@ -172,23 +191,40 @@ function title({ trace, other }) {
 /** Order, zoom, and a way to any layer and expert by number. */
 function toolbar(reading, store, map) {
   const { L, E } = reading;
-  const order = node("select", { "aria-label": "Order of experts", onchange: () => store.order(order.value) },
-    ORDERS.map((name) => node("option", { value: name }, name)));
+  const order = node(
+    "select",
+    { "aria-label": "Order of experts", onchange: () => store.order(order.value) },
+    ORDERS.map((name) => node("option", { value: name }, name)),
+  );
   const number = (label, most, set) =>
-    node("input", { type: "number", min: 0, max: most - 1, "aria-label": label, onchange: set });
+    node("input", {
+      type: "number",
+      min: 0,
+      max: most - 1,
+      "aria-label": label,
+      onchange: set,
+    });
   const layer = number("Layer", L, () => store.layer(Number(layer.value)));
   const expert = number("Expert", E, () => {
     if (expert.value === "") store.layer(store.state.layer);
     else store.expert(store.state.layer, Number(expert.value));
   });
-  const button = (text, label, run) => node("button", { "aria-label": label, onclick: run }, text);
+  const button = (text, label, run) =>
+    node("button", { "aria-label": label, onclick: run }, text);
   const here = button("Token", "Select the token", () => store.token(store.state.token));
   const all = button("Whole text", "Select the whole text", () => store.all());
-  const element = node("div", { class: "bar numbers" },
-    here, node("label", {}, "Layer", layer), node("label", {}, "Expert", expert), all,
+  const element = node(
+    "div",
+    { class: "bar numbers" },
+    here,
+    node("label", {}, "Layer", layer),
+    node("label", {}, "Expert", expert),
+    all,
     node("label", {}, "Experts", order),
-    button("−", "Zoom out", () => map.zoomAt(0.5)), button("+", "Zoom in", () => map.zoomAt(2)),
-    button("Fit", "Show all experts", () => map.fit()));
+    button("−", "Zoom out", () => map.zoomAt(0.5)),
+    button("+", "Zoom in", () => map.zoomAt(2)),
+    button("Fit", "Show all experts", () => map.fit()),
+  );
   return {
     element,
     update() {

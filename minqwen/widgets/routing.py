@@ -13,12 +13,12 @@ INK = ("#f5f6f8", "#8fc0ee", "#4189d0", "#164f9a", "#06214a")  # as in look.mjs
 class RoutingExplorer(View):
     """All layers and experts of a trace at once, to be played, searched and compared.
 
-    trace: a minqwen.Trace; other: a second one, of a text that begins alike. It is drawn
-    in the lower half of every row, and choices that differ are marked.
+    trace: a minqwen.Trace; other: a second one, of a text that begins alike. It is
+    drawn in the lower half of every row, and choices that differ are marked.
 
     `token` is where the reader is in the text. `selected` is what is selected:
-    {"token": t}, {"tokens": [start, end]}, {"layer": l}, {"layer": l, "expert": e}, or {}
-    for the whole text; `tokens` are the positions it stands for. `order` is one of
+    {"token": t}, {"tokens": [start, end]}, {"layer": l}, {"layer": l, "expert": e}, or
+    {} for the whole text; `tokens` are the positions it stands for. `order` is one of
     ORDERS. All but `tokens` follow the browser and can be set; InputError for a place
     that the trace does not have.
     """
@@ -80,8 +80,8 @@ class RoutingExplorer(View):
                 self._need(name, value, ends[name])
         else:
             raise InputError(
-                f"selected: {chosen} is no selection; give {{'token': t}}, "
-                "{'tokens': [start, end]}, {'layer': l}, {'layer': l, 'expert': e} or {}"
+                f"selected: {chosen} is no selection; give {{'token': t}}, {{'tokens': "
+                "[start, end]}, {'layer': l}, {'layer': l, 'expert': e} or {}"
             )
         return chosen
 
@@ -130,7 +130,7 @@ class RoutingExplorer(View):
         return figure
 
     def _shares(self):
-        """How strongly each cell is lit, [L, E]: a token's weights, or shares of many."""
+        """How strongly cells are lit, [L, E]: weights, or shares of several tokens."""
         ids = self.source["expert_ids"][self.tokens]  # [n, L, K]
         n, L, K = ids.shape
         lit = np.zeros((L, self.source.meta["num_experts"]), np.float32)

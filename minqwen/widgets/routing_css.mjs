@@ -15,13 +15,14 @@ export const ROUTING_CSS = `
   white-space: pre-wrap; unicode-bidi: plaintext; tab-size: 4; position: relative;
 }
 .t {
-  background: var(--tinted, transparent); border-radius: 2px; cursor: pointer;
+  border-radius: 2px; cursor: pointer;
   padding: 2px 0; box-shadow: inset 1px 0 var(--line);
 }
 .t.marker { font-size: 11px; font-style: italic; }
 .t.empty::before { content: "·"; }
 .end::before { content: "⏎"; color: var(--muted); font-style: normal; }
-.t[aria-selected="true"] { background: var(--mark); }
+/* Over the tint, which is set on each token. */
+.t[aria-selected="true"] { background-color: var(--mark) !important; }
 .t.cursor { outline: 2px solid var(--accent); outline-offset: 0; }
 .t:hover { text-decoration: underline; }
 .t.near { box-shadow: inset 0 -2px var(--accent); }
@@ -32,8 +33,11 @@ export const ROUTING_CSS = `
 .picture canvas {
   position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated;
 }
-.patch { position: relative; padding: 0; border-radius: 0; box-shadow: inset 0 0 0 0.5px var(--edge); }
-.patch[aria-selected="true"] { background: rgb(255 170 60 / 45%); }
+.patch {
+  position: relative; padding: 0; border-radius: 0;
+  box-shadow: inset 0 0 0 0.5px var(--edge);
+}
+.patch[aria-selected="true"] { background-color: rgb(255 170 60 / 45%) !important; }
 .patch.cursor { outline: 3px solid var(--accent); outline-offset: -2px; z-index: 1; }
 .track { position: relative; height: 44px; }
 .strip { position: absolute; left: 0; top: 0; cursor: pointer; }
@@ -42,7 +46,9 @@ export const ROUTING_CSS = `
 .map { width: 100%; border-radius: 2px; }
 .caption { max-width: 76em; }
 .says { min-height: 2.9em; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted); }
+.legend {
+  display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted);
+}
 .legend > span { display: inline-flex; gap: 5px; align-items: center; }
 .scale { position: relative; width: 170px; height: 10px; margin: 0 18px 15px 12px; }
 .swatch { display: inline-block; width: 10px; height: 10px; }
@@ -50,7 +56,10 @@ export const ROUTING_CSS = `
 .swatch.first, .level.first::before { background: var(--first); }
 .swatch.second { background: var(--second); }
 .first { color: var(--first); } .second { color: var(--second); }
-.scale span { position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap; font-size: 11px; }
+.scale span {
+  position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap;
+  font-size: 11px;
+}
 .numbers input {
   width: 5em; font: inherit; color: var(--ink); background: var(--panel);
   border: 1px solid var(--edge); border-radius: 4px; padding: 2px 4px; min-height: 26px;
@@ -62,10 +71,15 @@ export const ROUTING_CSS = `
   .panel { border-top: 0; border-left: 1px solid var(--line); padding: 0 4px 0 14px; }
 }
 .panel > * { margin-bottom: 6px; break-inside: avoid; }
-@container (min-width: 620px) and (max-width: 859px) { .panel { columns: 2; column-gap: 24px; } }
-.panel h4 { break-after: avoid; margin: 12px 0 4px; font-size: 12px; color: var(--muted); font-weight: 600; }
+@container (min-width: 620px) and (max-width: 859px) {
+  .panel { columns: 2; column-gap: 24px; }
+}
+.panel h4 {
+  break-after: avoid; margin: 12px 0 4px; font-size: 12px; color: var(--muted);
+  font-weight: 600;
+}
 .panel table { width: 100%; max-width: 380px; }
-.panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: baseline; font-size: 12px; }
+.panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: middle; font-size: 12px; }
 .panel .number { text-align: right; }
 .panel dl { margin: 6px 0; } .panel dt { color: var(--muted); font-size: 12px; }
 .panel dd { margin: 0 0 4px; }

@@ -217,12 +217,18 @@ export function firstTokens(trace, T) {
   const { L, K } = trace;
   const cut = (values, each) => values && values.subarray(0, T * each);
   const { pictures = [] } = trace.meta;
-  const inside = pictures.map((p, i) => ({ ...p, name: `picture.${i}` }))
+  const inside = pictures
+    .map((p, i) => ({ ...p, name: `picture.${i}` }))
     .filter((p) => p.start + p.rows * p.columns <= T);
   return {
-    ...trace, T, tokens: trace.tokens.slice(0, T), meta: { ...trace.meta, pictures: inside },
-    expertIds: cut(trace.expertIds, L * K), expertWeights: cut(trace.expertWeights, L * K),
-    routerMargin: cut(trace.routerMargin, L), sharedGate: cut(trace.sharedGate, L),
+    ...trace,
+    T,
+    tokens: trace.tokens.slice(0, T),
+    meta: { ...trace.meta, pictures: inside },
+    expertIds: cut(trace.expertIds, L * K),
+    expertWeights: cut(trace.expertWeights, L * K),
+    routerMargin: cut(trace.routerMargin, L),
+    sharedGate: cut(trace.sharedGate, L),
     runnerUp: cut(trace.runnerUp, L),
   };
 }
@@ -231,6 +237,9 @@ export function firstTokens(trace, T) {
 export function typical(values, layer, L) {
   const T = values.length / L;
   const step = Math.max(1, Math.floor(T / 400));
-  const sample = Float32Array.from({ length: Math.ceil(T / step) }, (_, i) => values[i * step * L + layer]);
+  const sample = Float32Array.from(
+    { length: Math.ceil(T / step) },
+    (_, i) => values[i * step * L + layer],
+  );
   return sample.sort()[sample.length >> 1];
 }

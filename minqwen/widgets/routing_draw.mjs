@@ -22,11 +22,22 @@ export function geometry({ width, L, E, view, sides, halves, scale = 1 }) {
   const top = (layer) => snap(plot.y + (layer - view.y * L) * ch);
   const gap = (size) => (size >= 5 ? 1 : 0);
   return {
-    width, height: TOP + plot.h + 4, plot, row, cw, ch, right, L, E, halves,
-    visibleColumns: plot.w / cw, visibleRows: plot.h / ch,
+    width,
+    height: TOP + plot.h + 4,
+    plot,
+    row,
+    cw,
+    ch,
+    right,
+    L,
+    E,
+    halves,
+    visibleColumns: plot.w / cw,
+    visibleRows: plot.h / ch,
     columnAt: (x) => Math.floor((x - plot.x) / cw + view.x * E),
     layerAt: (y) => Math.floor((y - plot.y) / ch + view.y * L),
-    top, left,
+    top,
+    left,
     /** A cell's rectangle; `half` 1 or 2 is its upper or lower half. */
     box(column, layer, half = 0) {
       const [x, y] = [left(column), top(layer)];
@@ -57,7 +68,8 @@ export function shades(theme, comparing) {
 export function palette(theme, comparing) {
   const steps = Array.from({ length: SHADES }, (_, i) => i / (SHADES - 1));
   const own = shades(theme, comparing);
-  const towards = (colour) => steps.map((s) => rampColour([theme.paper, colour], 0.5 + 0.5 * s));
+  const towards = (colour) =>
+    steps.map((s) => rampColour([theme.paper, colour], 0.5 + 0.5 * s));
   return [steps.map((s) => rampColour(own, s)), towards(theme.first), towards(theme.second)];
 }
 
@@ -128,7 +140,10 @@ function drawRings(ctx, { g, theme, columnOf, layer, marked, pointed }) {
     const [y, end] = [g.top(layer) - 0.5, g.top(layer + 1) - 0.5];
     ctx.strokeRect(g.plot.x - 0.5, y, g.plot.w + 1, end - y);
   }
-  for (const [cell, width] of [[pointed, 1.5], [marked, 2.5]]) {
+  for (const [cell, width] of [
+    [pointed, 1.5],
+    [marked, 2.5],
+  ]) {
     if (!cell) continue;
     const { x, y, w, h } = g.box(columnOf[cell.layer * g.E + cell.expert], cell.layer);
     if (x + w < g.plot.x || x > g.plot.x + g.plot.w || !inside(y)) continue;

@@ -1,7 +1,14 @@
 // The panel of an expert: who chose it, and what they have in common.
 import { node, quoted } from "./look.mjs";
 import {
-  bar, expertButton, heading, note, number, subheading, table, tokenButton,
+  bar,
+  expertButton,
+  heading,
+  note,
+  number,
+  subheading,
+  table,
+  tokenButton,
 } from "./routing_parts.mjs";
 import { mean } from "./routing_say.mjs";
 import { commonTexts, context, mixOfKinds, percent, whole } from "./routing_words.mjs";
@@ -14,24 +21,50 @@ export function expertView(tools) {
   const lift = ((tokens.length / T) * E) / K;
   const head = [
     heading(`Layer ${layer}, expert ${expert}`),
-    node("p", {}, "Chosen by ", node("b", {}, whole(tokens.length)), ` of ${whole(T)} tokens, `,
-      `${lift.toFixed(1)} times the even share`, weights?.length ? `; mean weight ${mean(weights).toFixed(2)}.` : "."),
+    node(
+      "p",
+      {},
+      "Chosen by ",
+      node("b", {}, whole(tokens.length)),
+      ` of ${whole(T)} tokens, `,
+      `${lift.toFixed(1)} times the even share`,
+      weights?.length ? `; mean weight ${mean(weights).toFixed(2)}.` : ".",
+    ),
   ];
   if (!tokens.length) return [...head, note("No token of this text chose it.")];
-  return [...head, inCommon(reading, tokens), inContext(tools, tokens, weights), partners(tools, layer, expert)];
+  return [
+    ...head,
+    inCommon(reading, tokens),
+    inContext(tools, tokens, weights),
+    partners(tools, layer, expert),
+  ];
 }
 
 function inCommon(reading, chosen) {
   const { tokens, kinds, name } = reading;
-  const mix = mixOfKinds(kinds, chosen).filter((row) => row.share > 0).slice(0, 4);
+  const mix = mixOfKinds(kinds, chosen)
+    .filter((row) => row.share > 0)
+    .slice(0, 4);
   const texts = commonTexts(tokens, chosen, name.isPatch, 5);
   return [
     subheading("What its tokens have in common"),
-    table(["kind", "share of them", number("of all")],
-      mix.map(({ kind, share, overall }) => [kind, [bar(share), percent(share)], percent(overall)])),
-    texts.length > 0 && table(["text", number("times"), number("of")],
-      texts.map(({ text, times, of }) =>
-        [node("bdi", { class: "token code" }, quoted(text) || "∅"), whole(times), whole(of)])),
+    table(
+      ["kind", "share of them", number("of all")],
+      mix.map(({ kind, share, overall }) => [
+        kind,
+        [bar(share), percent(share)],
+        percent(overall),
+      ]),
+    ),
+    texts.length > 0 &&
+      table(
+        ["text", number("times"), number("of")],
+        texts.map(({ text, times, of }) => [
+          node("bdi", { class: "token code" }, quoted(text) || "∅"),
+          whole(times),
+          whole(of),
+        ]),
+      ),
   ];
 }
 
@@ -42,10 +75,14 @@ function inContext(tools, tokens, weights) {
   if (weights) order.sort((a, b) => weights[b] - weights[a]);
   const line = (i) => {
     const { before, token, after } = context(reading.tokens, tokens[i], reading.name.short);
-    return node("li", {},
-      node("span", { class: "before" }, node("bdi", {}, before)), tokenButton(tools, tokens[i], token),
+    return node(
+      "li",
+      {},
+      node("span", { class: "before" }, node("bdi", {}, before)),
+      tokenButton(tools, tokens[i], token),
       node("bdi", { class: "after" }, after),
-      weights && node("span", { class: "muted" }, weights[i].toFixed(2)));
+      weights && node("span", { class: "muted" }, weights[i].toFixed(2)),
+    );
   };
   return [
     subheading(weights ? "Where its weight is largest" : "Where it was chosen"),
@@ -54,11 +91,16 @@ function inContext(tools, tokens, weights) {
 }
 
 function partners(tools, layer, expert) {
-  const pairs = tools.reading.together(layer).pairs
-    .filter((pair) => pair.a === expert || pair.b === expert).slice(0, 4);
+  const pairs = tools.reading
+    .together(layer)
+    .pairs.filter((pair) => pair.a === expert || pair.b === expert)
+    .slice(0, 4);
   if (!pairs.length) return null;
-  const rows = pairs.map(({ a, b, times, lift }) =>
-    [expertButton(tools, layer, a === expert ? b : a), whole(times), `${lift.toFixed(1)}×`]);
+  const rows = pairs.map(({ a, b, times, lift }) => [
+    expertButton(tools, layer, a === expert ? b : a),
+    whole(times),
+    `${lift.toFixed(1)}×`,
+  ]);
   return [
     subheading("Chosen together with, in its layer"),
     table([number("expert"), number("times"), number("as chance")], rows),

@@ -8,7 +8,10 @@ const HELP = [
   ["Shift + arrows", "text: select several tokens"],
   ["Home End", "the first and the last: of the text, or of a layer's lit experts"],
   ["PageUp PageDown", "one token back or on, from anywhere"],
-  ["Enter", "map: select the expert; L: the layer; T or Esc: back to the token; A: the whole text"],
+  [
+    "Enter",
+    "map: select the expert; L: the layer; T or Esc: back to the token; A: the whole text",
+  ],
   ["N P", "the next and previous token that the selected expert read"],
   ["D", "the next token in which two traces differ"],
   ["S", "another order of the experts"],
@@ -19,7 +22,12 @@ const HELP = [
 /** The list of keys, folded; the map and the text are described by it. */
 export function keysHelp() {
   const rows = HELP.map(([keys, what]) => [node("dt", {}, keys), node("dd", {}, what)]);
-  return node("details", { class: "keys" }, node("summary", { id: "keys" }, "Keys"), node("dl", {}, rows));
+  return node(
+    "details",
+    { class: "keys" },
+    node("summary", { id: "keys" }, "Keys"),
+    node("dl", {}, rows),
+  );
 }
 
 /** Listens on the map, the text and what lies around them. Returns nothing. */
@@ -105,9 +113,11 @@ export function listenToKeys(root, { reading, store, map, text, timeline }) {
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const tag = event.target.tagName;
-    const inside = event.target === map.canvas ? inMap : event.target === text.list ? inText : {};
+    const inside =
+      event.target === map.canvas ? inMap : event.target === text.list ? inText : {};
     // A button, a list or a number field has its own use for most keys.
-    if (!["CANVAS", "DIV"].includes(tag) && !(tag === "INPUT" && /^[a-z]$/i.test(event.key))) return;
+    if (!["CANVAS", "DIV"].includes(tag) && !(tag === "INPUT" && /^[a-z]$/i.test(event.key)))
+      return;
     const letter = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const table = event.shiftKey && inside === inText ? extending : inside;
     const run = table[letter] ?? everywhere[letter];

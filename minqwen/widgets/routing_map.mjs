@@ -17,8 +17,11 @@ export function createMap({ reading, store, look, say }) {
   const { L, E } = reading;
   const full = reading.trace.layerTypes.map((kind) => kind === "full_attention");
   const canvas = node("canvas", {
-    class: "map", tabindex: "0", role: "application",
-    "aria-roledescription": "map of layers and experts", "aria-describedby": "keys",
+    class: "map",
+    tabindex: "0",
+    role: "application",
+    "aria-roledescription": "map of layers and experts",
+    "aria-describedby": "keys",
     "aria-label": `Map of ${L} layers and ${E} experts`,
   });
   let view = { zoom: 1, x: 0, y: 0 };
@@ -32,15 +35,25 @@ export function createMap({ reading, store, look, say }) {
     if (!width) return;
     const theme = look.colours();
     if (colours?.theme !== theme)
-      colours = { theme, palette: palette(theme, Boolean(reading.other)), font: getComputedStyle(canvas).fontFamily };
+      colours = {
+        theme,
+        palette: palette(theme, Boolean(reading.other)),
+        font: getComputedStyle(canvas).fontFamily,
+      };
     const scale = window.devicePixelRatio || 1;
     const halves = Boolean(reading.other);
     g = geometry({ width, L, E, view, sides: columns.length, halves, scale });
     const ctx = sizeCanvas(canvas, g.width, g.height);
     const { layer, expert, selected, order } = store.state;
     drawMap(ctx, {
-      g, ...colours, cells, columns, full, pointed,
-      columnOf: columnOf(), axis: AXES[order],
+      g,
+      ...colours,
+      cells,
+      columns,
+      full,
+      pointed,
+      columnOf: columnOf(),
+      axis: AXES[order],
       layer: kindOf(selected) === "all" && expert === null ? null : layer,
       marked: expert === null ? null : { layer, expert },
     });
@@ -60,10 +73,17 @@ export function createMap({ reading, store, look, say }) {
 
   /** Zooms by `factor`, keeping what is at (x, y) of the canvas where it is. */
   function zoomAt(factor, x = centre()[0], y = centre()[1]) {
-    const before = { column: (x - g.plot.x) / g.cw + view.x * E, layer: (y - g.plot.y) / g.ch + view.y * L };
+    const before = {
+      column: (x - g.plot.x) / g.cw + view.x * E,
+      layer: (y - g.plot.y) / g.ch + view.y * L,
+    };
     const { zoom } = clampView({ ...view, zoom: view.zoom * factor }, { L, E, row: g.row });
     const [cw, ch] = [(g.plot.w / E) * zoom, g.row * Math.min(zoom, Math.max(1, 26 / g.row))];
-    move({ zoom, x: (before.column - (x - g.plot.x) / cw) / E, y: (before.layer - (y - g.plot.y) / ch) / L });
+    move({
+      zoom,
+      x: (before.column - (x - g.plot.x) / cw) / E,
+      y: (before.layer - (y - g.plot.y) / ch) / L,
+    });
   }
 
   function move(next) {
@@ -77,12 +97,17 @@ export function createMap({ reading, store, look, say }) {
     const { layer, expert } = store.state;
     const column = expert === null ? null : columnOf()[layer * E + expert];
     const into = (start, seen, at, n) =>
-      at === null || (at >= start * n && at + 1 <= start * n + seen) ? start : (at + 0.5 - seen / 2) / n;
-    view = clampView({
-      ...view,
-      x: into(view.x, g.visibleColumns, column, E),
-      y: into(view.y, g.visibleRows, layer, L),
-    }, { L, E, row: g.row });
+      at === null || (at >= start * n && at + 1 <= start * n + seen)
+        ? start
+        : (at + 0.5 - seen / 2) / n;
+    view = clampView(
+      {
+        ...view,
+        x: into(view.x, g.visibleColumns, column, E),
+        y: into(view.y, g.visibleRows, layer, L),
+      },
+      { L, E, row: g.row },
+    );
   }
 
   /** { layer, expert } at a point: the lit cell that is near, else the cell or the row. */
@@ -139,7 +164,9 @@ export function createMap({ reading, store, look, say }) {
       if (held && !held.moved) choose(at(...point(event)));
       held = null;
     },
-    pointercancel: () => { held = null; },
+    pointercancel: () => {
+      held = null;
+    },
     pointerleave() {
       pointed = null;
       say(null);
@@ -159,7 +186,10 @@ export function createMap({ reading, store, look, say }) {
     canvas.addEventListener(name, run, { passive: false });
 
   return {
-    canvas, draw, zoomAt, reveal,
+    canvas,
+    draw,
+    zoomAt,
+    reveal,
     fit: () => move({ zoom: 1, x: 0, y: 0 }),
     zoom: () => view.zoom,
     /** New cells and bars, after the selection changed. */

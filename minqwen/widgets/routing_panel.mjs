@@ -4,14 +4,27 @@ import { choices, overlap } from "./routing_data.mjs";
 import { expertView } from "./routing_expert.mjs";
 import { layerView, textView } from "./routing_layer.mjs";
 import {
-  bar, expertButton, facts, heading, layerButton, note, number, subheading, table, tokenButton,
+  bar,
+  expertButton,
+  facts,
+  heading,
+  layerButton,
+  note,
+  number,
+  subheading,
+  table,
+  tokenButton,
 } from "./routing_parts.mjs";
 import { weightShade } from "./routing_reading.mjs";
 import { LAYER_KINDS } from "./routing_say.mjs";
 import { KINDS, percent, whole } from "./routing_words.mjs";
 
 const VIEWS = {
-  token: tokenView, expert: expertView, layer: layerView, all: textView, tokens: textView,
+  token: tokenView,
+  expert: expertView,
+  layer: layerView,
+  all: textView,
+  tokens: textView,
 };
 
 /** `tools`: { reading, store, look }. Returns { element, update(), settle() }. */
@@ -40,23 +53,46 @@ function tokenView(tools) {
   const rows = ranked(tools, token, layer);
   if (trace.runnerUp) {
     const next = node("span", { class: "muted" }, "the next, not chosen");
-    rows.push([K + 1, expertButton(tools, layer, trace.runnerUp[at]), next, ...(other ? [""] : [])]);
+    rows.push([
+      K + 1,
+      expertButton(tools, layer, trace.runnerUp[at]),
+      next,
+      ...(other ? [""] : []),
+    ]);
   }
   const said = [];
   const say = (what, value, why) =>
     said.push([what, [node("b", {}, value), " ", node("span", { class: "muted" }, why)]]);
   if (trace.routerMargin)
-    say("Margin to the next", trace.routerMargin[at].toFixed(3), "logits; small: a close choice");
+    say(
+      "Margin to the next",
+      trace.routerMargin[at].toFixed(3),
+      "logits; small: a close choice",
+    );
   if (trace.sharedGate)
-    say("Gate of the shared expert", trace.sharedGate[at].toFixed(2), "of 1; every token uses it");
+    say(
+      "Gate of the shared expert",
+      trace.sharedGate[at].toFixed(2),
+      "of 1; every token uses it",
+    );
   return [
     heading(`Token ${whole(token)}: `, name.part(token)),
     note(KINDS[kinds[token]]),
     node("p", {}, "In ", layerButton(tools, layer), type && ` (${type})`),
-    table([number("rank"), number("expert"), trace.expertWeights ? "weight" : "",
-      ...(other ? ["second trace"] : [])], rows),
+    table(
+      [
+        number("rank"),
+        number("expert"),
+        trace.expertWeights ? "weight" : "note",
+        ...(other ? ["second trace"] : []),
+      ],
+      rows,
+    ),
     facts(said),
-    other && note(`${whole(reading.differ().perToken[token])} of this token's ${whole(K * L)} choices differ.`),
+    other &&
+      note(
+        `${whole(reading.differ().perToken[token])} of this token's ${whole(K * L)} choices differ.`,
+      ),
     node("div", { class: "later" }),
     everyLayer(tools, token),
   ];
@@ -68,8 +104,11 @@ function ranked(tools, token, layer) {
   const rows = choices(trace, token, layer).map(({ expert, weight }, k) => {
     const rank = theirs?.findIndex((c) => c.expert === expert);
     const side = theirs && rank < 0 ? "first" : "";
-    const shown = weight === null ? "" : [bar(weightShade(weight, K) ** 2, side), weight.toFixed(2)];
-    const match = theirs && (rank < 0 ? node("span", { class: "first" }, "not chosen") : `rank ${rank + 1}`);
+    const shown =
+      weight === null ? "" : [bar(weightShade(weight, K) ** 2, side), weight.toFixed(2)];
+    const match =
+      theirs &&
+      (rank < 0 ? node("span", { class: "first" }, "not chosen") : `rank ${rank + 1}`);
     return [k + 1, expertButton(tools, layer, expert), shown, ...(theirs ? [match] : [])];
   });
   const mine = choices(trace, token, layer).map((c) => c.expert);
@@ -88,13 +127,19 @@ function everyLayer(tools, token) {
   const details = node("details", {}, node("summary", {}, `All ${L} layers as a table`));
   details.addEventListener("toggle", () => {
     if (!details.open || details.childElementCount > 1) return;
+    const margins = trace.routerMargin;
     const rows = Array.from({ length: L }, (_, l) => [
       layerButton(tools, l),
-      reading.choices(token, l).map(({ expert, weight }) =>
-        weight === null ? `${expert}` : `${expert} (${weight.toFixed(2)})`).join(", "),
-      trace.routerMargin ? trace.routerMargin[token * L + l].toFixed(2) : "",
+      reading
+        .choices(token, l)
+        .map(({ expert, weight }) =>
+          weight === null ? `${expert}` : `${expert} (${weight.toFixed(2)})`,
+        )
+        .join(", "),
+      ...(margins ? [margins[token * L + l].toFixed(2)] : []),
     ]);
-    details.append(table(["", "experts, best first", trace.routerMargin ? number("margin") : ""], rows));
+    const titles = ["layer", "experts, best first", ...(margins ? [number("margin")] : [])];
+    details.append(table(titles, rows));
   });
   return details;
 }
@@ -103,12 +148,16 @@ function likeIt(tools) {
   const { reading, store } = tools;
   const { token } = store.state;
   const shares = overlap(reading.trace, token, 0, reading.T);
-  const nearest = [...shares.keys()].filter((t) => t !== token)
-    .sort((a, b) => shares[b] - shares[a]).slice(0, 5);
+  const nearest = [...shares.keys()]
+    .filter((t) => t !== token)
+    .sort((a, b) => shares[b] - shares[a])
+    .slice(0, 5);
   if (!nearest.length) return [];
   return [
     subheading("Tokens with the most similar choices"),
-    table(["token", number("place"), number("same experts")],
-      nearest.map((t) => [tokenButton(tools, t), whole(t), percent(shares[t])])),
+    table(
+      ["token", number("place"), number("same experts")],
+      nearest.map((t) => [tokenButton(tools, t), whole(t), percent(shares[t])]),
+    ),
   ];
 }

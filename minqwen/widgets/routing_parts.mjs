@@ -10,10 +10,15 @@ export function bar(value, side = "") {
 }
 
 export const expertButton = ({ store }, layer, expert, label = expert) =>
-  node("button", {
-    class: "link", "aria-label": `Layer ${layer}, expert ${expert}`,
-    onclick: () => store.expert(layer, expert),
-  }, String(label));
+  node(
+    "button",
+    {
+      class: "link",
+      "aria-label": `Layer ${layer}, expert ${expert}`,
+      onclick: () => store.expert(layer, expert),
+    },
+    String(label),
+  );
 
 export const layerButton = ({ store }, layer) =>
   node("button", { class: "link", onclick: () => store.layer(layer) }, `layer ${layer}`);
@@ -21,10 +26,15 @@ export const layerButton = ({ store }, layer) =>
 /** Selects a token; shows `text`, or what it is called. */
 export function tokenButton({ store, reading }, t, text = reading.name.short(t)) {
   const name = reading.name.part(t);
-  return node("button", {
-    class: "link code", "aria-label": `Token ${t}: ${name.text ?? name}`,
-    onclick: () => store.token(t),
-  }, node("bdi", { class: "token" }, text));
+  return node(
+    "button",
+    {
+      class: "link code",
+      "aria-label": `Token ${t}: ${name.text ?? name}`,
+      onclick: () => store.token(t),
+    },
+    node("bdi", { class: "token" }, text),
+  );
 }
 
 /** A column's title for a table, standing right like the numbers below it. */
@@ -35,14 +45,26 @@ export function table(titles, rows) {
   const columns = titles.map((t) => (typeof t === "string" ? { title: t } : t));
   const head = columns.map((c) => node("th", { class: c.class, scope: "col" }, c.title));
   const line = (row) =>
-    node("tr", {}, row.map((content, i) => node("td", { class: columns[i].class }, content)));
-  return node("table", {},
-    node("thead", {}, node("tr", {}, head)), node("tbody", {}, rows.map(line)));
+    node(
+      "tr",
+      {},
+      row.map((content, i) => node("td", { class: columns[i].class }, content)),
+    );
+  return node(
+    "table",
+    {},
+    node("thead", {}, node("tr", {}, head)),
+    node("tbody", {}, rows.map(line)),
+  );
 }
 
 /** A list of [what, value]. */
 export const facts = (rows) =>
-  node("dl", {}, rows.map(([what, value]) => [node("dt", {}, what), node("dd", {}, value)]));
+  node(
+    "dl",
+    {},
+    rows.map(([what, value]) => [node("dt", {}, what), node("dd", {}, value)]),
+  );
 
 export const heading = (...parts) => node("h3", {}, sentence(parts));
 export const subheading = (text) => node("h4", {}, text);

@@ -4,8 +4,19 @@
 // for the whole trace. Each stands for a set of tokens, and the map always shows the
 // same thing: what those tokens chose. What is costly is counted when first needed.
 import {
-  arrange, carriedOver, choices, chosenBy, coactivation, countChoices, countOnly,
-  differences, overlap, range, specialisation, spread, typical,
+  arrange,
+  carriedOver,
+  choices,
+  chosenBy,
+  coactivation,
+  countChoices,
+  countOnly,
+  differences,
+  overlap,
+  range,
+  specialisation,
+  spread,
+  typical,
 } from "./routing_data.mjs";
 import { KINDS, kindsOf, namer } from "./routing_words.mjs";
 
@@ -22,7 +33,17 @@ export function readRouting(trace, other) {
   const everything = range(0, T);
 
   const reading = {
-    trace, other, T, L, K, E, tokens, pictures, kinds, name, everything,
+    trace,
+    other,
+    T,
+    L,
+    K,
+    E,
+    tokens,
+    pictures,
+    kinds,
+    name,
+    everything,
     counts: () => once("counts", () => countChoices(trace, everything)),
     special: () =>
       once("special", () => specialisation(trace, kinds, KINDS.length, reading.counts())),
@@ -75,7 +96,9 @@ export function checkSelection(selected, { T, L, E }) {
   if (token !== undefined) return within(token, T) ? { token } : null;
   if (tokens !== undefined) {
     const [start, end] = Array.isArray(tokens) ? tokens : [];
-    return within(start, T) && within(end - 1, T) && start < end ? { tokens: [start, end] } : null;
+    return within(start, T) && within(end - 1, T) && start < end
+      ? { tokens: [start, end] }
+      : null;
   }
   if (layer === undefined) return {};
   if (!within(layer, L)) return null;
@@ -86,10 +109,14 @@ export function checkSelection(selected, { T, L, E }) {
 /** The positions a selection stands for: those of an expert are the tokens it read. */
 function selectedTokens(reading, selected) {
   switch (kindOf(selected)) {
-    case "token": return [selected.token];
-    case "tokens": return range(...selected.tokens);
-    case "expert": return reading.chosenBy(selected.layer, selected.expert).tokens;
-    default: return reading.everything;
+    case "token":
+      return [selected.token];
+    case "tokens":
+      return range(...selected.tokens);
+    case "expert":
+      return reading.chosenBy(selected.layer, selected.expert).tokens;
+    default:
+      return reading.everything;
   }
 }
 
@@ -115,16 +142,38 @@ const partShade = (share) => 0.06 + 0.94 * share;
 export function legend(reading, selected) {
   const { K, E, trace } = reading;
   if (kindOf(selected) === "token") {
-    if (!trace.expertWeights) return { title: "rank", ticks: [[0.15, "last"], [1, "first"]] };
+    if (!trace.expertWeights)
+      return {
+        title: "rank",
+        ticks: [
+          [0.15, "last"],
+          [1, "first"],
+        ],
+      };
     const even = weightShade(1 / K, K);
-    const ticks = [[0, "0"], [even, (1 / K).toFixed(2)], [1, `${(3 / K).toFixed(2)} +`]];
+    const ticks = [
+      [0, "0"],
+      [even, (1 / K).toFixed(2)],
+      [1, `${(3 / K).toFixed(2)} +`],
+    ];
     return { title: "weight", ticks };
   }
   if (kindOf(selected) === "expert" || kindOf(selected) === "tokens")
-    return { title: "chosen for", ticks: [[0.06, "none"], [0.53, "half"], [1, "all of them"]] };
+    return {
+      title: "chosen for",
+      ticks: [
+        [0.06, "none"],
+        [0.53, "half"],
+        [1, "all of them"],
+      ],
+    };
   const top = topLift(K, E);
   const place = (lift) => shareShade((lift * K) / E, K, E);
-  const ticks = [[place(0.25), "¼×"], [place(1), "even share"], [1, `${top}×`]];
+  const ticks = [
+    [place(0.25), "¼×"],
+    [place(1), "even share"],
+    [1, `${top}×`],
+  ];
   return { title: "chosen", ticks };
 }
 
@@ -198,8 +247,13 @@ function tintsOf(reading, selected, from, to) {
     const weight = new Map();
     const { tokens, weights } = reading.chosenBy(selected.layer, selected.expert);
     tokens.forEach((t, i) => weight.set(t, weights ? weightShade(weights[i], K) : 1));
-    const means = weights ? "chose this expert; darker: with a larger weight" : "chose this expert";
-    return { values: fill((t) => Math.max(weight.get(t) ?? 0, weight.has(t) ? 0.2 : 0)), means };
+    const means = weights
+      ? "chose this expert; darker: with a larger weight"
+      : "chose this expert";
+    return {
+      values: fill((t) => Math.max(weight.get(t) ?? 0, weight.has(t) ? 0.2 : 0)),
+      means,
+    };
   }
   const typical = kind === "layer" && reading.typicalMargin(selected.layer);
   if (!typical) return { values: null, means: "" };

@@ -6,12 +6,17 @@ import { kindOf } from "./routing_reading.mjs";
 import { percent, whole } from "./routing_words.mjs";
 
 export const LAYER_KINDS = {
-  linear_attention: "delta rule", full_attention: "full attention", unknown: "",
+  linear_attention: "delta rule",
+  full_attention: "full attention",
+  unknown: "",
 };
 
 export function sentence(parts) {
-  return parts.flat().map((part) =>
-    part.text === undefined ? part : ["“", node("bdi", { class: "token" }, part.text), "”"]);
+  return parts
+    .flat()
+    .map((part) =>
+      part.text === undefined ? part : ["“", node("bdi", { class: "token" }, part.text), "”"],
+    );
 }
 
 /** What rows, columns and lit cells are at this moment: the line above the map. */
@@ -30,7 +35,11 @@ export function caption(reading, selected) {
     layer: () => ["A lit cell is an expert that was chosen, over the whole text"],
     all: () => ["A lit cell is an expert that was chosen, over the whole text"],
   }[kindOf(selected)]();
-  return [grid, ...who, `. The stronger its colour, the ${measure(reading, selected)}.${halves}`];
+  return [
+    grid,
+    ...who,
+    `. The stronger its colour, the ${measure(reading, selected)}.${halves}`,
+  ];
 }
 
 const count = ({ tokens: [start, end] }) => whole(end - start);
@@ -44,10 +53,14 @@ function measure(reading, selected) {
 export function status(reading, state, columns) {
   const { selected, layer, expert } = state;
   switch (kindOf(selected)) {
-    case "token": return ofToken(reading, selected.token, layer, expert, columns);
-    case "expert": return ofExpert(reading, state);
-    case "layer": return ofLayer(reading, layer, columns);
-    default: return ofTokens(reading, selected, layer, expert, columns);
+    case "token":
+      return ofToken(reading, selected.token, layer, expert, columns);
+    case "expert":
+      return ofExpert(reading, state);
+    case "layer":
+      return ofLayer(reading, layer, columns);
+    default:
+      return ofTokens(reading, selected, layer, expert, columns);
   }
 }
 
@@ -55,7 +68,9 @@ function ofToken(reading, token, layer, expert, columns) {
   const { T, name, trace, other } = reading;
   const list = reading.choices(token, layer).map(listed(trace)).join(", ");
   const parts = [`Token ${whole(token)} of ${whole(T)}, `, name.part(token)];
-  parts.push(`: layer ${layer}${kindName(trace, layer)} chose ${plural(reading.K, "expert")} ${list}`);
+  parts.push(
+    `: layer ${layer}${kindName(trace, layer)} chose ${plural(reading.K, "expert")} ${list}`,
+  );
   if (trace.runnerUp) parts.push(`, before ${trace.runnerUp[token * reading.L + layer]}`);
   parts.push(...beside(columns, layer), ".");
   if (expert !== null) parts.push(` At expert ${expert}.`);
@@ -66,8 +81,10 @@ function ofToken(reading, token, layer, expert, columns) {
   return parts;
 }
 
-const listed = (trace) => ({ expert, weight }) =>
-  trace.expertWeights ? `${expert} (${weight.toFixed(2)})` : `${expert}`;
+const listed =
+  (trace) =>
+  ({ expert, weight }) =>
+    trace.expertWeights ? `${expert} (${weight.toFixed(2)})` : `${expert}`;
 
 const kindName = (trace, layer) => {
   const kind = LAYER_KINDS[trace.layerTypes[layer]];
@@ -77,7 +94,10 @@ const kindName = (trace, layer) => {
 const plural = (n, word) => (n === 1 ? word : `${word}s`);
 
 const SPOKEN = {
-  differ: "choices that differ", bits: "entropy", margin: "margin", shared: "shared expert",
+  differ: "choices that differ",
+  bits: "entropy",
+  margin: "margin",
+  shared: "shared expert",
 };
 const beside = (columns, layer) =>
   columns.map(({ key, says }) => `; ${SPOKEN[key]} ${says(layer)}`);
@@ -99,7 +119,9 @@ function ofExpert(reading, { selected, token }) {
   if (other) {
     const theirs = chosenBy(other, layer, expert).tokens;
     const both = theirs.filter((t) => tokens.includes(t)).length;
-    parts.push(` In the second trace by ${whole(theirs.length)}, ${whole(both)} of them the same.`);
+    parts.push(
+      ` In the second trace by ${whole(theirs.length)}, ${whole(both)} of them the same.`,
+    );
   }
   return parts;
 }
@@ -112,7 +134,9 @@ function ofLayer(reading, layer, columns) {
   return [
     `Layer ${layer}${kindName(trace, layer)}, ${whole(T)} tokens: ${whole(used)} of ${whole(E)} `,
     `experts chosen, spread as over ${effective.toFixed(0)} used evenly; most often `,
-    `expert ${busiest}, ${peak.toFixed(1)} times the even share`, ...beside(columns, layer), ".",
+    `expert ${busiest}, ${peak.toFixed(1)} times the even share`,
+    ...beside(columns, layer),
+    ".",
   ];
 }
 
@@ -125,17 +149,21 @@ function ofTokens(reading, selected, layer, expert, columns) {
   const parts = [`${who}; layer ${layer}${kindName(trace, layer)}`, ...beside(columns, layer)];
   if (expert !== null) {
     const chosen = selected.tokens
-      ? reading.chosenBy(layer, expert).tokens.filter((t) => t >= positions[0] && t <= positions.at(-1)).length
+      ? reading
+          .chosenBy(layer, expert)
+          .tokens.filter((t) => t >= positions[0] && t <= positions.at(-1)).length
       : counts()[layer * reading.E + expert];
     parts.push(`; expert ${expert} chosen by ${whole(chosen)}`);
   }
-  if (reading.other) parts.push(`; in all ${percent(reading.differ().share)} of choices differ`);
+  if (reading.other)
+    parts.push(`; in all ${percent(reading.differ().share)} of choices differ`);
   return [...parts, "."];
 }
 
 /** What lies under the pointer, while it is there. */
 export function pointedAt(reading, state, { layer, expert }) {
-  if (expert === null) return [`Layer ${layer}${kindName(reading.trace, layer)}: click to select it.`];
+  if (expert === null)
+    return [`Layer ${layer}${kindName(reading.trace, layer)}: click to select it.`];
   const parts = [`Layer ${layer}, expert ${expert}`];
   if (kindOf(state.selected) !== "token") {
     const { length } = reading.chosenBy(layer, expert).tokens;

@@ -68,7 +68,9 @@ export function createStore(model, reading, onChange) {
   for (const [event, run] of Object.entries(heard)) model.on(event, run);
 
   const store = {
-    get state() { return state; },
+    get state() {
+      return state;
+    },
     kind: () => kindOf(state.selected),
     order: (order) => change({ order }),
     token: (t) => change({ selected: { token: hold(t, T) } }),

@@ -4,7 +4,7 @@ import { kindOf } from "./routing_reading.mjs";
 import { isMarker, spokenSpace, whole } from "./routing_words.mjs";
 
 const PAGE = 512; // tokens in the page at a time: 64,000 elements would be slow
-const LEVELS = 24; // of tint
+const LEVELS = 12; // of tint
 
 /** Where pages of about PAGE tokens begin; a picture stays whole. Ends with T. */
 export function pageStarts(T, pictures) {
@@ -22,8 +22,12 @@ export function createText({ reading, store, look, pointed }) {
   const { T, tokens, pictures, trace } = reading;
   const starts = pageStarts(T, pictures);
   const list = node("div", {
-    class: "text", role: "listbox", tabindex: "0", "aria-label": `Text, ${whole(T)} tokens`,
-    "aria-describedby": "keys", "aria-multiselectable": "true",
+    class: "text",
+    role: "listbox",
+    tabindex: "0",
+    "aria-label": `Text, ${whole(T)} tokens`,
+    "aria-describedby": "keys",
+    "aria-multiselectable": "true",
   });
   const where = node("span", { class: "muted" });
   const turn = (way) => () => store.visit(starts[page + (way > 0 ? 1 : -1)] ?? 0);
@@ -43,7 +47,7 @@ export function createText({ reading, store, look, pointed }) {
     const [from, to] = [starts[page], starts[page + 1]];
     options = [];
     const parts = [];
-    for (let t = from; t < to; ) {
+    for (let t = from; t < to;) {
       const i = pictures.findIndex((p) => p.start === t);
       if (i < 0) parts.push(option(t, "t", textOf(tokens[t++])));
       else {
@@ -60,9 +64,15 @@ export function createText({ reading, store, look, pointed }) {
   }
 
   function option(t, kind, ...children) {
-    const name = isMarker(tokens[t]) ? `${kind} marker` : tokens[t] === "" ? `${kind} empty` : kind;
+    const name = isMarker(tokens[t])
+      ? `${kind} marker`
+      : tokens[t] === ""
+        ? `${kind} empty`
+        : kind;
     const attributes = { role: "option", id: `t${t}`, class: name, "aria-selected": "false" };
-    attributes["aria-label"] = reading.name.isPatch(t) ? reading.name.part(t) : spokenSpace(tokens[t]);
+    attributes["aria-label"] = reading.name.isPatch(t)
+      ? reading.name.part(t)
+      : spokenSpace(tokens[t]);
     const made = node("span", attributes, ...children);
     made.token = t;
     options.push(made);
@@ -74,11 +84,19 @@ export function createText({ reading, store, look, pointed }) {
     const { kind, start, rows, columns } = pictures[i];
     const side = Math.max(10, Math.min(34, Math.floor(300 / columns)));
     const canvas = paintPixels(trace.tensor(pictures[i].name ?? `picture.${i}`));
-    const patches = Array.from({ length: rows * columns }, (_, p) => option(start + p, "t patch"));
+    const patches = Array.from({ length: rows * columns }, (_, p) =>
+      option(start + p, "t patch"),
+    );
     const label = `${kind}, ${rows} rows and ${columns} columns of patches`;
-    const group = node("span", { class: "picture", role: "group", "aria-label": label }, canvas, patches);
+    const group = node(
+      "span",
+      { class: "picture", role: "group", "aria-label": label },
+      canvas,
+      patches,
+    );
     Object.assign(group.style, {
-      gridTemplateColumns: `repeat(${columns}, ${side}px)`, gridAutoRows: `${side}px`,
+      gridTemplateColumns: `repeat(${columns}, ${side}px)`,
+      gridAutoRows: `${side}px`,
     });
     return group;
   }
@@ -105,7 +123,10 @@ export function createText({ reading, store, look, pointed }) {
   function chosenHere(what) {
     if (kindOf(what) === "token") return [what.token];
     if (kindOf(what) !== "tokens") return [];
-    const [start, end] = [Math.max(what.tokens[0], starts[page]), Math.min(what.tokens[1], starts[page + 1])];
+    const [start, end] = [
+      Math.max(what.tokens[0], starts[page]),
+      Math.min(what.tokens[1], starts[page + 1]),
+    ];
     return Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i);
   }
 
@@ -118,16 +139,18 @@ export function createText({ reading, store, look, pointed }) {
       const level = values ? Math.ceil(Math.min(1, values[i]) * LEVELS) : 0;
       if (level === levels[i]) return;
       levels[i] = level;
-      made.style.setProperty("--tinted", level ? `rgb(${base} / ${level / LEVELS})` : "transparent");
+      made.style.backgroundColor = level ? `rgb(${base} / ${level / LEVELS})` : "";
     });
   }
 
   /** Scrolls the text, and nothing else of the page, until the cursor is seen. */
   function reveal() {
-    const [top, height] = [cursor.offsetTop, cursor.offsetHeight];
+    const inPicture = cursor.offsetParent === list ? 0 : cursor.offsetParent.offsetTop;
+    const [top, height] = [cursor.offsetTop + inPicture, cursor.offsetHeight];
     const seen = list.clientHeight;
     if (top < list.scrollTop + 4) list.scrollTop = top - 20;
-    else if (top + height > list.scrollTop + seen - 4) list.scrollTop = top + height - seen + 20;
+    else if (top + height > list.scrollTop + seen - 4)
+      list.scrollTop = top + height - seen + 20;
   }
 
   const tokenOf = (event) => event.target.closest?.("[role=option]")?.token ?? null;
@@ -150,7 +173,11 @@ export function createText({ reading, store, look, pointed }) {
   for (const [name, run] of Object.entries(listeners)) list.addEventListener(name, run);
 
   return {
-    list, pages, update, reveal, tint,
+    list,
+    pages,
+    update,
+    reveal,
+    tint,
     repaint() {
       levels.fill(-1);
       tint();

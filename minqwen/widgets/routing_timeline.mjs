@@ -11,19 +11,30 @@ export function createTimeline({ reading, store, look, playing }) {
   const prompt = trace.meta.prompt_length ?? null;
   const canvas = node("canvas", { class: "strip", "aria-hidden": "true" });
   const slider = node("input", {
-    type: "range", min: "0", max: String(T - 1), step: "1", "aria-label": "Token",
+    type: "range",
+    min: "0",
+    max: String(T - 1),
+    step: "1",
+    "aria-label": "Token",
     oninput: () => store.token(Number(slider.value)),
   });
-  const button = (label, text, run) => node("button", { "aria-label": label, onclick: run }, text);
+  const button = (label, text, run) =>
+    node("button", { "aria-label": label, onclick: run }, text);
   const back = button("Previous token", "‹", () => store.step(-1));
   const on = button("Next token", "›", () => store.step(1));
   const play = button("Play", "Play", () => toggle());
-  const speed = node("select", { "aria-label": "Tokens a second" },
-    SPEEDS.map((n) => node("option", { value: n, selected: n === 10 }, `${n} a second`)));
+  const speed = node(
+    "select",
+    { "aria-label": "Tokens a second" },
+    SPEEDS.map((n) => node("option", { value: n, selected: n === 10 }, `${n} a second`)),
+  );
   const place = node("span", { class: "place" });
-  const element = node("div", { class: "timeline" },
+  const element = node(
+    "div",
+    { class: "timeline" },
     node("div", { class: "bar" }, back, play, on, speed, place),
-    node("div", { class: "track" }, canvas, slider));
+    node("div", { class: "track" }, canvas, slider),
+  );
   let [width, values, frame] = [0, null, null];
 
   /** Starts or stops; from the end it starts over. Slow where less movement is wanted. */
@@ -75,6 +86,9 @@ export function createTimeline({ reading, store, look, playing }) {
     if (prompt && prompt < T) {
       ctx.fillRect(x(prompt), 0, 1, HEIGHT);
       ctx.font = "10px system-ui, sans-serif";
+      ctx.fillStyle = theme.paper;
+      ctx.fillRect(x(prompt) + 1, 0, ctx.measureText("answer").width + 5, 12);
+      ctx.fillStyle = theme.muted;
       ctx.fillText("answer", x(prompt) + 3, 9);
     }
     ctx.fillStyle = theme.accent;
@@ -83,14 +97,21 @@ export function createTimeline({ reading, store, look, playing }) {
 
   /** Bars; where several tokens share a pixel, the largest is what is seen. */
   function drawValues(ctx, theme, x, span) {
-    ctx.fillStyle = reading.other ? theme.second : theme.ramp[look.root.dataset.theme === "dark" ? 1 : 2];
+    ctx.fillStyle = reading.other
+      ? theme.second
+      : theme.ramp[look.root.dataset.theme === "dark" ? 1 : 2];
     const bins = Math.min(T, Math.floor(span));
     for (let bin = 0; bin < bins; bin++) {
       const [from, to] = [Math.floor((bin * T) / bins), Math.floor(((bin + 1) * T) / bins)];
       let most = 0;
       for (let t = from; t < to; t++) if (values[t] > most) most = values[t];
       const h = most && Math.max(2, most * (HEIGHT - 6));
-      ctx.fillRect(x(from), HEIGHT - 4 - h, Math.max(1, x(to) - x(from) - (x(1) - x(0) > 4 ? 1 : 0)), h);
+      ctx.fillRect(
+        x(from),
+        HEIGHT - 4 - h,
+        Math.max(1, x(to) - x(from) - (x(1) - x(0) > 4 ? 1 : 0)),
+        h,
+      );
     }
   }
 
@@ -100,7 +121,10 @@ export function createTimeline({ reading, store, look, playing }) {
   });
 
   return {
-    element, toggle, stop, draw,
+    element,
+    toggle,
+    stop,
+    draw,
     playing: () => frame !== null,
     update() {
       const { token } = store.state;

@@ -2,8 +2,14 @@
 import { quoted } from "./look.mjs";
 
 export const KINDS = [
-  "picture patch", "special marker", "space or line end", "number",
-  "word", "later part of a word", "punctuation", "part of a character",
+  "picture patch",
+  "special marker",
+  "space or line end",
+  "number",
+  "word",
+  "later part of a word",
+  "punctuation",
+  "part of a character",
 ];
 const [PICTURE, MARKER, SPACE, NUMBER, WORD, REST, SIGN, BYTES] = KINDS.keys();
 
@@ -92,7 +98,11 @@ export function namer(tokens, pictures) {
 export function spokenSpace(text) {
   if (text === "") return "part of a character";
   if (/\S/.test(text)) return null;
-  const counts = [["line end", /\n/g], ["tab", /\t/g], ["space", /[^\n\t]/g]]
+  const counts = [
+    ["line end", /\n/g],
+    ["tab", /\t/g],
+    ["space", /[^\n\t]/g],
+  ]
     .map(([what, which]) => [what, (text.match(which) ?? []).length])
     .filter(([, n]) => n);
   return counts.map(([what, n]) => (n === 1 ? what : `${n} ${what}s`)).join(", ");

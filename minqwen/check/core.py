@@ -146,7 +146,9 @@ def copied(case):
 
 
 def same(a, b):
-    """Equal to the bit, through tuples."""
+    """Equal to the bit, through tuples and the weights of a module."""
+    if isinstance(a, torch.nn.Module) and type(a) is type(b):
+        a, b = (tuple(m.state_dict().values()) for m in (a, b))
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         return len(a) == len(b) and all(map(same, a, b))
     if torch.is_tensor(a) and torch.is_tensor(b):

@@ -145,6 +145,7 @@ export function createText({ reading, store, look, pointed }) {
 
   /** Scrolls the text, and nothing else of the page, until the cursor is seen. */
   function reveal() {
+    if (!cursor.offsetParent) return; // not on the page yet, as when a notebook mounts it
     const inPicture = cursor.offsetParent === list ? 0 : cursor.offsetParent.offsetTop;
     const [top, height] = [cursor.offsetTop + inPicture, cursor.offsetHeight];
     const seen = list.clientHeight;

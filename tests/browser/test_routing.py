@@ -272,6 +272,7 @@ def test_select_several_tokens_by_dragging(explore):
     page.locator("#t12").hover()
     page.mouse.up()
     assert selected(page) == {"tokens": [10, 13]}
+    settled(page)
     assert "Tokens 10 to 12" in page.locator(".panel").inner_text()
 
 

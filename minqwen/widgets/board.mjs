@@ -4,9 +4,9 @@
 // number of the pair asked last, or -1 after a write).
 
 import {
-  MOST_PAIRS, SIZES, minus, parseVector, plain, preset, products, read, replay, size, times,
-  vector,
+  MOST_PAIRS, SIZES, parseVector, plain, preset, read, replay, vector,
 } from "./board_data.mjs";
+import { askLines, readWords, sentence, writeLines } from "./board_words.mjs";
 import { frame, node, rgb } from "./look.mjs";
 
 const CSS = `
@@ -69,9 +69,11 @@ class Board {
       "select", { onchange: () => this.resize(+this.sizes.value) },
       SIZES.map((n) => node("option", { value: n }, `${n} × ${n}`)),
     );
-    this.undo = node("button", { onclick: () => this.set({ writes: this.writes.slice(0, -1), asked: -1 }) }, "Undo");
-    this.clear = node("button", { onclick: () => this.set({ writes: [], asked: -1 }) }, "Clear");
-    this.more = node("button", { onclick: () => this.add() }, "Add a pair");
+    const button = (words, run) => node("button", { onclick: run }, words);
+    const keep = (count) => this.set({ writes: this.writes.slice(0, count), asked: -1 });
+    this.undo = button("Undo", () => keep(-1));
+    this.clear = button("Clear", () => keep(0));
+    this.more = button("Add a pair", () => this.add());
     this.list = node("ol", { class: "pairs", "aria-label": "Pairs" });
     this.say = node("p", { class: "say", role: "status", "aria-live": "polite" });
     this.memories = node("div", { class: "memories" });
@@ -122,7 +124,9 @@ class Board {
     const numbers = parseVector(input.value, this.n);
     input.setAttribute("aria-invalid", !numbers);
     if (!numbers) {
-      this.say.textContent = `${part} ${pair + 1} needs ${this.n} numbers, for example ${vector(preset(pair, this.n)[part])}.`;
+      const example = vector(preset(pair, this.n)[part]);
+      this.say.textContent =
+        `${part} ${pair + 1} needs ${this.n} numbers, for example ${example}.`;
       return;
     }
     this.set({ pairs: this.pairs.map((p, i) => (i === pair ? { ...p, [part]: numbers } : p)) });
@@ -130,7 +134,9 @@ class Board {
 
   show = () => {
     this.n = this.model.get("size");
-    for (const name of ["pairs", "writes"]) this[name] = this.model.get(name).filter((x) => x.key.length === this.n);
+    const fitting = (name) => this.model.get(name).filter(({ key }) => key.length === this.n);
+    this.pairs = fitting("pairs"); // size, pairs and writes change one after the other
+    this.writes = fitting("writes");
     this.asked = this.model.get("asked");
     this.results = Object.keys(KINDS).map((kind) => [kind, replay(this.writes, this.n, kind)]);
     this.sizes.value = this.n;
@@ -139,8 +145,9 @@ class Board {
     this.held.root.style.setProperty("--n", this.n);
     this.held.root.classList.toggle("wide", this.n > 5);
     this.showPairs();
-    this.memories.replaceChildren(...this.results.map(([kind, result]) => this.figure(kind, result)));
-    this.say.textContent = this.sentence();
+    const figures = this.results.map(([kind, result]) => this.figure(kind, result));
+    this.memories.replaceChildren(...figures);
+    this.say.textContent = sentence(this);
   };
 
   /** The rows stay while one types; only what is read from the memories changes. */
@@ -150,21 +157,20 @@ class Board {
     this.shape = shape;
     this.pairs.forEach((pair, i) => {
       const item = this.list.children[i];
-      for (const [input, part] of [...item.querySelectorAll("input")].map((x, n) => [x, ["key", "value"][n]])) {
-        if (input.getRootNode().activeElement !== input) input.value = pair[part].map((x) => plain(x)).join(", ");
+      for (const input of item.querySelectorAll("input")) {
+        if (input.getRootNode().activeElement === input) continue;
+        input.value = pair[input.name].map((x) => plain(x)).join(", ");
       }
-      const words = this.results.map(([kind, { memory }]) => {
-        const found = read(memory, pair.key);
-        return `${kind} reads ${vector(found)}, off by ${plain(size(minus(pair.value, found)))}`;
-      });
-      item.querySelector(".reads").replaceChildren(...words.map((line) => node("div", {}, line)));
+      const words = this.results.map(([kind, { memory }]) => readWords(kind, memory, pair));
+      const lines = words.map((line) => node("div", {}, line));
+      item.querySelector(".reads").replaceChildren(...lines);
     });
   }
 
   row(i) {
     const field = (part, name) => {
       const input = node("input", {
-        inputmode: "decimal", autocomplete: "off", spellcheck: "false",
+        name: part, inputmode: "decimal", autocomplete: "off", spellcheck: "false",
         onchange: () => this.edit(input, i, part),
       });
       return node("label", {}, `${name}${i + 1}`, input);
@@ -189,13 +195,12 @@ class Board {
       made.style.backgroundColor = faint(x / top, colours);
       return made;
     };
+    const side = (words) => node("th", { class: "side", scope: "row" }, words);
     const rows = memory.map((row, i) =>
-      node("tr", {}, key && node("th", { class: "side", scope: "row" }, `${plain(key[i])} ×`), row.map(cell)),
+      node("tr", {}, key && side(`${plain(key[i])} ×`), row.map(cell)),
     );
-    const sum = key && node(
-      "tr", { class: "sum" }, node("th", { class: "side", scope: "row" }, "reads"),
-      read(memory, key).map((x) => node("td", {}, inCell(x))),
-    );
+    const found = key && read(memory, key).map((x) => node("td", {}, inCell(x)));
+    const sum = key && node("tr", { class: "sum" }, side("reads"), found);
     const { title, rule } = KINDS[kind];
     return node(
       "figure", {}, node("h3", {}, title), node("p", { class: "muted" }, rule),
@@ -204,44 +209,11 @@ class Board {
     );
   }
 
-  /** The last thing done, written out as one would on paper. */
+  /** The last thing done, written out. */
   working(kind, memory, last) {
-    if (this.pairs[this.asked]) {
-      const { key, value } = this.pairs[this.asked];
-      const found = read(memory, key);
-      return [
-        `${products(memory, key)} = ${vector(found)}`,
-        `stored: ${vector(value)}, off by ${vector(minus(value, found))}`,
-      ];
-    }
-    if (!last) return ["Nothing is written yet."];
-    const { key, value, beta, keep, pair } = this.writes.at(-1);
-    const name = `k${pair + 1}`;
-    const lines = keep === 1 ? [] : [`kept: ${plain(keep)} × S`];
-    const strength = beta === 1 ? "" : `${plain(beta)} × `;
-    if (kind === "delta") {
-      lines.push(`${name} got back ${products(last.kept, key)} = ${vector(last.known)}`);
-      const open = strength ? `${strength}(` : "";
-      lines.push(`error: ${open}${vector(value)} − ${vector(last.known)}${open && ")"} = ${vector(last.error)}`);
-    } else lines.push(`nothing is asked; ${strength}${vector(value)}${strength && ` = ${vector(last.error)}`} is added`);
-    key.forEach((x, i) => {
-      if (x) lines.push(`to row ${i + 1} is added ${plain(x)} × ${vector(last.error)} = ${vector(times(x, last.error))}`);
-    });
-    return lines;
-  }
-
-  sentence() {
-    const each = (words) => this.results.map(([kind, { memory }]) => words(kind, memory)).join("; ");
     const asked = this.pairs[this.asked];
-    if (asked) {
-      const reads = each((kind, memory) => `${kind}, ${vector(read(memory, asked.key))}`);
-      return `Asked for k${this.asked + 1}, stored ${vector(asked.value)}: ${reads}.`;
-    }
-    if (!this.writes.length) return "Both memories are empty. Write a pair, then ask for it.";
-    const { pair, key, value } = this.writes.at(-1);
-    const reads = each((kind, memory) => `${kind}, ${vector(read(memory, key))}`);
-    const count = this.writes.length === 1 ? "1 write" : `${this.writes.length} writes`;
-    return `After ${count}, the last k${pair + 1} to ${vector(value)}. k${pair + 1} now reads: ${reads}.`;
+    if (asked) return askLines(memory, asked);
+    return last ? writeLines(kind, last, this.writes.at(-1)) : ["Nothing is written yet."];
   }
 }
 

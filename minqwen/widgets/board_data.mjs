@@ -28,7 +28,7 @@ export const times = (c, a) => a.map((x) => c * x);
 export const size = (a) => Math.hypot(...a);
 
 /** One write into a memory, "Hebbian" or "delta": {kept, known, error, after}. */
-export function writeInto(S, { key, value, beta, keep }, kind) {
+function writeInto(S, { key, value, beta, keep }, kind) {
   const kept = S.map((row) => times(keep, row));
   const known = read(kept, key);
   const error = times(beta, kind === "delta" ? minus(value, known) : value);

@@ -10,7 +10,7 @@
 // an empty one. S is a Float32Array of K * V, S[i * V + j], as the model's is; sums over
 // it run in float64, since a sum of 128 float32 products loses a digit.
 
-export const KEY_EVERY = 64; // tokens between kept states: a seek replays fewer
+const KEY_EVERY = 64; // tokens between kept states: a seek replays fewer
 
 /** S^T x, what the memory answers to a key or a query: V numbers. */
 export function recall(S, x, V) {
@@ -23,7 +23,7 @@ export function recall(S, x, V) {
 }
 
 /** S <- kept S, in place. */
-export function fade(S, kept) {
+function fade(S, kept) {
   for (let n = 0; n < S.length; n++) S[n] *= kept;
 }
 
@@ -44,6 +44,13 @@ export function dot(a, b) {
   return sum;
 }
 
+/** The dot product of x with row t of `rows`; no view is made, as it is done so often. */
+function dotRow(x, rows, t) {
+  let sum = 0;
+  for (let i = 0, n = t * x.length; i < x.length; i++, n++) sum += x[i] * rows[n];
+  return sum;
+}
+
 export const norm = (a) => Math.sqrt(dot(a, a));
 
 /**
@@ -58,6 +65,7 @@ export class Replay {
     Object.assign(this, { head, every, done: 0 });
     this.errors = new Float32Array(T * V); // e_t, beta included: what was written
     this.recalled = new Float32Array(T * V); // S^T k_t after forgetting, before writing
+    this.errorNorms = new Float32Array(T);
     this.norms = new Float32Array(T); // of the state after token t
     this.peak = 0; // the largest number in any state so far
     this.last = new Float32Array(start ?? K * V); // the state after `done` tokens
@@ -83,6 +91,7 @@ export class Replay {
     const known = recall(S, key, V);
     const e = row(this.errors, t, V);
     for (let j = 0; j < V; j++) e[j] = beta[t] * (v[t * V + j] - known[j]);
+    this.errorNorms[t] = norm(e);
     this.recalled.set(known, t * V);
     write(S, key, e);
     let square = 0;
@@ -143,7 +152,7 @@ export function retention(replay, j, until) {
   const r = Float64Array.from(row(replay.recalled, j, V));
   for (let t = j; t < until; t++) {
     const kept = t === j ? 1 : Math.exp(g[t]); // `recalled` has faded already
-    const overlap = dot(key, row(k, t, K));
+    const overlap = dotRow(key, k, t);
     let [along, square] = [0, 0];
     for (let c = 0, n = t * V; c < V; c++, n++) {
       r[c] = kept * r[c] + overlap * replay.errors[n];
@@ -166,7 +175,7 @@ export function writeWeights(head, t, from = 0) {
   const weights = new Float64Array(t - from + 1);
   let ago = 0; // log decay between j and t
   for (let j = t; j >= from; j--) {
-    weights[j - from] = Math.exp(ago) * dot(query, row(k, j, K));
+    weights[j - from] = Math.exp(ago) * dotRow(query, k, j);
     ago += g[j];
   }
   return weights;
@@ -184,11 +193,10 @@ export function valueWeights(head, t, from = 0) {
   const u = Float64Array.from(row(q, t, K));
   const weights = new Float64Array(t - from + 1);
   for (let j = t; j >= from; j--) {
-    const key = row(k, j, K);
-    const weight = beta[j] * dot(key, u);
+    const weight = beta[j] * dotRow(u, k, j);
     const kept = Math.exp(g[j]);
     weights[j - from] = weight;
-    for (let i = 0; i < K; i++) u[i] = kept * (u[i] - weight * key[i]);
+    for (let i = 0, n = j * K; i < K; i++, n++) u[i] = kept * (u[i] - weight * k[n]);
   }
   return weights;
 }
@@ -197,7 +205,7 @@ export function valueWeights(head, t, from = 0) {
 export function softmaxWeights({ q, k, K }, t) {
   const query = row(q, t, K);
   const scores = new Float64Array(t + 1);
-  for (let j = 0; j <= t; j++) scores[j] = dot(query, row(k, j, K)) / Math.sqrt(K);
+  for (let j = 0; j <= t; j++) scores[j] = dotRow(query, k, j) / Math.sqrt(K);
   const top = scores.reduce((a, b) => Math.max(a, b), -Infinity);
   let sum = 0;
   for (let j = 0; j <= t; j++) sum += scores[j] = Math.exp(scores[j] - top);

@@ -14,6 +14,7 @@ import { headWords } from "./state_words.mjs";
 import { parseTrace } from "./trace.mjs";
 
 const SLICE = 10; // milliseconds of background work between two looks at the page
+const TRAITS = ["head", "token", "probe", "step"];
 const PACE = { steps: 900, tokens: 140, calm: 1000 }; // milliseconds a picture stays
 
 /** Draws into `el`; returns what undoes it. A trace that is broken gets one sentence. */
@@ -65,7 +66,7 @@ class View {
     this.closed = true;
     cancelAnimationFrame(this.drawing);
     clearTimeout(this.working);
-    for (const name of ["head", "token", "probe", "step"]) this.model.off(`change:${name}`, this.read);
+    for (const name of TRAITS) this.model.off(`change:${name}`, this.read);
   }
 
   fillLists() {
@@ -100,7 +101,8 @@ class View {
   /** The recorded head that forgets least: the one with most to see. */
   longest() {
     const known = this.heads.filter(({ recorded }) => recorded);
-    return known.reduce((best, { halfLife }, n) => (halfLife > known[best].halfLife ? n : best), 0);
+    const longer = (best, { halfLife }, n) => (halfLife > known[best].halfLife ? n : best);
+    return known.reduce(longer, 0);
   }
 
   open(n) {
@@ -120,7 +122,8 @@ class View {
     const { squares } = this;
     squares.kept ??= retentionSquare(this.replay, window);
     if (squares.delta?.kind !== this.kind) {
-      squares.delta = Object.assign(deltaSquare(this.replay, window, this.kind), { kind: this.kind });
+      squares.delta = deltaSquare(this.replay, window, this.kind);
+      squares.delta.kind = this.kind;
     }
     if (this.attention) squares.attention ??= attentionSquare(this.attention, window);
     this.held.root.dataset.ready = "false";
@@ -192,7 +195,7 @@ class View {
 
   listen() {
     const { ui } = this;
-    for (const name of ["head", "token", "probe", "step"]) this.model.on(`change:${name}`, this.read);
+    for (const name of TRAITS) this.model.on(`change:${name}`, this.read);
     const on = (element, event, run) => element.addEventListener(event, run);
     on(ui.select, "change", () => this.openHead(this.recorded[ui.select.value]));
     on(ui.other, "change", () => {
@@ -200,7 +203,7 @@ class View {
       delete this.squares.attention;
       this.read();
     });
-    on(ui.token.input, "input", () => this.set({ token: +ui.token.input.value, step: STEPS.at(-1) }));
+    on(ui.token.input, "input", () => this.move(ui.token.input.value - this.token));
     on(ui.probe.input, "input", () => this.set({ probe: +ui.probe.input.value }));
     ui.steps.forEach((button, n) => on(button, "click", () => this.set({ step: STEPS[n] })));
     on(ui.playSteps, "click", () => this.play("steps"));
@@ -221,7 +224,8 @@ class View {
   }
 
   key(event) {
-    if (event.target.closest("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, select")) return; // they have keys of their own
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === " " && event.target.closest("button")) return; // presses it
     const run = {
       ArrowLeft: () => this.move(-1), ArrowRight: () => this.move(1),

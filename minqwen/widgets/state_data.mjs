@@ -1,10 +1,10 @@
 // What StateExplorer draws, computed from a trace's recorded heads. No DOM in here.
 
 import {
-  Replay, dot, halfLife, norm, retention, row, softmaxWeights, valueWeights, writeWeights,
+  Replay, dot, halfLife, norm, retention, softmaxWeights, valueWeights, writeWeights,
 } from "./delta.mjs";
 
-export const WINDOW = 160; // tokens on a map's side: at 2 pixels each it fits a column
+const WINDOW = 160; // tokens on a map's side: at 2 pixels each it fits a column
 export const STEPS = ["forget", "ask", "compare", "write", "answer"];
 
 /** The recorded heads of a kind, "delta" or "attention": [{layer, head}] in order. */
@@ -118,11 +118,11 @@ export const attentionSquare = (head, window) =>
  * "values": w_tj, comparable with attention's. "writes": a_tj times the length of e_j.
  */
 export function deltaShares(replay, t, kind) {
-  const { head, errors } = replay;
+  const { head, errorNorms } = replay;
   if (kind === "values") return shares(valueWeights(head, t));
   if (replay.done <= t) replay.advance(t + 1);
   const weights = writeWeights(head, t);
-  return shares(weights.map((a, j) => a * norm(row(errors, j, head.V))));
+  return shares(weights.map((a, j) => a * errorNorms[j]));
 }
 
 function shares(weights) {

@@ -12,27 +12,29 @@ const curve = (x) => Math.sign(x) * Math.sqrt(Math.min(1, Math.abs(x)));
 
 const palettes = new WeakMap(); // a theme's colours -> its 511 of orange, paper and blue
 
+/** The colours as pixels of a canvas are stored, one 32-bit number each. */
 function palette(colours) {
   if (!palettes.has(colours)) {
     const [paper, ...ends] = [colours.paper, colours.second, colours.first].map(rgb);
-    const all = Array.from({ length: 511 }, (_, n) => {
+    const bytes = Array.from({ length: 511 }, (_, n) => {
       const [end, part] = [ends[+(n > 255)], Math.abs(n - 255) / 255];
-      return paper.map((zero, i) => Math.round(zero + part * (end[i] - zero)));
+      return [...paper.map((zero, i) => Math.round(zero + part * (end[i] - zero))), 255];
     });
-    palettes.set(colours, all);
+    palettes.set(colours, new Uint32Array(Uint8Array.from(bytes.flat()).buffer));
   }
   return palettes.get(colours);
 }
 
-/** A number in -1 .. 1 as [r, g, b]: paper at zero, blue above, orange below. */
-const signed = (x, colours) => palette(colours)[Math.round(255 * curve(x)) + 255];
+/** A number in -1 .. 1 as a style: paper at zero, blue above, orange below. */
+function signed(x, colours) {
+  const pixel = palette(colours).subarray(Math.round(255 * curve(x)) + 255);
+  return `rgb(${new Uint8Array(pixel.buffer, pixel.byteOffset, 3).join(", ")})`;
+}
 
-const css = ([r, g, b]) => `rgb(${r}, ${g}, ${b})`;
-
-/** A number in print: three digits, and no minus before a zero. */
+/** A number in print: three digits. */
 export function brief(x) {
   if (!Number.isFinite(x)) return x > 0 ? "∞" : "none";
-  return String(+x.toPrecision(x !== 0 && Math.abs(x) < 0.01 ? 1 : 3)).replace("-", "−");
+  return String(+x.toPrecision(3)).replaceAll("-", "−");
 }
 
 /**
@@ -44,11 +46,12 @@ export function image(values, rows, columns, limit, colours) {
   [canvas.width, canvas.height] = [columns, rows];
   const context = canvas.getContext("2d");
   const pixels = context.createImageData(columns, rows);
-  const none = rgb(colours.panel);
-  for (let n = 0; n < rows * columns; n++) {
+  const words = new Uint32Array(pixels.data.buffer);
+  const all = palette(colours);
+  const [none] = new Uint32Array(Uint8Array.from([...rgb(colours.panel), 255]).buffer);
+  for (let n = 0; n < words.length; n++) {
     const x = values[n] / (limit || 1);
-    const [r, g, b] = Number.isNaN(x) ? none : signed(x, colours);
-    pixels.data.set([r, g, b, 255], 4 * n);
+    words[n] = Number.isNaN(x) ? none : all[Math.round(255 * curve(x)) + 255];
   }
   context.putImageData(pixels, 0, 0);
   return canvas;
@@ -199,7 +202,7 @@ function drawScale(context, x, y, limit, colours) {
   text(context, `−${number}`, x, y, colours.muted);
   const from = x + context.measureText(`−${number}`).width + 5;
   for (let i = 0; i < 60; i++) {
-    context.fillStyle = css(signed(i / 29.5 - 1, colours));
+    context.fillStyle = signed(i / 29.5 - 1, colours);
     context.fillRect(from + i, y - 5, 1, 10);
   }
   text(context, number, from + 65, y, colours.muted);

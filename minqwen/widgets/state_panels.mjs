@@ -37,6 +37,7 @@ canvas { cursor: crosshair; }
 @container (min-width: 1020px) { .panels { grid-template-columns: 1fr 1fr 1fr; } }
 `;
 
+const KINDS = { writes: " errors written, a e", values: " values, w v" };
 const HELP =
   "Blue is above zero, orange below, by the square root of the size. " +
   "Keys: left and right move through tokens, comma and full stop through a token's " +
@@ -74,15 +75,18 @@ export function build(T, attention) {
   const token = slider("now", "Token, now");
   const probe = slider("probe", "Token whose key is asked, the probe");
   for (const { input } of [token, probe]) input.max = T - 1;
-  const text = node("div", { class: "text", role: "group", "aria-label": "The tokens around now", tabindex: 0 });
+  const around = { role: "group", "aria-label": "The tokens around now", tabindex: 0 };
+  const text = node("div", { class: "text", ...around });
   const say = node("div", { class: "say", "aria-live": "polite", role: "status" });
-  const kinds = ["writes", "values"].map((kind) =>
+  const kinds = Object.keys(KINDS).map((kind) =>
     node("input", { type: "radio", name: "kind", value: kind }),
   );
   const panels = {
     memory: panel("memory", "The memory S", "Rows belong to the key, columns to the value."),
     step: panel("step", "This step", ""),
-    heads: panel("heads", "All heads", "Dots can be opened; of rings only these two numbers are known."),
+    heads: panel(
+      "heads", "All heads", "Dots can be opened; of rings only these two numbers are known.",
+    ),
     kept: panel(
       "kept", "What is still known",
       "How much of its value each token's key gets back at each later token. Below: the " +
@@ -93,9 +97,7 @@ export function build(T, attention) {
       "Each token's share of the output's weights. Below: the probe's.",
       node(
         "div", { class: "bar kinds", role: "radiogroup", "aria-label": "Shares of" },
-        kinds.map((input) =>
-          node("label", {}, input, input.value === "writes" ? " errors written, a e" : " values, w v"),
-        ),
+        kinds.map((input) => node("label", {}, input, KINDS[input.value])),
       ),
     ),
   };
@@ -123,5 +125,6 @@ export function build(T, attention) {
     node("div", { class: "panels" }, Object.values(panels).map(({ figure }) => figure)),
     node("p", { class: "muted" }, HELP),
   ];
-  return { all, select, other, steps, playSteps, playTokens, token, probe, text, say, kinds, panels };
+  const lists = { select, other, steps, kinds };
+  return { all, ...lists, playSteps, playTokens, token, probe, text, say, panels };
 }

@@ -14,7 +14,7 @@ export function show(view) {
   const { ui, head, token, probe, step, replay, window } = view;
   const { tokens } = view.trace;
   const parts = replay.step(token);
-  const kept = retention(replay, probe, window[1]);
+  const kept = keptOf(view);
   const shares = deltaShares(replay, token, view.kind);
   const seen = view.attention && softmaxWeights(view.attention, token);
   view.limits.memory = Math.max(replay.peak, peak(parts.before));
@@ -28,6 +28,16 @@ export function show(view) {
     ui.panels[name].canvas.dataset.place = JSON.stringify(place);
   }
   return places;
+}
+
+/** The probe's retention, computed anew only when it or the window has moved. */
+function keptOf(view) {
+  const { replay, probe, window: [, to] } = view;
+  const { of, at, until } = view.kept ?? {};
+  if (of !== replay || at !== probe || until !== to) {
+    view.kept = { of: replay, at: probe, until: to, curves: retention(replay, probe, to) };
+  }
+  return view.kept.curves;
 }
 
 function showControls({ ui, trace, token, probe, step, opened, playing, kind }) {
@@ -71,7 +81,8 @@ function showMemory({ ui, heads, recorded, opened, limits, held }, now) {
   own.figure.querySelector("h3").textContent = `This step: ${FORMULAS[step]}`;
   own.figure.querySelector("p").textContent = ABOUT[step];
   const values = stepMatrix(parts, step, K, V);
-  const sums = {
+  const matrix = { values, limit: peak(values) };
+  matrix.sums = {
     ask: { name: "gets back", values: parts.known, limit: limits.value },
     answer: { name: "output", values: parts.output, limit: peak(parts.output) },
   }[step];
@@ -82,7 +93,7 @@ function showMemory({ ui, heads, recorded, opened, limits, held }, now) {
     step:
       step === "compare"
         ? drawCompare(own.canvas, wide(own), { parts, K, V }, colours)
-        : drawStepMatrix(own.canvas, wide(own), { values, sums, limit: peak(values), K, V }, colours),
+        : drawStepMatrix(own.canvas, wide(own), { ...matrix, K, V }, colours),
   };
 }
 

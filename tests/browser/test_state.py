@@ -467,7 +467,7 @@ def test_text_is_shown_literally(show):
     assert "⟨U+202E⟩right to left" in shown
     assert page.evaluate(f"{FRAME}.querySelectorAll('script, img').length") == 0
     assert (
-        'token 2 “"><img src=x onerror=alert(2)>”' in page.locator(".say").inner_text()
+        'token 2 “"><img␣src=x␣onerror=alert(2)>”' in page.locator(".say").inner_text()
     )
     for t in range(10):
         page.evaluate(f"model.set('token', {t})")

@@ -72,7 +72,7 @@ function build(look, model, reading) {
   // Read out when the reader moves, not sixty times a second while it plays.
   says.setAttribute("role", "status");
   const map = createMap({ reading, store, look, say: sayPointed });
-  const text = createText({ reading, store, look, pointed: () => {} });
+  const text = createText({ reading, store, look });
   const timeline = createTimeline({ reading, store, look, playing });
   const panel = createPanel({ reading, store, look });
   const top = node("p", { class: "caption" });

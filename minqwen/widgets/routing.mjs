@@ -28,15 +28,16 @@ export function mount(el, model, options = {}) {
   let undo = () => {};
   const start = () => {
     undo();
+    undo = () => {};
     look.root.replaceChildren();
+    let reading = null;
     try {
-      undo = build(look, model, readBoth(model));
+      reading = readBoth(model);
     } catch (error) {
-      undo = () => {};
-      look.root.replaceChildren(
-        node("p", { role: "alert" }, `This trace cannot be shown: ${error.message}`),
-      );
+      const said = `This trace cannot be shown: ${error.message}`;
+      return look.root.append(node("p", { role: "alert" }, said));
     }
+    undo = build(look, model, reading);
   };
   start();
   for (const trait of ["trace", "other"]) model.on(`change:${trait}`, start);
@@ -71,7 +72,7 @@ function build(look, model, reading) {
   // Read out when the reader moves, not sixty times a second while it plays.
   says.setAttribute("role", "status");
   const map = createMap({ reading, store, look, say: sayPointed });
-  const text = createText({ reading, store, look, pointed: () => {} });
+  const text = createText({ reading, store, look });
   const timeline = createTimeline({ reading, store, look, playing });
   const panel = createPanel({ reading, store, look });
   const top = node("p", { class: "caption" });
@@ -170,6 +171,7 @@ function build(look, model, reading) {
   const sizes = new ResizeObserver(() => {
     map.resize(Math.floor(main.clientWidth));
     timeline.resize(Math.floor(main.clientWidth));
+    text.reveal();
   });
   update(null);
   sizes.observe(main);

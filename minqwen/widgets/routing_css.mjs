@@ -25,7 +25,6 @@ export const ROUTING_CSS = `
 .t[aria-selected="true"] { background-color: var(--mark) !important; }
 .t.cursor { outline: 2px solid var(--accent); outline-offset: 0; }
 .t:hover { text-decoration: underline; }
-.t.near { box-shadow: inset 0 -2px var(--accent); }
 .picture {
   display: inline-grid; position: relative; vertical-align: middle; margin: 2px 4px;
   gap: 0; white-space: normal; border: 1px solid var(--edge);

@@ -191,7 +191,6 @@ export function createMap({ reading, store, look, say }) {
     zoomAt,
     reveal,
     fit: () => move({ zoom: 1, x: 0, y: 0 }),
-    zoom: () => view.zoom,
     /** New cells and bars, after the selection changed. */
     show(lit, bars) {
       [cells, columns] = [lit, bars];

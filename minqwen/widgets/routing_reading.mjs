@@ -126,14 +126,14 @@ function selectedTokens(reading, selected) {
 export const weightShade = (weight, K) => Math.sqrt(Math.min(1, (weight * K) / 3));
 
 /** A share of tokens as a shade: from a quarter of the even share K/E to `top` times it. */
-export function shareShade(share, K, E) {
+function shareShade(share, K, E) {
   const top = topLift(K, E);
   const lift = Math.log2((share * E) / K);
   return Math.min(1, Math.max(0, (lift + 2) / (Math.log2(top) + 2)));
 }
 
 /** The largest multiple of the even share that is told apart, at most 16. */
-export const topLift = (K, E) => 2 ** Math.min(4, Math.max(1, Math.floor(Math.log2(E / K))));
+const topLift = (K, E) => 2 ** Math.min(4, Math.max(1, Math.floor(Math.log2(E / K))));
 
 /** A share of a few tokens as a shade: from none of them to all. */
 const partShade = (share) => 0.06 + 0.94 * share;

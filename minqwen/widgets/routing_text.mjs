@@ -7,7 +7,7 @@ const PAGE = 512; // tokens in the page at a time: 64,000 elements would be slow
 const LEVELS = 12; // of tint
 
 /** Where pages of about PAGE tokens begin; a picture stays whole. Ends with T. */
-export function pageStarts(T, pictures) {
+function pageStarts(T, pictures) {
   const starts = [0];
   while (starts.at(-1) < T) {
     const end = Math.min(T, starts.at(-1) + PAGE);
@@ -17,8 +17,8 @@ export function pageStarts(T, pictures) {
   return starts;
 }
 
-/** `pointed(t)` is told which token the pointer is at, or null. */
-export function createText({ reading, store, look, pointed }) {
+/** The text's element, and what moves its cursor: see the end of this function. */
+export function createText({ reading, store, look }) {
   const { T, tokens, pictures, trace } = reading;
   const starts = pageStarts(T, pictures);
   const list = node("div", {
@@ -145,6 +145,7 @@ export function createText({ reading, store, look, pointed }) {
 
   /** Scrolls the text, and nothing else of the page, until the cursor is seen. */
   function reveal() {
+    if (!cursor.offsetParent) return; // not on the page yet, as when a notebook mounts it
     const inPicture = cursor.offsetParent === list ? 0 : cursor.offsetParent.offsetTop;
     const [top, height] = [cursor.offsetTop + inPicture, cursor.offsetHeight];
     const seen = list.clientHeight;
@@ -164,11 +165,9 @@ export function createText({ reading, store, look, pointed }) {
     },
     pointermove(event) {
       const t = tokenOf(event);
-      pointed(t);
       if (event.buttons === 1 && t !== null && anchor !== null && t !== store.state.token)
         store.span(anchor, t);
     },
-    pointerleave: () => pointed(null),
   };
   for (const [name, run] of Object.entries(listeners)) list.addEventListener(name, run);
 

@@ -125,7 +125,6 @@ export function createTimeline({ reading, store, look, playing }) {
     toggle,
     stop,
     draw,
-    playing: () => frame !== null,
     update() {
       const { token } = store.state;
       slider.value = token;

@@ -265,6 +265,15 @@ def test_select_a_patch_of_a_picture(explore):
     assert "picture patch" in page.locator(".panel").inner_text()
 
 
+def test_the_text_scrolls_to_the_token_be_it_a_patch(explore):
+    page = explore(width=400, token=len(TEXTS) - 1)
+    box = page.locator(".text").bounding_box()
+    for token in (0, 7, 8, 40, len(TEXTS) - 1, 5):
+        page.evaluate(f"model.set('token', {token})")
+        at = page.locator(f"#t{token}").bounding_box()
+        assert box["y"] <= at["y"] + at["height"] / 2 <= box["y"] + box["height"]
+
+
 def test_select_several_tokens_by_dragging(explore):
     page = explore()
     page.locator("#t10").hover()
@@ -272,6 +281,7 @@ def test_select_several_tokens_by_dragging(explore):
     page.locator("#t12").hover()
     page.mouse.up()
     assert selected(page) == {"tokens": [10, 13]}
+    settled(page)
     assert "Tokens 10 to 12" in page.locator(".panel").inner_text()
 
 

@@ -19,6 +19,7 @@ from .header import show, unchanged
 from .hub import resolve
 from .index import open_checkpoint
 from .layout import BODY, DTYPES, FUSED, Lean, per_expert, skeleton, slice_of
+from .memory import settle
 from .paged import put_back, take_out
 
 CHUNK = 32 << 20  # bytes converted or moved to a device at once
@@ -191,6 +192,8 @@ def _read_all(model, table, plan):
     from tqdm import tqdm
 
     parameters = dict(model.named_parameters())
+    for p in parameters.values():
+        settle(p.data)
     # In the order of the bytes on disk, so that the disk never has to seek.
     plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
     total = sum(table[source].end - table[source].start for source, _, _ in plan)

@@ -1,13 +1,14 @@
 """The 397B model at its full size, on a laptop: one token through all 60 layers.
 
-    python tools/full_size.py [--quantize int8] [--cache 1GiB] [--threads 2]
+    python -m tools.full_size [--quantize int8] [--cache 1GiB] [--threads 2]
 
 Makes the whole checkpoint, 94 shards with the released names, 806.8 GB that take a few
 MB of disk: the files are sparse, all weights zero but one embedding row and, in every
 router, the rows of ten experts, so that it is known which the token must visit. Loads
 it with experts on disk and the rest quantised, reads one token, and says what that
 took. Times of the disk are not real ones, since holes in a file are read from nowhere;
-every byte is read, copied and multiplied all the same.
+every byte is read, copied and multiplied all the same. With --quantize none what stays
+in memory is bf16, and the language model alone is loaded, so that it is 18.3 GiB.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import random
 import struct
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -102,7 +104,8 @@ def peak():
 @torch.inference_mode()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quantize", choices=("int8", "int4"), default="int8")
+    parser.add_argument("--quantize", choices=("int8", "int4", "none"),
+                        default="int8")  # fmt: skip
     parser.add_argument("--cache", type=size, default=2**30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the files go, and stay")
@@ -121,13 +124,18 @@ def main():
 
 
 def run(folder, options, chosen):
+    form = None if options.quantize == "none" else options.quantize
+    if form is None:  # a text model's config on the same files
+        text = Config.named("397B-A17B").replace(mtp_num_hidden_layers=0).to_dict()
+        (folder / "config.json").write_text(json.dumps(text["text_config"]))
+        warnings.simplefilter("ignore")  # that tower and draft head are left out
     begun = time.perf_counter()
     model = minqwen.load(
-        folder, dtype=torch.bfloat16, experts="disk", quantize=options.quantize,
+        folder, dtype=torch.bfloat16, experts="disk", quantize=form,
         expert_cache=options.cache,
     )  # fmt: skip
     took = time.perf_counter() - begun
-    print(f"loaded in {took:.1f} s, all but experts in {options.quantize}; "
+    print(f"loaded in {took:.1f} s, all but experts in {form or 'bf16'}; "
           f"peak memory {peak() / 2**30:.2f} GiB", flush=True)  # fmt: skip
     visited, spent = [], {}
     for block in model.model.language_model.layers:

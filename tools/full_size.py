@@ -1,14 +1,14 @@
 """The 397B model at its full size, on a laptop: one token through all 60 layers.
 
-    python -m tools.full_size [--quantize int8] [--cache 1GiB] [--threads 2]
+    python -m tools.full_size [--quantize int8] [--cache 256MiB] [--threads 2]
 
 Makes the whole checkpoint, 94 shards with the released names, 806.8 GB that take a few
 MB of disk: the files are sparse, all weights zero but one embedding row and, in every
 router, the rows of ten experts, so that it is known which the token must visit. Loads
-it with experts on disk and the rest quantised, reads one token, and says what that
+it with experts on disk and the rest in memory, reads one token, and says what that
 took. Times of the disk are not real ones, since holes in a file are read from nowhere;
-every byte is read, copied and multiplied all the same. With --quantize none what stays
-in memory is bf16, and the language model alone is loaded, so that it is 18.3 GiB.
+every byte is read, copied and multiplied all the same. Without
+--quantize the rest is bf16, of the language model alone: 18.3 GiB.
 """
 
 import argparse
@@ -105,8 +105,8 @@ def peak():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quantize", choices=("int8", "int4", "none"),
-                        default="int8")  # fmt: skip
-    parser.add_argument("--cache", type=size, default=2**30)
+                        default="none")  # fmt: skip
+    parser.add_argument("--cache", type=size, default=2**28)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where the files go, and stay")
     options = parser.parse_args()

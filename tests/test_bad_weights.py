@@ -606,6 +606,16 @@ def test_unknown_model_type(one):
     refused(one, "model_type", "llama")
 
 
+def test_code_beside_a_checkpoint_is_never_run(one):
+    """Others ask whether to trust it; here nobody can."""
+    (one / "modeling.py").write_text("open('ran', 'w')\nclass Model: pass\n")
+    edit_json(one / "config.json", lambda c: c.update(
+        auto_map={"AutoModel": "modeling.Model"}))  # fmt: skip
+    model = minqwen.load(one)
+    assert type(model) is minqwen.Qwen and "auto_map" in model.cfg.extra
+    assert not os.path.exists("ran") and not (one / "ran").exists()
+
+
 def test_linear_layers_alone(one):
     def change(config):
         config["text_config"]["layer_types"] = ["linear_attention"] * 4

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import wrong_delta
 import wrong_others
 from tiny_models import parity_error, small_model, transformers_twin
-from wrong_delta import by_steps, library_conv, outer, read
+from wrong_delta import any_chunk, by_steps, library_conv, outer, read
 from wrong_others import gathered_experts
 
 from minqwen import delta, deltanet, moe
@@ -93,8 +93,8 @@ def erase_then_write(S, k, v, alpha, beta):
 
 
 SAME = {
-    "token by token": (deltanet, "delta_chunked", delta.delta_recurrent),
-    "erase, then write": (deltanet, "delta_chunked", by_steps(erase_then_write)),
+    "token by token": (delta, "delta_chunked", any_chunk(delta.delta_recurrent)),
+    "erase, then write": (delta, "delta_chunked", any_chunk(by_steps(erase_then_write))),
     "torch's convolution": (deltanet, "causal_conv", library_conv(F.silu)),
     "softmax of winners": (moe.Router, "forward", winners_softmax),
     "gathered experts": (moe.Experts, "forward", gathered_experts(gate_first=True)),

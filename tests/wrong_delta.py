@@ -26,6 +26,11 @@ def by_steps(step):
     return rule
 
 
+def any_chunk(rule):
+    """The rule as the layers call it, who also say how long a chunk may be."""
+    return lambda *inputs, chunk=None, **gates: rule(*inputs, **gates)
+
+
 def outer(k, v):
     return k[..., :, None] * v[..., None, :]
 
@@ -100,7 +105,7 @@ def cumulative_sum(patch):
     def rule(q, k, v, *, g, beta, state=None):
         return v.cumsum(1), state
 
-    patch.setattr(deltanet, "delta_chunked", rule)
+    patch.setattr(delta, "delta_chunked", any_chunk(rule))
 
 
 def hebbian(patch):
@@ -109,7 +114,7 @@ def hebbian(patch):
     mergennachin/nano_qwen35_moe at 420db9f.
     """
     step = by_steps(lambda S, k, v, a, b: a * S + outer(k, b * v))
-    patch.setattr(deltanet, "delta_chunked", step)
+    patch.setattr(delta, "delta_chunked", any_chunk(step))
 
 
 def decay_by_one_minus_beta(patch):
@@ -118,7 +123,7 @@ def decay_by_one_minus_beta(patch):
     kyegomez/open_qwen at 2737bca.
     """
     step = by_steps(lambda S, k, v, a, b: (1 - b[..., None]) * S + outer(k, b * v))
-    patch.setattr(deltanet, "delta_chunked", step)
+    patch.setattr(delta, "delta_chunked", any_chunk(step))
 
 
 def error_before_decay(patch):
@@ -130,7 +135,7 @@ def error_before_decay(patch):
     def step(S, k, v, a, b):
         return a * S + outer(k, b * (v - read(S, k)))
 
-    patch.setattr(deltanet, "delta_chunked", by_steps(step))
+    patch.setattr(delta, "delta_chunked", any_chunk(by_steps(step)))
 
 
 def query_unscaled(patch):
@@ -158,7 +163,7 @@ def heads_tiled(patch):
         q, k = (x.repeat(1, 1, v.shape[2] // x.shape[2], 1) for x in (q, k))
         return right(q, k, v, **rest)
 
-    patch.setattr(deltanet, "delta_chunked", rule)
+    patch.setattr(delta, "delta_chunked", any_chunk(rule))
 
 
 def rewritten_gates(patch, rewrite):

@@ -1,6 +1,6 @@
 """Experts that do not fit in memory: four ways to decode, under one real limit.
 
-    python tools/disk_speed.py [--limit 2GiB] [--cache 1GiB] [--tokens 32]
+    python -m tools.disk_speed [--limit 2GiB] [--cache 1GiB] [--tokens 32]
 
 Makes a random mixture of 4.3 GB, ten experts of 160 a token in each of 8 layers, and
 decodes with it in processes whose memory, cached files included, a control group holds
@@ -23,20 +23,16 @@ from pathlib import Path
 import torch
 
 import minqwen
-from minqwen.bench import SMALL
 from minqwen.config import Config
 from minqwen.plan import expert_bytes
 from minqwen.units import human, size
 from minqwen.weights import open_checkpoint, paged
+from tools.full_size import make, peak
+from tools.load_speed import LARGE
 
-try:
-    from full_size import make, peak
-except ImportError:  # imported from the repository's root
-    from tools.full_size import make, peak
-
-SLOW = SMALL | dict(
-    hidden_size=1024, num_experts=160, num_experts_per_tok=10,
-    moe_intermediate_size=512, shared_expert_intermediate_size=512,
+SLOW = LARGE | dict(
+    hidden_size=1024, num_experts=160, moe_intermediate_size=512,
+    shared_expert_intermediate_size=512,
 )  # fmt: skip
 DISK, MEMORY, MAPPED, OTHER = "disk", "memory", "mapped", "transformers"
 PATIENCE = 60  # seconds of decoding after which a slow way need not go on
@@ -184,9 +180,10 @@ def measure(way, folder, options, limit):
     """What `once` printed, or a word for why it did not."""
     forget(folder)
     held = Limit(limit)
-    command = [sys.executable, __file__, "--once", way, "--folder", str(folder),
-               "--cache", str(options.cache), "--tokens", str(options.tokens),
-               "--threads", str(options.threads)]  # fmt: skip
+    command = [sys.executable, "-m", "tools.disk_speed", "--once", way,
+               "--folder", str(folder), "--cache", str(options.cache),
+               "--tokens", str(options.tokens), "--threads", str(options.threads),
+               ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, text=True,
                               preexec_fn=held.enter)  # fmt: skip

@@ -1,6 +1,6 @@
 """Four layers at the full width of 397B, beside transformers on the same weights.
 
-    python tools/layer_group.py [--experts 16] [--tokens 24] [--threads 2]
+    python -m tools.layer_group [--experts 16] [--tokens 24] [--threads 2]
 
 Three DeltaNet layers and one of attention, as the released model repeats them fifteen
 times: 4,096 wide, 64 value heads, experts 1,024 wide and ten a token, but 16 of them

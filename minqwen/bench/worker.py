@@ -51,7 +51,8 @@ def ours(folder, dtype, device, way):
     from minqwen import kernels
     from minqwen.prefill import prefill
 
-    model = minqwen.load(folder, device, dtype, kernels=way or "auto")
+    fast = "numba" if device == "cpu" and kernels.installed("numba") else "auto"
+    model = minqwen.load(folder, device, dtype, kernels=way or fast)
 
     def start(ids, room):
         cache = model.new_cache(1, ids.shape[1] + room)

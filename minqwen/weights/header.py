@@ -19,6 +19,7 @@ from pathlib import Path
 from ..errors import InputError
 
 MAX_HEADER = 100_000_000  # bytes; the reference implementation's bound
+FIELDS = {"dtype", "shape", "data_offsets"}
 MAX_RANK = 64  # no tensor has more axes in torch; keeps hostile products cheap
 BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8,
@@ -135,34 +136,35 @@ def parse_header(raw, data_size, name):
 
 
 def _parse_info(name, tensor, info):
-    where = f"{name}: {show(tensor)}"
-    if not isinstance(info, dict) or set(info) != {"dtype", "shape", "data_offsets"}:
-        raise InputError(
-            f"{where} must be described by dtype, shape and data_offsets alone."
-        )
+    def fault(text):
+        return InputError(f"{name}: {show(tensor)} {text}.")
+
+    if not isinstance(info, dict) or info.keys() != FIELDS:
+        raise fault("must be described by dtype, shape and data_offsets alone")
     dtype, shape, offsets = info["dtype"], info["shape"], info["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise InputError(f"{where} has the unknown dtype {show(dtype)}.")
-    # bool is an int in Python, but not in a shape.
+        raise fault(f"has the unknown dtype {show(dtype)}")
     for key, values in (("shape", shape), ("data_offsets", offsets)):
-        if (
-            not isinstance(values, list)
-            or len(values) > MAX_RANK
-            or any(type(v) is not int or not 0 <= v < 2**63 for v in values)
-        ):
-            raise InputError(
-                f"{where} has {key} {show(values)}, not a list of whole numbers >= 0."
-            )
+        if not _whole(values):
+            raise fault(f"has {key} {show(values)}, not a list of whole numbers >= 0")
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise InputError(f"{where} has data_offsets {show(offsets)}, not [start, end].")
+        raise fault(f"has data_offsets {show(offsets)}, not [start, end]")
     bits = math.prod(shape) * BITS[dtype]
     # Python's whole numbers do not overflow, so no shape can wrap around to fit.
     if bits != (offsets[1] - offsets[0]) * 8:
-        raise InputError(
-            f"{where} is {show(shape)} {dtype}, which takes {-(-bits // 8)} bytes, but "
-            f"its offsets span {offsets[1] - offsets[0]}; the header is wrong."
+        raise fault(
+            f"is {show(shape)} {dtype}, which takes {-(-bits // 8)} bytes, but its "
+            f"offsets span {offsets[1] - offsets[0]}; the header is wrong"
         )
     return dtype, tuple(shape), *offsets
+
+
+def _whole(values):
+    """Is this a list of a tensor's sizes or offsets?"""
+    if not isinstance(values, list) or len(values) > MAX_RANK:
+        return False
+    # bool is an int in Python, but not in a shape.
+    return all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def parse_json(raw, what):

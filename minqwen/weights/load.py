@@ -192,8 +192,6 @@ def _read_all(model, table, plan):
     from tqdm import tqdm
 
     parameters = dict(model.named_parameters())
-    for p in parameters.values():
-        settle(p.data)
     # In the order of the bytes on disk, so that the disk never has to seek.
     plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
     total = sum(table[source].end - table[source].start for source, _, _ in plan)
@@ -208,6 +206,7 @@ def _read_all(model, table, plan):
                     file = _reopen(file, entry, table[source].file)
                 entry = table[source]
                 target = slice_of(parameters[name].data, part).reshape(-1)
+                settle(target)
                 read_tensor(file, entry, source, target, buffer, bar.update)
                 check_finite(entry.file, source, target)
             if file is not None:

@@ -3,10 +3,11 @@
 import ctypes
 import os
 import sys
+from functools import cache
+from mmap import PAGESIZE
 from pathlib import Path
 
 GROUPS = Path("/sys/fs/cgroup")
-PAGE = 4096  # bytes; larger pages are whole numbers of it
 MADV_POPULATE_WRITE = 23  # Linux since 5.14
 
 
@@ -18,11 +19,16 @@ def settle(tensor):
     """
     if sys.platform != "linux" or tensor.device.type != "cpu":
         return
-    start = -(-tensor.data_ptr() // PAGE) * PAGE
-    length = (tensor.data_ptr() + tensor.nbytes - start) // PAGE * PAGE
+    start = -(-tensor.data_ptr() // PAGESIZE) * PAGESIZE
+    length = (tensor.data_ptr() + tensor.nbytes - start) // PAGESIZE * PAGESIZE
     if length > 0:
-        madvise = ctypes.CDLL(None).madvise
-        madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), MADV_POPULATE_WRITE)
+        address, count = ctypes.c_void_p(start), ctypes.c_size_t(length)
+        _libc().madvise(address, count, MADV_POPULATE_WRITE)
+
+
+@cache
+def _libc():
+    return ctypes.CDLL(None)
 
 
 def available():

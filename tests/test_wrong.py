@@ -92,9 +92,10 @@ def erase_then_write(S, k, v, alpha, beta):
     return S - outer(k, beta * read(S, k)) + outer(k, beta * v)
 
 
+paper = any_chunk(by_steps(erase_then_write))
 SAME = {
     "token by token": (delta, "delta_chunked", any_chunk(delta.delta_recurrent)),
-    "erase, then write": (delta, "delta_chunked", any_chunk(by_steps(erase_then_write))),
+    "erase, then write": (delta, "delta_chunked", paper),
     "torch's convolution": (deltanet, "causal_conv", library_conv(F.silu)),
     "softmax of winners": (moe.Router, "forward", winners_softmax),
     "gathered experts": (moe.Experts, "forward", gathered_experts(gate_first=True)),

@@ -134,6 +134,24 @@ def test_decoder_after_a_picture():
     assert written["numba"] == written["torch"]
 
 
+@torch.inference_mode()
+def test_a_long_answer_changes_over_without_a_seam(monkeypatch):
+    """Unasked, the model writes the first tokens, and the loops the rest."""
+    used = []
+    step = Decoder.__call__
+    monkeypatch.setattr(
+        Decoder, "__call__", lambda *a: used.append(a[2].length) or step(*a)
+    )
+    model, inputs = small_model(), {"input_ids": torch.arange(5)[None]}
+    written = {}
+    for kind in ("auto", "torch"):
+        with kernels.using(kind):
+            steps = minqwen.generate(model, inputs, kernels.ENOUGH, stop_ids=())
+            written[kind] = [step.token for step in steps]
+    assert written["auto"] == written["torch"]
+    assert used == list(range(5 + kernels.PATIENCE, 5 + kernels.ENOUGH - 1))
+
+
 # ---- the choice
 
 

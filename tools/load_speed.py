@@ -21,20 +21,12 @@ import torch
 from safetensors.torch import save_file
 
 import minqwen
+from minqwen.bench import SMALL
 from minqwen.config import Config
 from minqwen.weights.layout import FUSED, per_expert
 from tools.full_size import peak
 
-LARGE = dict(
-    vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attention_heads=4,
-    num_key_value_heads=1, head_dim=256, full_attention_interval=4,
-    linear_num_key_heads=2, linear_num_value_heads=8, linear_key_head_dim=128,
-    linear_value_head_dim=128, linear_conv_kernel_dim=4, rms_norm_eps=1e-6,
-    max_position_embeddings=32768, num_experts=512, num_experts_per_tok=10,
-    moe_intermediate_size=128, shared_expert_intermediate_size=128,
-    rope_parameters=dict(rope_type="default", rope_theta=10_000_000,
-                         partial_rotary_factor=0.25, mrope_section=[11, 11, 10],
-                         mrope_interleaved=True))  # fmt: skip
+LARGE = SMALL | dict(num_experts=512, num_experts_per_tok=10)
 WAYS = {
     "one by one": ("minqwen", "transformers"),
     "fused": ("minqwen", "minqwen, experts on disk", "transformers"),

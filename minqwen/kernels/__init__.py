@@ -21,6 +21,7 @@ from ..errors import InputError
 
 KINDS = ("auto", "torch", "numba")
 ENOUGH = 256  # tokens to read or to write, from which on "auto" compiles
+PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
 _forced = ContextVar("kernels", default=None)
 
 
@@ -48,11 +49,15 @@ def installed(library):
     return importlib.util.find_spec(library) is not None
 
 
+def wanted():
+    """The kind that was asked for: by a block, by MINQWEN_KERNELS, or "auto"."""
+    return _forced.get() or known(os.environ.get("MINQWEN_KERNELS", "auto"))
+
+
 def available():
     """What `minqwen info` says of this machine's kernels."""
-    forced = known(os.environ.get("MINQWEN_KERNELS", "auto"))
-    if forced != "auto":
-        return f"{forced} (MINQWEN_KERNELS)"
+    if wanted() != "auto":
+        return f"{wanted()} (MINQWEN_KERNELS)"
     if installed("numba"):
         return f"torch; numba for {ENOUGH} tokens and more on a CPU"
     return "torch (pip install 'minqwen[cpu]' for faster ones on a CPU)"
@@ -60,12 +65,12 @@ def available():
 
 def kind_for(x, tokens):
     """The kind of kernels for a call on tensor x over so many tokens, never "auto"."""
-    wanted = _forced.get() or known(os.environ.get("MINQWEN_KERNELS", "auto"))
-    if wanted == "auto":
+    kind = wanted()
+    if kind == "auto":
         worth = tokens >= ENOUGH and installed("numba")
-        wanted = "numba" if worth else "torch"
+        kind = "numba" if worth else "torch"
     fit = x.device.type == "cpu" and not torch.is_grad_enabled()
-    return wanted if fit else "torch"
+    return kind if fit else "torch"
 
 
 def pick(name, x):
@@ -92,15 +97,26 @@ def decoder(model, cache, tokens):
     """What reads a generation's tokens one by one: f(ids [B, 1], cache) -> logits.
 
     The model itself, or on a CPU, for a single row without padding and `tokens` enough,
-    a form of it without torch between two layers (decode.py).
+    a form of it without torch between two layers (decode.py): at once where it was
+    asked for, else when the answer has proved long.
     """
+
+    def plain(ids, cache):
+        return model(ids, cache=cache, last_only=True)
+
     weight = model.model.language_model.embed_tokens.weight
     single = cache.batch == 1 and cache.real is None
     with using(model.kernels):
-        kind = kind_for(weight, tokens)
+        kind, forced = kind_for(weight, tokens), wanted() != "auto"
     if single and kind == "numba":
         from .decode import Decoder, suits
 
-        if suits(model):
-            return Decoder(model)
-    return lambda ids, cache: model(ids, cache=cache, last_only=True)
+        if not suits(model):
+            return plain
+        fast, begun = Decoder(model), cache.length
+        if forced:
+            return fast
+        return lambda ids, cache: (
+            fast if cache.length >= begun + PATIENCE else plain
+        )(ids, cache)
+    return plain

@@ -2,7 +2,24 @@
 
 import sys
 
+import pytest
+
 # With fla installed transformers computes in fla's kernels, not in the plain torch we
 # compare with, and some releases crash without a GPU. Hidden before it is looked for;
 # a test that wants fla runs a process of its own.
 sys.modules["fla"] = None
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: exit code, stdout, stderr."""
+    from minqwen import cli
+
+    def run(*args):
+        try:
+            code = cli.main([str(arg) for arg in args])
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run

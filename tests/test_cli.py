@@ -41,20 +41,6 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def run(*args):
-        try:
-            code = cli.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def one_line(err):
     return err.startswith("minqwen: ") and err.count("\n") == 1 and err.endswith("\n")
 

@@ -15,27 +15,12 @@ import pytest
 from browser.chromium import node
 from test_trace import changed
 
-from minqwen import cli
 from minqwen.trace import Trace
 from minqwen.widgets.bundle import bundle
 from tools.sample_trace import sample
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "assets" / "trace.safetensors"
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command in this process: exit code, stdout, stderr."""
-
-    def run(*args):
-        try:
-            code = cli.main([str(arg) for arg in args])
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @contextmanager

@@ -163,18 +163,6 @@ def test_eight_gpus():
 # ---- the page
 
 
-@pytest.fixture
-def run(capsys):
-    def run(*args):
-        try:
-            code = cli.main(list(map(str, args)))
-        except SystemExit as stop:
-            code = stop.code
-        return code, *capsys.readouterr()
-
-    return run
-
-
 def test_page_for_a_laptop(run):
     args = "397B-A17B --context 262144 --batch 1 --memory 24GiB --disk-speed 5GB/s"
     code, out, err = run("plan", *args.split())

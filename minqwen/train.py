@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from .config import Config
+from .deltanet import GatedDeltaNet
 from .errors import InputError
 from .model import Qwen
 from .moe import Router, balance_loss
@@ -64,6 +65,21 @@ def tiny_config(vocab_size=2048, first_special=2038) -> Config:
         tie_word_embeddings=False, image_token_id=first_special + 6,
         video_token_id=first_special + 7, vision_start_token_id=first_special + 3,
         vision_end_token_id=first_special + 4))  # fmt: skip
+
+
+@torch.no_grad()
+def long_memories(model):
+    """Lets delta heads begin with half-lives from a token to hundreds of them.
+
+    With dt_bias 1, where transformers' class starts, nearly every head forgets within
+    a token, and a short run does not unlearn that. softplus(dt_bias) log-uniform in
+    [0.001, 0.1] is how Mamba2 (arXiv 2405.21060) and Gated DeltaNet were trained.
+    """
+    for module in model.modules():
+        if isinstance(module, GatedDeltaNet):
+            step = torch.empty_like(module.dt_bias)
+            step.uniform_(math.log(1e-3), math.log(0.1)).exp_()
+            module.dt_bias.copy_(step.expm1().log())  # the inverse of softplus
 
 
 def losses(model, batch, recipe, routed):
@@ -186,6 +202,7 @@ def train(out, recipe, resume=False, save_every=100):
     corpus = Corpus.build(out, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
     model = Qwen(tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)).train()
+    long_memories(model)
     optimizer = optimizer_for(model, recipe)
     step, spent, started = 0, 0.0, time.monotonic()
     if saved:

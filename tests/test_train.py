@@ -1,5 +1,6 @@
 """The trainer learns, goes on after a kill as if nothing had happened, and is exact."""
 
+import math
 import os
 import signal
 import subprocess
@@ -8,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_models import small_config
 
 from minqwen.corpus import Corpus
+from minqwen.deltanet import GatedDeltaNet
 from minqwen.errors import InputError
 from minqwen.model import Qwen
 from minqwen.moe import Router
 from minqwen.train import (
     Recipe,
+    long_memories,
     losses,
     optimizer_for,
     rate,
@@ -52,6 +56,19 @@ def folder_with_tokenizer(path):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (path / name).write_bytes((TINY / name).read_bytes())
     return path
+
+
+def test_delta_heads_begin_with_long_and_short_memories():
+    torch.manual_seed(0)
+    model = Qwen(tiny_config())
+    long_memories(model)
+    layers = [m for m in model.modules() if isinstance(m, GatedDeltaNet)]
+    steps = torch.cat([F.softplus(m.dt_bias) for m in layers])
+    assert 1e-3 <= steps.min() < 2e-3 and 0.05 < steps.max() <= 0.1
+    rates = torch.cat([m.A_log.exp() * F.softplus(m.dt_bias) for m in layers])
+    half_lives = math.log(2) / rates
+    assert half_lives.median() > 5 and (half_lives > 100).any()
+    assert (half_lives < 2).any()
 
 
 def start(folder, die_at=-1):

@@ -88,7 +88,7 @@ def write(folder, recipe, seconds, threads):
         kind: f"{corpus[f'train_{kind}_bytes'] / 1e6:.1f} MB"
         for kind in ("source", "docs")
     }
-    tokens = recipe.steps * recipe.batch_size * recipe.seq_len / 1e6
+    tokens = recipe.all_steps * recipe.batch_size * recipe.seq_len / 1e6
     settings = ", ".join(f"{k} {v}" for k, v in asdict(recipe).items())
     extra = "".join(
         f" --{name} {getattr(recipe, name)}"

@@ -34,12 +34,23 @@ class Recipe:
     picture_weight: float = 4.0  # of a picture row's loss: few of its tokens are news
     tower_steps: int = 2500
     tower_rate: float = 0.1  # of lr, once the tower meets the language model
+    last_share: float = 0.5  # of pictures, once the steps are done: see last_steps
+    last_rate: float = 0.2  # of lr then, falling to nothing
     lr: float = 3e-3
     warmup: int = 100
     weight_decay: float = 0.1
     clip: float = 1.0
     mtp_weight: float = 0.2
     seed: int = 0
+
+    @property
+    def last_steps(self):
+        """A sixth more, rich in pictures: to name what is seen is learnt last."""
+        return self.steps // 6
+
+    @property
+    def all_steps(self):
+        return self.steps + self.last_steps
 
 
 def tiny_config(vocab_size=2048, first_special=2038) -> Config:
@@ -166,7 +177,10 @@ def optimizer_for(model, recipe):
 
 
 def rate(step, recipe):
-    """Learning rate: a linear warm-up, then a cosine down to a fiftieth."""
+    """Learning rate: a linear warm-up, a cosine to a fiftieth, and the last steps'."""
+    if step >= recipe.steps:
+        left = (recipe.all_steps - step) / recipe.last_steps
+        return recipe.lr * recipe.last_rate * left
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
@@ -217,14 +231,14 @@ def train(out, recipe, resume=False, save_every=100):
         router.register_forward_hook(lambda _, args, result: routed.append(result))
         for router in routers
     ]
-    bar = tqdm(range(step, recipe.steps), initial=step, total=recipe.steps, unit="step")
+    end = recipe.all_steps
+    bar = tqdm(range(step, end), initial=step, total=end, unit="step")
     started -= spent
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = rate(step, recipe) * group["scale"]
-        batch = corpus.batch(
-            step, recipe.batch_size, recipe.seq_len, recipe.picture_share
-        )
+        share = recipe.picture_share if step < recipe.steps else recipe.last_share
+        batch = corpus.batch(step, recipe.batch_size, recipe.seq_len, share)
         loss = losses(model, batch, recipe, routed)
         total = loss["next"] + recipe.mtp_weight * loss["mtp"]
         (total + model.cfg.text.router_aux_loss_coef * loss["balance"]).backward()

@@ -50,7 +50,7 @@ def figure(width=7.5, height=3.0, columns=1, rows=1, **kw):
     return plt.subplots(rows, columns, figsize=(width, height), **kw)
 
 
-def png(fig, colours=128):
+def png(fig, colours=32):
     """The figure as a PNG of few colours, closed so that it is not shown twice."""
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=2 * PIXELS)
@@ -62,10 +62,10 @@ def png(fig, colours=128):
     return buffer.getvalue(), picture.width // 2, picture.height // 2
 
 
-def show(fig, text, colours=128):
+def show(fig, text, colours=32):
     """Display a figure; `text` says in words what it shows, and is its alt text.
 
-    Fewer colours than 128 make a smaller file, where a figure has few to begin with.
+    Fewer colours than 32 make a smaller file, where a figure has few to begin with.
     """
     data, width, height = png(fig, colours)
     _display(data, width, height, text)

@@ -160,3 +160,6 @@ def test_rate_warms_up_and_comes_down():
     assert rates[0] == 0.01 and rates[99] == 1.0 == max(rates)
     assert rates[999] == pytest.approx(0.02, abs=1e-4)
     assert rates[100:] == sorted(rates[100:], reverse=True)
+    last = [rate(step, recipe) for step in range(1000, recipe.all_steps)]
+    assert len(last) == 166 and last == sorted(last, reverse=True)
+    assert last[0] == 0.2 and last[-1] == pytest.approx(0.2 / 166)

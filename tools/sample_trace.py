@@ -30,7 +30,10 @@ def answered(model, processor, messages):
 
 
 def heads(model, messages, processor):
-    """Four delta heads from the fastest to forget to the slowest, and two full ones."""
+    """Four delta heads from fast to slow in forgetting, and two full ones.
+
+    The very slowest would show little: within so short a talk it forgets nothing.
+    """
     inputs = processor.chat(messages)
     with minqwen.record(model, norms=True) as trace:
         model(**inputs)
@@ -38,7 +41,7 @@ def heads(model, messages, processor):
     delta = [i for i, kind in enumerate(kinds) if kind != FULL]
     decay = trace["state_decay"].astype("float32").mean(0)  # [Ld, H]
     order = decay.flatten().argsort()
-    places = [order[round(part * (len(order) - 1) / 3)] for part in range(4)]
+    places = [order[round(part * (len(order) - 1))] for part in (0.2, 0.5, 0.8, 0.95)]
     chosen = [(delta[n // decay.shape[1]], int(n % decay.shape[1])) for n in places]
     full = [i for i, kind in enumerate(kinds) if kind == FULL]
     return [*chosen, (full[0], 0), (full[-1], 0)]

@@ -56,7 +56,7 @@ def png(figure):
     """
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=200)
-    picture = Image.open(file).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture = Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE)
     file = io.BytesIO()
     picture.save(file, format="png", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()

@@ -15,6 +15,8 @@ from ..errors import InputError
 from ..model import Qwen
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# What else may be stored, though not computed in: the numbers of forms.py.
+STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 BODY = "model.language_model."
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
 

@@ -15,7 +15,7 @@ import torch
 
 from ..errors import InputError
 from .header import Entry, show, unchanged
-from .layout import DTYPES
+from .layout import STORED
 
 PIECE = 4 << 20  # bytes of one positioned read
 THREADS = 8  # reads under way at once; disks answer several sooner than one by one
@@ -90,7 +90,8 @@ class Pages:
 
     @property
     def cache_bytes(self):
-        return sum(p.nbytes for p in self.slots.parameters())
+        held = [*self.slots.parameters(), *self.slots.buffers()]
+        return sum(t.nbytes for t in held if not t.is_meta)
 
     def fetch(self, layer, experts):
         """The slots of at most `capacity` experts of a layer, read where need be."""
@@ -123,7 +124,7 @@ class Pages:
         """(part, first byte, target) for each piece of an expert; targets are flat."""
         for part in self.parts[key]:
             rows = getattr(self.slots, part.kind)[slot, part.low : part.high]
-            width = DTYPES[part.entry.dtype].itemsize
+            width = STORED[part.entry.dtype].itemsize
             at = part.start
             for target in rows.detach().reshape(-1).split(PIECE // width):
                 yield part, at, target
@@ -131,7 +132,7 @@ class Pages:
 
     def _read(self, read):
         part, at, target = read
-        stored = DTYPES[part.entry.dtype]
+        stored = STORED[part.entry.dtype]
         direct = target.dtype == stored and target.device.type == "cpu"
         buffer = target if direct else torch.empty(len(target), dtype=stored)
         left = memoryview(buffer.view(torch.uint8).numpy())

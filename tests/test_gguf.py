@@ -4,6 +4,8 @@
 """
 
 import struct
+import subprocess
+import sys
 
 import gguf_files
 import numpy as np
@@ -359,8 +361,8 @@ RULES = {
     "in the tensors": (lambda good: good[:3000], "cut short"),
     "in the data": (lambda good: good[:-4000], "cut short"),
     "longer": (lambda good: good + bytes(64), "64 bytes that no tensor owns"),
-    "many tensors": (patch(8, b"\xff" * 7), "x.gguf"),
-    "many keys": (patch(16, b"\xff" * 7), "x.gguf"),
+    "many tensors": (patch(8, b"\xff" * 7), "tensors, above"),
+    "many keys": (patch(16, b"\xff" * 7), "keys, above"),
     "long name": (patch(24, struct.pack("<Q", 2**60)), f"{2**60} bytes"),
     "unlike UTF-8": (patch(32, b"\xff\xfe"), "not UTF-8"),
     "key's type": (after(KEY, 0, "I", 77), "unknown type 77"),
@@ -386,3 +388,70 @@ def test_damaged(tmp_path, good, rule):
     change, word = RULES[rule]
     (tmp_path / "x.gguf").write_bytes(change(good))
     refused(tmp_path / "x.gguf", "x.gguf", word)
+
+
+# ---- memory, and the package ----
+
+
+MEASURE = """
+import sys
+import torch
+import minqwen
+
+def peak():
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+minqwen.load(sys.argv[2])  # so that code loaded on first use is in the base line
+before = peak()
+model = minqwen.load(sys.argv[1], dtype=torch.bfloat16)
+print(peak() - before, sum(p.nbytes for p in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_is_the_model_and_a_piece(tmp_path):
+    """A piece is 1 MB as stored, and some times that on its way into numbers."""
+    sizes = dict(hidden_size=1024, moe_intermediate_size=512, vocab_size=16384)
+    large, small = tmp_path / "large.gguf", tmp_path / "small.gguf"
+    gguf_files.write(text_model(**sizes), large, Kind.Q8_0)
+    gguf_files.write(text_model(moe=False), small, Kind.Q8_0)
+    command = [sys.executable, "-c", MEASURE, large, small]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    took, size = map(int, result.stdout.split())
+    assert size > 400e6
+    print(f"{size / 1e6:.0f} MB of weights, loaded with a peak of {took / size:.3f}x")
+    assert took < size + 50e6
+
+
+WITHOUT = """
+import sys
+sys.modules["gguf"] = None  # as if it were not installed
+import minqwen
+try:
+    minqwen.load(sys.argv[1])
+    print("loaded")
+except minqwen.InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    "kind, word", [(Kind.BF16, "loaded"), (Kind.Q8_0, 'pip install "minqwen[gguf]"')]
+)
+def test_only_quantised_weights_need_the_package(tmp_path, kind, word):
+    gguf_files.write(text_model(moe=False), tmp_path / "x.gguf", kind)
+    command = [sys.executable, "-c", WITHOUT, tmp_path / "x.gguf"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert word in result.stdout and not result.stderr, result.stderr
+
+
+def test_options_that_need_safetensors(tmp_path):
+    gguf_files.write(text_model(), tmp_path / "x.gguf")
+    with pytest.raises(InputError, match="experts='disk' reads safetensors"):
+        minqwen.load(tmp_path / "x.gguf", experts="disk")
+    with pytest.raises(InputError, match="absent.gguf does not exist"):
+        minqwen.load(tmp_path / "absent.gguf")
+    (tmp_path / "folder.gguf").mkdir()
+    refused(tmp_path / "folder.gguf", "not a regular file")

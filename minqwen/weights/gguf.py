@@ -19,7 +19,7 @@ from .layout import DTYPES, Lean, skeleton
 from .load import BAR_FROM, LISTED, check_finite, read_bytes
 from .memory import settle
 
-CHUNK = 8 << 20  # bytes of a tensor read, and put back into numbers, at once
+CHUNK = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
 
 
 def open_gguf(path):

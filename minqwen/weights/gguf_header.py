@@ -24,6 +24,7 @@ from .header import MAX_HEADER, Entry, show, stamp_of
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 ALIGNMENT = 32  # where general.alignment is not given
 MAX_DIMS = 4
+MAX_COUNT = 100_000  # of keys or tensors; the largest release has 1,118 tensors
 FLOAT32, STRING, ARRAY = 6, 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q",
            11: "q", 12: "d"}  # fmt: skip
@@ -125,6 +126,9 @@ class Header:
             raise self.fault("is big-endian", "convert it for this machine")
         if version not in VERSIONS:
             raise self.fault(f"has version {version}", "versions 2 and 3 are read")
+        for count, what in (self.key_count, "keys"), (self.tensor_count, "tensors"):
+            if count > MAX_COUNT:
+                raise self.fault(f"announces {count} {what}, above {MAX_COUNT}")
 
     def fault(self, what, advice="it is damaged"):
         return InputError(f"{self.name} {what}; {advice}.")

@@ -139,7 +139,7 @@ def run_bench(options):
 
 
 def run_generate(options):
-    processor = Processor.load(options.path)
+    processor = Processor.load(options.tokenizer or options.path)
     inputs = asked(processor, options)  # before the weights: a mistake in the prompt
     model = load_model(options)  # should not wait for them
     answer = reply(model, processor, inputs, options, show=not options.json)
@@ -148,7 +148,7 @@ def run_generate(options):
 
 
 def run_trace(options):
-    processor = Processor.load(options.path)
+    processor = Processor.load(options.tokenizer or options.path)
     inputs = asked(processor, options)
     model = load_model(options)
     with record(model, options.state, options.norms, processor) as trace:
@@ -167,7 +167,7 @@ def run_explore(options):
 
 
 def run_chat(options):
-    processor = Processor.load(options.path)
+    processor = Processor.load(options.tokenizer or options.path)
     model = load_model(options)
     say("[/image FILE shows a picture with the next line; /quit or Ctrl-D ends]")
     messages, pictures = [], []

@@ -11,9 +11,13 @@ from .family import SIZES
 from .kernels import available
 from .units import human
 from .weights import expected_tensors, open_checkpoint, resolve
+from .weights.gguf import open_gguf
+from .weights.gguf_header import BLOCKS
 from .weights.header import BITS
 from .weights.layout import DTYPES
 
+# Of one weight: a block of 256 in Q4_K takes 144 bytes, which is 4.5 bits each.
+BITS = BITS | {kind: 8 * size / weights for kind, (weights, size) in BLOCKS.items()}
 WIDTH = 13  # of the left column
 
 
@@ -31,7 +35,8 @@ def describe(path):
     for part, count in counts.items():
         lines.append((label, f"{count:>15,} {part}"))
         label = ""
-    size = sum(math.prod(shape) * BITS[kind] for shape, kind in tensors.values()) // 8
+    size = sum(math.prod(shape) * BITS[kind] for shape, kind in tensors.values())
+    size = round(size / 8)
     kinds = Counter(kind for _, kind in tensors.values()).most_common()
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in kinds)
     lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
@@ -48,6 +53,11 @@ def survey(path):
     if not here and (short in SIZES or "/" not in str(path)):
         return *asked(Config.named(short)), f"Qwen3.5-{short}"
     found = resolve(path, wanted=["config.json"])  # never the weights, if far away
+    if found.suffix == ".gguf":
+        cfg, stored, _ = open_gguf(found)
+        draft = f"blk.{cfg.text.num_hidden_layers}."  # where the draft head is
+        stored = {"mtp." * n.startswith(draft) + n: e for n, e in stored.items()}
+        return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)
     folder = found if found.is_dir() else found.parent
     cfg = Config.from_json(folder)
     if not here or found.is_dir() and not any(found.glob("*.safetensors*")):

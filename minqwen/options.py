@@ -94,7 +94,10 @@ def layer_head(text):
 def answer_options(sub):
     """What `generate`, `chat` and `trace` share."""
     add = sub.add_argument
-    add("path", help="checkpoint: a folder, a .safetensors file or a hub id")
+    add("path", help="checkpoint: a folder, a .safetensors or .gguf file, or a "
+        "hub id")  # fmt: skip
+    add("--tokenizer", metavar="PATH",
+        help="where tokenizer and template are, if not with it")  # fmt: skip
     add("--max-new-tokens", type=number(int, 1), default=512, metavar="N")
     add("--temperature", type=number(float, 0, 100), default=0.0, metavar="X",
         help="0 (default) takes the likeliest token; 1 samples as trained")  # fmt: skip

@@ -70,6 +70,12 @@ def load(
             "float16 or None for the file's own."
         )
     path = resolve(path_or_hub_id, revision)
+    if path.suffix == ".gguf":
+        from .gguf import load_gguf
+
+        model = load_gguf(path, device, dtype, experts)
+        model.kernels = kernels
+        return model.eval()
     table = open_checkpoint(path)
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
     scheme = read_scheme(cfg)
@@ -221,16 +227,17 @@ def read_tensor(file, entry, name, target, buffer, progress=lambda count: None):
     """
     stored = STORED[entry.dtype]
     if target.dtype == stored and target.device.type == "cpu":
-        _fill(file, entry.start, target, name, progress)
+        read_bytes(file, entry.start, target, name, progress)
         return
     through = buffer.view(stored)
     for low in range(0, len(target), len(through)):
         piece = through[: min(len(through), len(target) - low)]
-        _fill(file, entry.start + low * stored.itemsize, piece, name, progress)
+        read_bytes(file, entry.start + low * stored.itemsize, piece, name, progress)
         target[low : low + len(piece)].copy_(piece)
 
 
-def _fill(file, start, flat, name, progress):
+def read_bytes(file, start, flat, name, progress):
+    """Fill `flat`, a CPU tensor, with a file's bytes from `start` on."""
     left = memoryview(flat.view(torch.uint8).numpy())
     file.seek(start)
     while left:

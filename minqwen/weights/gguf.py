@@ -16,7 +16,8 @@ from .gguf_header import BLOCKS, read_gguf
 from .gguf_names import moves
 from .header import show, unchanged
 from .layout import DTYPES, Lean, skeleton
-from .load import BAR_FROM, LISTED, check_finite, read_bytes
+from .load import BAR_FROM, check_finite, read_bytes
+from .match import LISTED
 from .memory import settle
 
 CHUNK = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache

@@ -60,7 +60,9 @@ def _files_of(folder):
     if not files:
         for file in sorted(folder.iterdir()):
             _refuse_pickle(file)
-        raise InputError(f"{show(folder)} holds no .safetensors file.")
+        gguf = next((show(f.name) for f in sorted(folder.glob("*.gguf"))), None)
+        advice = f"; give {gguf} itself" if gguf else ""
+        raise InputError(f"{show(folder)} holds no .safetensors file{advice}.")
     return files
 
 

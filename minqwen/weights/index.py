@@ -28,8 +28,8 @@ def open_checkpoint(path):
     _refuse_pickle(path)
     if path.suffix != ".safetensors":
         raise InputError(
-            f"{show(path)} is neither a folder nor a .safetensors file; give the "
-            "checkpoint's folder."
+            f"{show(path)} is neither a folder nor a .safetensors or .gguf file; give "
+            "the checkpoint's folder."
         )
     return read_table(path)
 

@@ -18,6 +18,7 @@ from tiny_models import small_model
 import minqwen
 from minqwen.config import FULL, LINEAR
 from minqwen.errors import InputError
+from minqwen.weights import open_checkpoint
 from minqwen.weights.gguf import open_gguf
 from minqwen.weights.gguf_header import TYPES, read_gguf
 
@@ -223,6 +224,7 @@ def with_value(key, value, add="add_uint32"):
 
 
 ARCH = "qwen35moe."
+INNER = ARCH + "ssm.inner_size"
 
 
 @pytest.mark.parametrize(
@@ -231,17 +233,20 @@ ARCH = "qwen35moe."
         (without("general.architecture"), ["general.architecture is None"]),
         (with_value("general.architecture", "llama", "add_string"), ["llama"]),
         (with_value("general.architecture", [1], "add_array"), ["not a Qwen3.5"]),
-        (without(ARCH + "ssm.inner_size"), [ARCH + "ssm.inner_size is missing"]),
+        (without(INNER), [INNER + " is missing"]),
         (without(ARCH + "expert_count"), [ARCH + "expert_count is missing"]),
         (without(ARCH + "rope.dimension_sections"), ["dimension_sections is missing"]),
         (without(ARCH + "full_attention_interval"), ["interval is missing"]),
-        (with_value(ARCH + "ssm.inner_size", 97), ["ssm.inner_size is 97", "multiple"]),
-        (with_value(ARCH + "block_count", 2**32 - 1), ["num_hidden_layers is 42949"]),
+        (with_value(INNER, 97), ["ssm.inner_size is 97", "multiple"]),
+        (with_value(ARCH + "block_count", 2**32 - 1), ["expected the 4 it holds"]),
         (with_value(ARCH + "block_count", 3), ["unexpected blk.3."]),
-        (with_value(ARCH + "block_count", 5), ["missing blk.4.ssm_a"]),
+        (with_value(ARCH + "block_count", 5), ["is 5; expected the 4 it holds"]),
         (with_value(ARCH + "expert_count", 32), ["the keys ask for [32, 24, 64]"]),
         (with_value(ARCH + "expert_count", [2, 3], "add_array"), ["[2 3]", "number"]),
         (with_value(ARCH + "embedding_length", 2**31), ["2147483648"]),
+        (with_value(ARCH + "ssm.state_size", 2**31), ["[8589934688, 64]"]),
+        (with_value(INNER, 2**63 - 4, "add_uint64"), ["out of range"]),
+        (with_value(INNER, 2**55 - 32, "add_uint64"), ["asks for impossible sizes"]),
         (with_value(ARCH + "attention.head_count_kv", 0), ["num_key_value_heads"]),
         (with_value(ARCH + "attention.head_count_kv", "2", "add_string"), ["a number"]),
         (with_value(ARCH + "attention.key_length", 0), ["rope.dimension_count is 8"]),
@@ -453,5 +458,7 @@ def test_options_that_need_safetensors(tmp_path):
         minqwen.load(tmp_path / "x.gguf", experts="disk")
     with pytest.raises(InputError, match="absent.gguf does not exist"):
         minqwen.load(tmp_path / "absent.gguf")
+    with pytest.raises(InputError, match="no .safetensors file; give x.gguf itself"):
+        open_checkpoint(tmp_path)
     (tmp_path / "folder.gguf").mkdir()
     refused(tmp_path / "folder.gguf", "not a regular file")

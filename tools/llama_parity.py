@@ -2,10 +2,10 @@
 
     python -m tools.llama_parity --llama PREFIX --source SOURCE [--threads 1]
 
-SOURCE is llama.cpp's source tree, PREFIX where `cmake --install` put its build: the
-converter comes from the one, include/, lib/ and bin/llama-quantize from the other. A
-C++ compiler makes tools/llama_logits.cpp. Random models, saved in the Hugging Face
-layout, go through llama.cpp's own converter, and then:
+SOURCE is llama.cpp's source tree, with its converter; PREFIX is where `cmake --install`
+put its build, with include/ and lib/. A C++ compiler makes tools/llama_driver.cpp.
+Random models, saved in the Hugging Face layout, go through llama.cpp's own converter,
+and then:
 
     read     the largest difference between the weights saved and those that we read
              out of the converter's file (norms as 1 + w, rates as exp(A_log))
@@ -30,10 +30,12 @@ import torch
 import minqwen
 from minqwen.config import Config
 from minqwen.errors import InputError
+from minqwen.weights.gguf_header import read_gguf
 from tools.layer_group import fill
 
 ROOT = Path(__file__).resolve().parent.parent
-KINDS = "Q8_0", "Q4_K_S", "Q4_K_M", "Q6_K"
+FLOAT32 = 0  # of enum llama_ftype, as are these
+KINDS = {"Q8_0": 7, "Q4_K_S": 14, "Q4_K_M": 15, "Q6_K": 18}
 TEXT = "def f(x):\n    return x ** 2  # naïve, 12345, देवनागरी <think>\n\n</think>"
 ROPE = dict(rope_type="default", rope_theta=1e7, partial_rotary_factor=0.25,
             mrope_section=[3, 3, 2], mrope_interleaved=True)  # fmt: skip
@@ -111,19 +113,17 @@ class Llama:
 
     def __init__(self, prefix, source, folder):
         self.source, self.folder = source, folder
-        self.quantizer = prefix / "bin" / "llama-quantize"
         for path, what in (
-            (source / "convert_hf_to_gguf.py", "--source: llama.cpp's source tree"),
-            (prefix / "include" / "llama.h", "--llama: an installed llama.cpp"),
-            (self.quantizer, "--llama: an installed llama.cpp"),
+            (source / "convert_hf_to_gguf.py", "llama.cpp's source tree as --source"),
+            (prefix / "include" / "llama.h", "an installed llama.cpp as --llama"),
         ):
             if not path.exists():
                 raise InputError(f"{path} is missing; give {what}.")
-        self.tool = folder / "llama_logits"
+        self.tool = folder / "llama_driver"
         lib = prefix / "lib"
         call(
             "c++", "-O1", "-std=c++17", f"-I{prefix / 'include'}",
-            ROOT / "tools" / "llama_logits.cpp", f"-L{lib}", "-lllama", "-lggml",
+            ROOT / "tools" / "llama_driver.cpp", f"-L{lib}", "-lllama", "-lggml",
             "-lggml-base", f"-Wl,-rpath,{lib.resolve()}", "-o", self.tool,
         )  # fmt: skip
 
@@ -139,10 +139,12 @@ class Llama:
 
     def quantize(self, file, kind):
         """(quantised file, the same put back into fp32 by llama.cpp)."""
-        small, back = self.folder / f"{kind}.gguf", self.folder / f"{kind}-back.gguf"
-        call(self.quantizer, file, small, kind, "1")
-        call(self.quantizer, "--allow-requantize", small, back, "F32", "1")
-        return small, back
+        small, whole = self.folder / f"{kind}.gguf", self.folder / f"{kind}-whole.gguf"
+        call(self.tool, file, "quantize", str(KINDS[kind]), small)
+        if kind[:4] not in {e.dtype for e in read_gguf(small).tensors.values()}:
+            raise InputError(f"llama.cpp made no {kind[:4]} of this model; widen it.")
+        call(self.tool, small, "quantize", str(FLOAT32), whole)
+        return small, whole
 
     def logits(self, file, ids, prefill):
         return self._run(file, str(prefill), ids)

@@ -13,7 +13,7 @@ import torch
 from ..errors import InputError
 from .gguf_config import Settings
 from .gguf_header import BLOCKS, read_gguf
-from .gguf_names import moves
+from .gguf_names import moves, order, plain
 from .header import show, unchanged
 from .layout import DTYPES, Lean, skeleton
 from .load import BAR_FROM, check_finite, read_bytes
@@ -45,7 +45,7 @@ def load_gguf(path, device, dtype, experts="memory"):
             "experts='memory'."
         )
     cfg, table, _ = open_gguf(path)
-    model = skeleton(cfg, dtype or _main_dtype(table))
+    model = skeleton(cfg, dtype or _main_dtype(table), show(path.name))
     plan = match(path, model, table)
     with Lean():
         model.to_empty(device=device)
@@ -111,54 +111,53 @@ def _read_all(model, table, plan):
                 ) from None
             with file:
                 for move in part:
-                    entry = table[move.source]
-                    convert(file, entry, move, parameters[move.name].data, bar.update)
+                    entry, p = table[move.source], parameters[move.name].data
+                    where = order(model.cfg, move.name)
+                    convert(file, entry, move, p, where, bar.update)
                 unchanged(entry, file.fileno())
 
 
-def convert(file, entry, move, parameter, progress):
+def convert(file, entry, move, parameter, where, progress):
     """Read one stored tensor into the parameter's rows that its Move fills."""
     targets = [parameter.view(-1, parameter.shape[-1])]
     if move.half is not None:
         targets = [expert[slice(*move.half)] for expert in parameter]
-    low = 0
-    for target in targets:
+    start = entry.start
+    for target in targets:  # [rows, width]
         settle(target)
-        fill(file, entry, move, low, target, progress)
+        for first, values in pieces(file, entry, move, start, target, progress):
+            place(target, first, values, *where)
         check_finite(entry.file, move.source, target)
-        low += len(target)
+        start += (entry.end - entry.start) // len(targets)
 
 
-def fill(file, entry, move, low, target, progress):
-    """Rows of a stored tensor, from row `low` on, to the rows of `target`."""
+def pieces(file, entry, move, start, target, progress):
+    """(first row, [rows, width]) of what is stored for `target` from `start` on."""
     weights, size = BLOCKS[entry.dtype]
     row = target.shape[-1] // weights * size  # bytes
     step = max(1, CHUNK // row)
     buffer = torch.empty(min(step, len(target)) * row, dtype=torch.uint8)
     for first in range(0, len(target), step):
-        last = min(first + step, len(target))
-        raw = buffer[: (last - first) * row]
-        read_bytes(file, entry.start + (low + first) * row, raw, move.source, progress)
-        values = numbers(raw, entry.dtype).view(last - first, -1)
-        values = undo(values, move, entry)
-        if move.rows is None:
-            target[first:last].copy_(values)
-        else:
-            target[move.rows[first:last].to(target.device)] = values.to(target)
-
-
-def undo(values, move, entry):
-    """Stored values [rows, width] as ours."""
-    if move.fix == "norm":
-        values = values.float() - 1
-    elif move.fix == "rate":
-        if not (values < 0).all():
+        raw = buffer[: (len(target) - first) * row]
+        read_bytes(file, start + first * row, raw, move.source, progress)
+        values = plain(move.name, numbers(raw, entry.dtype))
+        if values.isnan().any() and move.name.endswith("A_log"):
             raise InputError(
                 f"{show(entry.file.name)}: {show(move.source)} must be below zero "
                 "throughout; copy or download the file again."
             )
-        values = values.float().neg().log()
-    return values if move.columns is None else values[:, move.columns.argsort()]
+        yield first, values.view(-1, target.shape[-1])
+
+
+def place(target, first, values, rows, columns):
+    """Put stored rows, the first of which is `first`, where they belong."""
+    if columns is not None:
+        values = values[:, columns.argsort()]
+    if rows is None:
+        target[first : first + len(values)].copy_(values)
+    else:
+        there = rows[first : first + len(values)].to(target.device)
+        target[there] = values.to(target)
 
 
 def numbers(raw, kind):

@@ -100,6 +100,10 @@ class Settings:
         self.left.setdefault("nextn_predict_layers", 0)
         draft = self.count("nextn_predict_layers")
         count = self.count("block_count") - draft
+        blocks = {n.split(".")[1] for n in self.gguf.tensors if n.startswith("blk.")}
+        if count + draft > len(blocks):  # said before so many are built
+            wanted = f"the {len(blocks)} it holds"
+            raise self.fault("block_count", count + draft, wanted)
         table = NUMBERS | (MOE if self.arch == "qwen35moe" else DENSE)
         text = {ours: self.number(key) for ours, key in table.items()}
         heads, inner = text["linear_num_value_heads"], self.count("ssm.inner_size")

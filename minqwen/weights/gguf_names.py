@@ -64,36 +64,33 @@ DRAFT = {
 
 @dataclass(frozen=True)
 class Move:
-    """One stored tensor and the parameter, or part of one, that it becomes.
+    """One stored tensor and the parameter that it becomes.
 
-    Rows are those of the tensor with all but its last axis flattened; a vector is one
-    row. `rows[i]` is where stored row i goes and `columns[j]` where column j does; None
-    leaves their order. `half` names the expert rows of a gate_up that it fills.
+    `half` names the expert rows of a gate_up_proj that it fills, if not all.
     """
 
     source: str
     name: str
     shape: tuple
     half: tuple | None = None
-    rows: torch.Tensor | None = None
-    columns: torch.Tensor | None = None
-    fix: str | None = None  # "norm": subtract 1; "rate": log(-x)
 
 
 def moves(cfg, shapes, stored):
-    """A Move for each parameter of `shapes`, name -> shape; two where experts' gate
-    and up projections lie apart in `stored`, the names the file has."""
+    """A Move for each parameter of `shapes`, name -> shape.
+
+    Two for experts whose gate and up projections lie apart in `stored`, the names
+    that the file has.
+    """
     for name, shape in shapes.items():
         source = gguf_name(cfg, name)
         if name.endswith("experts.gate_up_proj") and source not in stored:
             count, rows, width = shape
             for i, part in enumerate(("gate", "up")):
                 half = i * rows // 2, (i + 1) * rows // 2
-                yield Move(source.replace("gate_up", part), name,
-                           (count, rows // 2, width), half)  # fmt: skip
-            continue
-        yield Move(source, name, tuple(shape), None, *order(cfg, name, shape),
-                   fix(name))  # fmt: skip
+                apart = source.replace("gate_up", part)
+                yield Move(apart, name, (count, rows // 2, width), half)
+        else:
+            yield Move(source, name, tuple(shape))
 
 
 def gguf_name(cfg, name):
@@ -109,15 +106,21 @@ def gguf_name(cfg, name):
     return f"blk.{number}.{LAYER[kind]}"
 
 
-def fix(name):
+def plain(name, values):
+    """The stored values of a parameter as the numbers that we keep of it."""
     if name.endswith("A_log"):
-        return "rate"
-    gated = name.endswith("linear_attn.norm.weight")
-    return "norm" if "norm" in name and not gated else None
+        return values.float().neg().log()
+    if "norm" in name and not name.endswith("linear_attn.norm.weight"):
+        return values.float() - 1
+    return values
 
 
-def order(cfg, name, shape):
-    """Where the rows and the columns of a stored tensor go: (rows, columns)."""
+def order(cfg, name):
+    """Where the stored rows, and columns, of a parameter go: two index tensors.
+
+    Row i of what is stored is our row `rows[i]`, and likewise for columns. A vector is
+    one row. None where they stay in place.
+    """
     t = cfg.text
     one_to_one = t.linear_num_key_heads == t.linear_num_value_heads
     if one_to_one or ".linear_attn." not in name:

@@ -37,7 +37,7 @@ class Lean(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def skeleton(cfg, dtype):
+def skeleton(cfg, dtype, source="config.json"):
     """The model on the meta device: names, shapes and dtypes without memory.
 
     Casting leaves the model's fp32 islands (`A_log`, the gated norms) in fp32, as
@@ -48,7 +48,7 @@ def skeleton(cfg, dtype):
             return Qwen(cfg).to(dtype)
     except (RuntimeError, TypeError) as err:
         reason = str(err).splitlines()[0]
-        raise InputError(f"config.json asks for impossible sizes ({reason}).") from None
+        raise InputError(f"{source} asks for impossible sizes ({reason}).") from None
 
 
 def per_expert(name, shape):

@@ -38,6 +38,7 @@ def load(
 ):  # fmt: skip
     """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
 
+    The file is .safetensors, with config.json beside it, or .gguf (see gguf.py).
     device None takes a GPU if there is one; dtype None keeps the one most of the file
     has. `A_log` and the gated norms stay fp32. A file without any `mtp.*` (transformers
     drops them) gives a model without that head, and a config without a vision tower

@@ -1,10 +1,11 @@
 // Runs tokens through llama.cpp and writes what it computes, for llama_parity.py.
 //
-//   llama_logits MODEL.gguf text              stdin: text; ids, int32
-//   llama_logits MODEL.gguf PREFILL ID ID ... logits, float32 [ids, vocabulary]
-//   llama_logits MODEL.gguf draft ID ID ...   the draft head's logits after each of
+//   llama_driver MODEL.gguf text              stdin: text; ids, int32
+//   llama_driver MODEL.gguf PREFILL ID ID ... logits, float32 [ids, vocabulary]
+//   llama_driver MODEL.gguf draft ID ID ...   the draft head's logits after each of
 //                                             these tokens; stdin: the main model's
 //                                             states before them, float32 [ids, width]
+//   llama_driver MODEL.gguf quantize FTYPE OUT.gguf   a number of enum llama_ftype
 //
 // The first PREFILL tokens are read at once, the others one by one. In fp32 wherever
 // llama.cpp lets us choose, so that only rounding is left to differ.
@@ -20,7 +21,7 @@
 
 static void check(bool fine, const char * what) {
     if (!fine) {
-        fprintf(stderr, "llama_logits: %s\n", what);
+        fprintf(stderr, "llama_driver: %s\n", what);
         exit(1);
     }
 }
@@ -81,11 +82,23 @@ static void step(llama_context * context, std::vector<llama_token> & ids, int at
     }
 }
 
+static void quantize(const char * model, int type, const char * out) {
+    llama_model_quantize_params options = llama_model_quantize_default_params();
+    options.ftype = (llama_ftype) type;
+    options.nthread = 1;
+    options.allow_requantize = true;
+    check(llama_model_quantize(model, out, &options) == 0, "cannot quantize");
+}
+
 int main(int argc, char ** argv) {
-    check(argc > 2, "usage: llama_logits MODEL.gguf text | PREFILL ID ... | draft ID ...");
+    check(argc > 2, "usage: llama_driver MODEL.gguf MODE ...; see its source");
     bool text = strcmp(argv[2], "text") == 0, draft = strcmp(argv[2], "draft") == 0;
     llama_log_set(quiet, nullptr);
     llama_backend_init();
+    if (strcmp(argv[2], "quantize") == 0 && argc == 5) {
+        quantize(argv[1], atoi(argv[3]), argv[4]);
+        return 0;
+    }
     llama_model_params options = llama_model_default_params();
     options.use_extra_bufts = false;  // no repacking into other formats
     options.load_mtp = draft;

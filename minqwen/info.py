@@ -13,6 +13,7 @@ from .units import human
 from .weights import expected_tensors, open_checkpoint, resolve
 from .weights.header import BITS
 from .weights.layout import DTYPES
+from .weights.scheme import KEY, read_scheme
 
 WIDTH = 13  # of the left column
 
@@ -23,7 +24,8 @@ def describe(path):
     Without weights at hand the tensors are those that the config asks for, in bf16.
     """
     cfg, tensors, whence = survey(path)
-    parts = by_part(tensors)
+    scheme = read_scheme(cfg)
+    parts = by_part(asked(cfg)[1] if scheme.rest or scheme.experts else tensors)
     lines = [("config", f"{whence}, {cfg.model_type}"), *layers(cfg.text), *tower(cfg)]
     counts = {"": sum(parts.values())} | {part: n for part, n in parts.items() if n}
     counts["active for a token of text"] = parts["text"] - idle(cfg.text)
@@ -36,8 +38,10 @@ def describe(path):
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in kinds)
     lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
     lines.append(("bytes", f"{size:,}, which is {human(size)}"))
+    lines.append(("quantised", str(scheme)))
     lines.append(("kernels", available()))
-    lines.append(("unknown keys", ", ".join(sorted(cfg.extra)) or "none"))
+    unknown = sorted(cfg.extra.keys() - {KEY})
+    lines.append(("unknown keys", ", ".join(unknown) or "none"))
     return "\n".join(f"{label:<{WIDTH}}{text}".rstrip() for label, text in lines)
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_bad_weights import edit_json, put, refused, shard_of, split
 from test_paged import logits, pages_of
-from test_weights import same
+from test_weights import ISLANDS, parity, same
 from tiny_models import small_model
 
 import minqwen
@@ -154,6 +154,33 @@ def test_official_fp8_layout(source, tmp_path):
     assert {"lm_head", layer + "0.mlp.gate", layer + "0.linear_attn.in_proj_a",
             "model.visual.merger.linear_fc1", "mtp.fc"} <= set(plain)  # fmt: skip
     assert not any("self_attn" in name for name in plain)
+
+
+def test_transformers_reads_our_fp8(tmp_path):
+    """Into bf16, as it does without a GPU: the numbers that we widen to."""
+    from transformers import Qwen3_5MoeForConditionalGeneration
+
+    # It takes blocks for equal parts, so widths are multiples of 128 as released.
+    widths = dict(hidden_size=256, moe_intermediate_size=128, num_experts=6,
+                  shared_expert_intermediate_size=128, linear_key_head_dim=64,
+                  linear_value_head_dim=64, num_key_value_heads=4)  # fmt: skip
+    model = small_model(mtp_num_hidden_layers=1, **widths).to(torch.bfloat16)
+    minqwen.save(model, tmp_path / "bf16")
+    convert(tmp_path / "bf16", tmp_path / "fp8", "fp8", SMALL)
+    twin, info = Qwen3_5MoeForConditionalGeneration.from_pretrained(
+        tmp_path / "fp8", dtype=torch.bfloat16, output_loading_info=True
+    )
+    assert not any(info.values()), info
+    convert(tmp_path / "fp8", tmp_path / "back", "bf16")
+    ours = minqwen.load(tmp_path / "back")
+    theirs = twin.eval().float().state_dict()
+    for name, p in ours.named_parameters():
+        if name.endswith(ISLANDS) and name in theirs:  # rounded, as all else, to bf16
+            theirs[name].copy_(p)
+        if not name.startswith("mtp."):
+            assert torch.equal(p, theirs.pop(name)), name
+    assert not theirs
+    parity(ours, twin)
 
 
 # ---- kills, full disks, other hands

@@ -65,6 +65,10 @@ def load(
         )
     device = _device(device)
     path, table, model, forms, plan = examine(path_or_hub_id, revision, dtype)
+    if quantize and choice[1] is None and not model.cfg.is_moe:
+        raise InputError(
+            f"quantize={quantize!r} is for experts, and {show(path)} has no experts."
+        )
     held = {name: Scheme(*choice).of(name) or form for name, form in forms.items()}
     taken, memory = {}, plan
     if experts == "disk":

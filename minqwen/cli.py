@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from .advice import advise
+from .convert import convert
 from .errors import InputError
 from .explore import explore
 from .generate import generate
@@ -21,6 +22,7 @@ from .options import (
     Parser,
     answer_options,
     bench_options,
+    convert_options,
     number,
     plan_options,
     prompt_options,
@@ -30,6 +32,7 @@ from .record import record
 from .terminal import complain, follow, say, summary
 from .text import Processor
 from .tour import tour
+from .units import human
 from .weights import load
 from .weights.report import Meter
 
@@ -100,6 +103,8 @@ def parser():
                      help="of the CPU (default: 2)")  # fmt: skip
     sub.add_argument("--seed", type=number(int, 0, 2**31), default=0)
     sub.add_argument("--resume", action="store_true", help="go on where it stopped")
+    sub = command("convert", run_convert, "write a checkpoint in another form")
+    convert_options(sub)
     bench_options(command("bench", run_bench, "speed beside what else is installed"))
     return main
 
@@ -129,6 +134,11 @@ def run_train(options):
     if options.steps:
         recipe = replace(recipe, steps=options.steps)
     run(options.out, recipe, resume=options.resume, threads=options.threads)
+
+
+def run_convert(options):
+    size = convert(options.path, options.out, options.quantize, options.shard_size)
+    say(f"[{human(size)} of weights in {options.out}, as {options.quantize}]")
 
 
 def run_bench(options):
@@ -233,6 +243,7 @@ def load_model(options):
     return load(
         options.path, device=options.device, dtype=dtype,
         experts=options.experts, expert_cache=options.expert_cache,
+        quantize=options.quantize,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from .weights.gguf import open_gguf
 from .weights.gguf_header import BLOCKS
 from .weights.header import BITS
 from .weights.layout import DTYPES
+from .weights.scheme import KEY, read_scheme
 
 # Of one weight: a block of 256 in Q4_K takes 144 bytes, which is 4.5 bits each.
 BITS = BITS | {kind: 8 * size / weights for kind, (weights, size) in BLOCKS.items()}
@@ -27,7 +28,8 @@ def describe(path):
     Without weights at hand the tensors are those that the config asks for, in bf16.
     """
     cfg, tensors, whence = survey(path)
-    parts = by_part(tensors)
+    scheme = read_scheme(cfg)
+    parts = by_part(asked(cfg)[1] if scheme.rest or scheme.experts else tensors)
     lines = [("config", f"{whence}, {cfg.model_type}"), *layers(cfg.text), *tower(cfg)]
     counts = {"": sum(parts.values())} | {part: n for part, n in parts.items() if n}
     counts["active for a token of text"] = parts["text"] - idle(cfg.text)
@@ -41,8 +43,10 @@ def describe(path):
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in kinds)
     lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
     lines.append(("bytes", f"{size:,}, which is {human(size)}"))
+    lines.append(("quantised", str(scheme)))
     lines.append(("kernels", available()))
-    lines.append(("unknown keys", ", ".join(sorted(cfg.extra)) or "none"))
+    unknown = sorted(cfg.extra.keys() - {KEY})
+    lines.append(("unknown keys", ", ".join(unknown) or "none"))
     return "\n".join(f"{label:<{WIDTH}}{text}".rstrip() for label, text in lines)
 
 

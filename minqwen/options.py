@@ -48,6 +48,16 @@ def plan_options(sub):
     sub.add_argument("--gpus", metavar="NxGPU", help="such as 8xH100-80GB")
 
 
+def convert_options(sub):
+    sub.add_argument("path", help="checkpoint: a folder, a file or a hub id")
+    sub.add_argument("out", metavar="FOLDER", help="where it goes; not the same folder")
+    sub.add_argument("--quantize", required=True, metavar="FORM",
+                     help="bf16, fp8, int8 or int4; experts and the rest apart as "
+                     "int4:int8 or int4:bf16")  # fmt: skip
+    sub.add_argument("--shard-size", type=size, default=5_000_000_000, metavar="SIZE",
+                     help="of a file, at most (default: 5GB)")  # fmt: skip
+
+
 def bench_options(sub):
     add = sub.add_argument
     add("--size", choices=("tiny", "small"), default="small",
@@ -117,4 +127,6 @@ def answer_options(sub):
         help="disk: leave them in the files until a token chooses them")  # fmt: skip
     add("--expert-cache", type=size, metavar="SIZE",
         help="memory for those read (default: half of what is free)")  # fmt: skip
+    add("--quantize", metavar="FORM", help="int8 or int4 while loading; experts and "
+        "the rest apart as int4:int8 or int4:stored")  # fmt: skip
     add("--stats", action="store_true", help="say what reading experts took")

@@ -14,6 +14,7 @@ from ..errors import InputError
 from .header import show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+UNFINISHED = "minqwen-convert.json"  # is there while a folder is being written
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
 
 
@@ -26,6 +27,11 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
     not there.
     """
     path = Path(os.path.expanduser(path_or_hub_id))
+    if (path / UNFINISHED).exists():
+        raise InputError(
+            f"{show(path)} is a conversion that did not finish; run minqwen convert "
+            "with the same source and options again, and it goes on where it stopped."
+        )
     if path.exists():
         if revision is not None:
             raise InputError(

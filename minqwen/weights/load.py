@@ -65,25 +65,24 @@ def load(
             "it is a number of bytes for experts='disk'."
         )
     device = _device(device)
-    if dtype is not None and dtype not in DTYPES.values():
-        raise InputError(
-            f"dtype {show(dtype)} cannot hold weights; give torch.float32, bfloat16, "
-            "float16 or None for the file's own."
-        )
+    computable(dtype)
     path = resolve(path_or_hub_id, revision)
     if path.suffix == ".gguf":
         from .gguf import load_gguf
 
+        if quantize:
+            raise InputError(
+                f"quantize={quantize!r} turns safetensors files only; load "
+                f"{show(path)} without it."
+            )
         model = load_gguf(path, device, dtype, experts)
         model.kernels = kernels
         return model.eval()
-    table = open_checkpoint(path)
-    cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
-    scheme = read_scheme(cfg)
-    cfg, table = _agree_on_parts(path, cfg, table)
-    _check_depth(path, cfg, table)
-    model = skeleton(cfg, dtype or _main_dtype(table))
-    forms, plan = match(path, model, table, scheme)
+    table, model, forms, plan = examine(path, dtype)
+    if quantize and choice[1] is None and not model.cfg.is_moe:
+        raise InputError(
+            f"quantize={quantize!r} is for experts, and {show(path)} has no experts."
+        )
     held = {name: Scheme(*choice).of(name) or form for name, form in forms.items()}
     taken, memory = {}, plan
     if experts == "disk":
@@ -99,6 +98,29 @@ def load(
         put_back(model, taken, plan, table, expert_cache, device, forms)
     model.kernels = kernels
     return model.eval()
+
+
+def computable(dtype):
+    """InputError unless dtype, or None for the file's own, can hold a model."""
+    if dtype is not None and dtype not in DTYPES.values():
+        raise InputError(
+            f"dtype {show(dtype)} cannot hold weights; give torch.float32, bfloat16, "
+            "float16 or None for the file's own."
+        )
+
+
+def examine(path, dtype):
+    """All that comes before reading a weight of safetensors files.
+
+    (name -> Entry, model on the meta device, and of `match` forms and plan).
+    """
+    table = open_checkpoint(path)
+    cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
+    scheme = read_scheme(cfg)
+    cfg, table = _agree_on_parts(path, cfg, table)
+    _check_depth(path, cfg, table)
+    model = skeleton(cfg, dtype or _main_dtype(table))
+    return table, model, *match(path, model, table, scheme)
 
 
 def _main_dtype(table):
@@ -124,8 +146,8 @@ def _agree_on_parts(path, cfg, table):
         table = {n: e for n, e in table.items() if not n.startswith("model.visual.")}
         left.append("the files' vision tower, which config.json does not ask for")
     if left:
-        # stacklevel 3: the line that called load.
-        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=3)
+        # stacklevel 4: the line that called load.
+        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=4)
     return cfg, table
 
 
@@ -156,6 +178,7 @@ def _read_all(model, table, plan, forms):
     from tqdm import tqdm
 
     parameters = places(model)
+    widths = {name: p.shape[-1] for name, p in model.named_parameters() if p.dim()}
     # In the order of the bytes on disk, so that the disk never has to seek.
     plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
     total = sum(table[source].end - table[source].start for source, _, _ in plan)
@@ -178,8 +201,8 @@ def _read_all(model, table, plan, forms):
                     check_finite(entry.file, source, target)
                 else:
                     suffix = name.removeprefix(base(name))
-                    width = parameters[base(name)].shape[-1]
-                    check_packed(entry.file, source, form, {suffix: place}, width)
+                    parts, width = {suffix: place}, widths[base(name)]
+                    check_packed(entry.file, source, form, parts, width)
             if file is not None:
                 unchanged(entry, file.fileno())
         finally:

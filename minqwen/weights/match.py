@@ -87,11 +87,11 @@ def _fault(name, entry, shape, half, packed=None):
     if packed and STORED.get(entry.dtype) != packed:
         label = next(label for label, dtype in STORED.items() if dtype == packed)
         return f"{where} is {entry.dtype}, expected {label}"
-    if entry.shape != tuple(shape):
-        return f"{where} is {list(entry.shape)}, config.json asks for {list(shape)}"
     if not packed and entry.dtype not in DTYPES:
         why = ", as no quantization_config says otherwise" * (entry.dtype in STORED)
         return f"{where} is {entry.dtype}, expected BF16 or F32{why}"
+    if entry.shape != tuple(shape):
+        return f"{where} is {list(entry.shape)}, config.json asks for {list(shape)}"
     if entry.dtype == "F16" and not half:
         return f"{where} is F16 while others are BF16, expected BF16 or F32"
     return None

@@ -113,6 +113,16 @@ class PackedExperts(Packed):
             setattr(wide, kind, nn.Parameter(w, requires_grad=False))
         return wide
 
+    def bad_scales(self, expert):
+        """What is wrong with one expert's scales, as a phrase, or None."""
+        for kind, shape in self.kinds.items():
+            parts = self.parts(kind, expert)
+            scales = {s: t for s, t in parts.items() if s or len(parts) == 1}
+            fault = FORMS[self.form].fault(scales, shape[-1])
+            if fault:
+                return fault
+        return None
+
 
 def in_waves(some, room, x, weights, ids):
     """`Experts`, by calls of some(x, weights, ids, chosen) for `room` at most."""

@@ -32,16 +32,18 @@ class Rows:
                 self.sources[name, part and part[:2]] = source
         self.files = Files({table[source] for source, _, _ in plan})
 
-    def pieces(self, name):
+    def pieces(self, name, part=None):
         """(expert or None, first row, end row): all of a parameter, a bit at a time.
 
-        Within a matrix of the files, and begun at one of its multiples of 128.
+        Within a matrix of the files, and begun at one of its multiples of 128. Of a
+        part (expert, first row, end row) only, if there is one.
         """
         *experts, rows, width = self.shapes[name]
         whole = rows // halves(name)
         step = max(1, STEP // 4 // width // 128) * 128
-        for e in range(experts[0]) if experts else [None]:
-            for first in range(0, rows, whole):
+        each = range(experts[0]) if experts else [None]
+        for e in each if part is None else [part[0]]:
+            for first in range(0, rows, whole) if part is None else [part[1]]:
                 for low in range(0, whole, step):
                     yield e, first + low, first + min(low + step, whole)
 

@@ -16,6 +16,7 @@ from ..errors import InputError
 from .header import show
 from .index import INDEX
 from .layout import DTYPES, stored_tensors
+from .quantised import Packed
 
 CHUNK = 64 << 20  # bytes copied off a device at once
 LABELS = {dtype: label for label, dtype in DTYPES.items()}
@@ -33,6 +34,12 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
     folder = Path(folder)
+    for module in model.modules():
+        if isinstance(module, Packed):
+            raise InputError(
+                f"weights are kept as {module.form}, which save does not write; use "
+                "minqwen convert."
+            )
     tensors = list(stored_tensors(model))
     for name, tensor in tensors:
         if tensor.is_meta:

@@ -33,6 +33,12 @@ class Scheme:
             return None
         return self.experts if ".experts." in name else self.rest
 
+    def __str__(self):
+        forms = self.experts or "as trained", self.rest or "as trained"
+        if forms[0] == forms[1]:
+            return "no" if forms[0] == "as trained" else f"{forms[0]}, weights alone"
+        return f"experts {forms[0]}, the rest {forms[1]}, weights alone"
+
     def config(self, unconverted):
         """The `quantization_config` that says this, or None; see `read_scheme`."""
         if "fp8" in (self.experts, self.rest):
@@ -56,7 +62,7 @@ def read_scheme(cfg):
     if method != "minqwen":
         raise InputError(
             f"config.json: quant_method is {show(method)}, which is not read here; "
-            "take the bf16 or the FP8 release, or one that minqwen convert wrote."
+            "take the bf16 or the FP8 release, or what minqwen convert wrote."
         )
     _expect(said, "group_size", SIDE)
     for part in ("experts", "rest"):

@@ -54,18 +54,7 @@ def load(
             "it is a number of bytes for experts='disk'."
         )
     device = _device(device)
-    if dtype is not None and dtype not in DTYPES.values():
-        raise InputError(
-            f"dtype {show(dtype)} cannot hold weights; give torch.float32, bfloat16, "
-            "float16 or None for the file's own."
-        )
-    path = resolve(path_or_hub_id, revision)
-    table = open_checkpoint(path)
-    cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
-    cfg, table = _agree_on_parts(path, cfg, table)
-    _check_depth(path, cfg, table)
-    model = skeleton(cfg, dtype or _main_dtype(table))
-    plan = match(path, model, table)
+    path, table, model, plan = examine(path_or_hub_id, revision, dtype)
     taken, memory = {}, plan
     if experts == "disk":
         taken = take_out(model, path)
@@ -77,6 +66,22 @@ def load(
         put_back(model, taken, plan, table, expert_cache, device)
     model.kernels = kernels
     return model.eval()
+
+
+def examine(path_or_hub_id, revision, dtype):
+    """(path, table, model on the meta device, plan): all that comes before reading."""
+    if dtype is not None and dtype not in DTYPES.values():
+        raise InputError(
+            f"dtype {show(dtype)} cannot hold weights; give torch.float32, bfloat16, "
+            "float16 or None for the file's own."
+        )
+    path = resolve(path_or_hub_id, revision)
+    table = open_checkpoint(path)
+    cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
+    cfg, table = _agree_on_parts(path, cfg, table)
+    _check_depth(path, cfg, table)
+    model = skeleton(cfg, dtype or _main_dtype(table))
+    return path, table, model, match(path, model, table)
 
 
 def match(path, model, table):
@@ -160,8 +165,8 @@ def _agree_on_parts(path, cfg, table):
         table = {n: e for n, e in table.items() if not n.startswith("model.visual.")}
         left.append("the files' vision tower, which config.json does not ask for")
     if left:
-        # stacklevel 3: the line that called load.
-        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=3)
+        # stacklevel 4: the line that called load.
+        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=4)
     return cfg, table
 
 

@@ -13,7 +13,7 @@ others. The vocabulary is cut by words, in the embedding and in the output head.
 Every rank holds all of the norms, the router, the shared expert's gate and the vision
 tower, which are small, and a key head that its own query heads share with others'.
 397B in bfloat16 on 16 GPUs, two nodes of 8 H100 with 80 GB each: `num_bytes` says
-51.6 GB each, 825 GB in all for a checkpoint of 807 GB.
+51.6 GB each, 826 GB in all for a checkpoint of 807 GB.
 """
 
 import math

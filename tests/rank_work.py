@@ -107,33 +107,35 @@ def forwards(model, inputs):
 
 
 @torch.inference_mode()
-def drafts(model, ids):
-    """Logits of the draft head on the states of a text [1, T]."""
-    return model.draft(model.hidden(ids)[:, :-1], ids[:, 1:])[0]
-
-
-def compare(folder, inputs):
+def answers(model, inputs):
     """Everything that is compared with one process, of one checkpoint."""
-    parallel.load(folder)  # and imports what loading needs, which is read as well
-    before = bytes_asked_for()
-    model = parallel.load(folder, dtype=None)
-    read = None if before is None else bytes_asked_for() - before
-    found = forwards(model, inputs)
-    ids = next(iter(inputs.values()))["input_ids"][-1:]
-    if hasattr(model, "mtp"):
-        found["drafts"] = drafts(model, ids)
+    found, ids = forwards(model, inputs), inputs["plain"]["input_ids"][-1:]
     draft = 2 if hasattr(model, "mtp") else 0
-    for kind, options in (("greedy", dict(draft=draft)),
-                          ("sampled", dict(temperature=1.0, seed=3))):  # fmt: skip
-        steps = generate(model, {"input_ids": ids}, 6, stop_ids=[], **options)
-        found[kind] = torch.tensor([step.token for step in steps])
-    held = {
-        name: tuple((p.to_local() if isinstance(p, DTensor) else p).shape)
-        for name, p in model.named_parameters()
-    }
+    if draft:
+        found["drafts"] = model.draft(model.hidden(ids)[:, :-1], ids[:, 1:])[0]
+    steps = generate(model, {"input_ids": ids}, 6, temperature=1.0, stop_ids=[],
+                     seed=3, draft=draft)  # fmt: skip
+    found["text"] = torch.tensor([step.token for step in steps])
+    return found
+
+
+def compare(folders, inputs):
+    """{name: answers, and what the rank holds and has read} of checkpoints."""
+    parallel.load(next(iter(folders.values())))  # imports are read from files as well
+    told = {}
+    for name, folder in folders.items():
+        before = bytes_asked_for()
+        model = parallel.load(folder, dtype=None)
+        read = None if before is None else bytes_asked_for() - before
+        held = {
+            name: tuple((p.to_local() if isinstance(p, DTensor) else p).shape)
+            for name, p in model.named_parameters()
+        }
+        cache = model.new_cache(1, 8).num_bytes()
+        found = answers(model, inputs[name])
+        told[name] = dict(found=found, read=read, held=held, cache=cache)
     ranks.leave()
-    cache = model.new_cache(1, 8).num_bytes()
-    return dict(found=found, read=read, held=held, cache=cache)
+    return told
 
 
 def command(line, patience=None):

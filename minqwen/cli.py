@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import torch
 
+from . import ranks
 from .advice import advise
 from .convert import convert
 from .errors import InputError
@@ -44,10 +45,15 @@ def main(argv=None):
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal may lack a character
             stream.reconfigure(errors="replace")
-    options = parser().parse_args(argv)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ranks.together():
             warnings.showwarning = lambda message, *_: complain(message)
+            options = parser().parse_args(argv)
+            if ranks.count() > 1 and options.run is not run_generate:
+                raise InputError(
+                    "of all commands only generate is shared by several processes; "
+                    "start this one without torchrun."
+                )
             options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -240,6 +246,10 @@ def asked(processor, options):
 
 def load_model(options):
     dtype = None if options.dtype == "stored" else getattr(torch, options.dtype)
+    if ranks.count() > 1:
+        from . import parallel  # torch's part for it takes seconds to import
+
+        return parallel.load(options.path, device=options.device, dtype=dtype)
     return load(
         options.path, device=options.device, dtype=dtype,
         experts=options.experts, expert_cache=options.expert_cache,

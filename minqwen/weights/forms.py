@@ -159,8 +159,8 @@ FORMS = {
 
 
 def nonzero(scales):
-    """Where all weights are zero any scale will do; zero would divide by zero."""
-    return scales.masked_fill_(scales == 0, 1)
+    """Where all weights are as good as zero, 1 will do; no scale may divide by zero."""
+    return scales.masked_fill_(scales.abs() < torch.finfo(torch.bfloat16).tiny, 1)
 
 
 def take(parts, low, high, rows):

@@ -52,7 +52,7 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     rows = Rows(plan, table, forms, shapes)
     try:
         options = scheme.experts, scheme.rest, max_shard_bytes
-        _claim(folder, fingerprint(table, model.cfg, *options))
+        lock = _claim(folder, fingerprint(table, model.cfg, *options))
         _write_shards(folder, shards, rows, scheme)
         rows.check()
         for name in (*FILES, *OTHERS):
@@ -68,6 +68,7 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
         said = scheme.config(unconverted(found, scheme, shapes))
         _write_json(folder / "config.json", config | ({KEY: said} if said else {}))
         (folder / UNFINISHED).unlink()
+        lock.close()
     except OSError as err:
         raise InputError(
             f"{show(folder)} cannot be written: {err.strerror}; what is there is kept, "
@@ -122,7 +123,10 @@ def _keep_apart(path, folder):
 
 
 def _claim(folder, mark):
-    """Begin or go on with a conversion; InputError where something else is."""
+    """Begin or go on with a conversion; InputError where something else is.
+
+    Returns the open file that keeps others out until it is closed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     begun = folder / UNFINISHED
     if begun.exists():
@@ -131,7 +135,7 @@ def _claim(folder, mark):
                 f"{show(folder)} holds part of a conversion of another source or with "
                 "other options; finish that one, or remove the folder."
             )
-        return
+        return _lock(begun)
     for file in sorted(folder.iterdir()):
         if ".safetensors" in file.name or file.name == "config.json":
             raise InputError(
@@ -139,6 +143,22 @@ def _claim(folder, mark):
                 "folder."
             )
     write_whole(begun, (mark + "\n").encode())
+    return _lock(begun)
+
+
+def _lock(file):
+    held = open(file, "rb")
+    if os.name == "posix":
+        import fcntl
+
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{show(file.parent)} is being written by another minqwen convert; "
+                "wait until it has finished."
+            ) from None
+    return held
 
 
 def _write_json(file, content):

@@ -287,6 +287,17 @@ def test_two_conversions_do_not_mix(source, tmp_path, other):
     assert contents(tmp_path / "out") == before
 
 
+def test_only_one_at_a_time(source, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    whole = half_done(source, tmp_path / "out")
+    with open(tmp_path / "out" / UNFINISHED) as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="by another minqwen convert"):
+            convert(source, tmp_path / "out", "int4", SMALL)
+    convert(source, tmp_path / "out", "int4", SMALL)
+    assert contents(tmp_path / "out") == whole
+
+
 def test_every_way_in_is_closed_until_the_end(source, tmp_path, run):
     half_done(source, tmp_path / "out")
     for command in (["info"], ["generate", "--prompt", "Hello"], ["plan"]):

@@ -102,6 +102,16 @@ def bytes_of(tensor):
     return tensor.contiguous().view(torch.uint8)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("size", [0.0, 1e-45, 1e-39, 1e-30, 1e30])
+def test_any_size_of_weights(form, size):
+    w = torch.full((2, 130), size)
+    packed = FORMS[form].pack(w)
+    assert FORMS[form].fault(packed, 130) is None
+    wide = FORMS[form].widen(packed, 130)
+    assert (wide - w).abs().max() <= max(size * 0.01, 1e-36)
+
+
 def test_rows_of_two_matrices():
     """gate and up of 136 rows: blocks of 128 and 8, twice, and none across."""
     assert [rows_of((4, 1), *rows, 272) for rows in

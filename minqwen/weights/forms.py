@@ -116,8 +116,8 @@ class Groups:
         of 15, and needs no second number for a group, as a range of its own would.
         """
         width = w.shape[-1]
-        parts = by_group(w)
-        tops = parts.gather(-1, parts.abs().argmax(-1, True))[..., 0]
+        least, most = by_group(w).aminmax(dim=-1)
+        tops = torch.where(most >= -least, most, least)
         scales = nonzero((tops / -self.zero).bfloat16())
         codes = scale(w.clone(), scales.float().reciprocal()).round_()
         codes = codes.clamp_(-self.zero, self.zero - 1).add_(self.zero).byte()
@@ -159,8 +159,8 @@ FORMS = {
 
 
 def nonzero(scales):
-    """Where all weights are zero any scale will do; zero would divide by zero."""
-    return scales.masked_fill_(scales == 0, 1)
+    """Where all weights are as good as zero, 1 will do; no scale may divide by zero."""
+    return scales.masked_fill_(scales.abs() < torch.finfo(torch.bfloat16).tiny, 1)
 
 
 def take(parts, low, high, rows):

@@ -55,15 +55,9 @@ def load(
     read; "int4:int8" tells experts and the rest apart, "int4:stored" leaves the rest.
     Experts on disk are not turned into anything.
     """
-    if experts not in ("memory", "disk"):
-        raise InputError(f"experts={experts!r} is neither 'memory' nor 'disk'.")
+    _check_experts(experts, expert_cache)
     choice = read_choice(quantize, OWN, "stored") if quantize else (None, None)
     known(kernels)
-    if expert_cache is not None and (experts != "disk" or expert_cache < 1):
-        raise InputError(
-            f"expert_cache={show(expert_cache)} does not go with experts={experts!r}; "
-            "it is a number of bytes for experts='disk'."
-        )
     device = _device(device)
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
@@ -276,6 +270,16 @@ def read_bytes(file, start, flat, name, progress):
 
 
 # ---- options ----
+
+
+def _check_experts(experts, expert_cache):
+    if experts not in ("memory", "disk"):
+        raise InputError(f"experts={experts!r} is neither 'memory' nor 'disk'.")
+    if expert_cache is not None and (experts != "disk" or expert_cache < 1):
+        raise InputError(
+            f"expert_cache={show(expert_cache)} does not go with experts={experts!r}; "
+            "it is a number of bytes for experts='disk'."
+        )
 
 
 def _device(device):

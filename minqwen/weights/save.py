@@ -34,12 +34,9 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
     folder = Path(folder)
-    for module in model.modules():
-        if isinstance(module, Packed):
-            raise InputError(
-                f"weights are kept as {module.form}, which save does not write; use "
-                "minqwen convert."
-            )
+    form = next((m.form for m in model.modules() if isinstance(m, Packed)), None)
+    if form:
+        raise InputError(f"save does not write {form} weights; use minqwen convert.")
     tensors = list(stored_tensors(model))
     for name, tensor in tensors:
         if tensor.is_meta:

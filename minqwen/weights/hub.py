@@ -2,8 +2,8 @@
 
 A name like `org/model` that is no path here is fetched from the Hugging Face Hub
 into its usual cache: only safetensors, JSON, templates and text, never a pickle or
-code. A broken connection is taken up where it stopped; after a kill, the files that
-were complete are not fetched again.
+code. A broken connection, and a run that was broken off, are taken up where they
+stopped.
 """
 
 import os
@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from ..units import human
+from .fetch import Incomplete, fetch
 from .header import show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -44,7 +46,7 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
 
 def _download(name, revision, wanted):
     try:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import constants, errors, snapshot_download
     except ImportError:
         raise InputError(
             f"{name} is not a local path, and downloading it needs the huggingface_hub "
@@ -52,6 +54,8 @@ def _download(name, revision, wanted):
         ) from None
     cause = None
     try:
+        if "*.safetensors" in wanted and not constants.HF_HUB_OFFLINE:
+            fetch(name, revision)
         # Nested folders hold other formats of the same weights: leave them.
         return Path(
             snapshot_download(
@@ -68,6 +72,14 @@ def _download(name, revision, wanted):
         fault = "is not, or not wholly, in the local cache, and the hub is unreachable"
     except errors.HFValidationError:
         fault = "is neither a local path nor a possible hub id"
+    except InputError:
+        raise
+    except Incomplete as err:
+        cause = err
+        fault = (
+            f"was not downloaded completely ({show(err)}): {human(err.kept)} of "
+            f"{human(err.total)} are kept; run the same command again to continue"
+        )
     except Exception as err:  # the HTTP library beneath differs between releases
         cause = err
         fault = (

@@ -88,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         repo, rest = "/".join(parts[:2]), parts[2:]
         if repo == "org/gated":
             self.answer(403, X_Error_Code="GatedRepo")
+        elif repo == "org/private":
+            self.answer(401)
         elif repo == "org/broken":
             self.answer(500)
         elif repo != "org/model":
@@ -300,13 +302,15 @@ def test_a_killed_download_keeps_its_complete_files(hub, loaded, tmp_path):
 
 
 def test_one_sentence_for_each_refusal(hub, tmp_path):
-    names = ["org/gated", "org/nothing", "org/model@v9", "org/broken", "a--b/c..d"]
-    lines, _ = load_there(hub.url, tmp_path, *names)
-    assert len(lines) == len(names)
-    for line, name, word in zip(lines, names, [
-        "terms", "neither a local path nor a hub repository", "no revision v9",
-        "unreachable", "possible hub id"], strict=True):  # fmt: skip
-        assert line.startswith(name.split("@")[0]) and word in line
+    refusals = {
+        "org/gated": "terms", "org/private": "(HTTP 401); log in",
+        "org/nothing": "neither a local path nor a hub repository",
+        "org/model@v9": "no revision v9", "org/broken": "unreachable",
+        "a--b/c..d": "possible hub id",
+    }  # fmt: skip
+    lines, _ = load_there(hub.url, tmp_path, *refusals)
+    for line, (name, words) in zip(lines, refusals.items(), strict=True):
+        assert line.startswith(name.split("@")[0]) and words in line
 
 
 def test_nobody_answers(tmp_path):

@@ -81,9 +81,14 @@ def _download(name, revision, wanted):
             f"{human(err.total)} are kept; run the same command again to continue"
         )
     except Exception as err:  # the HTTP library beneath differs between releases
-        cause = err
+        cause, answer = err, getattr(err, "response", None)
         fault = (
             f"was not downloaded completely ({show(str(err) or type(err).__name__)}); "
             "run the same command again to continue"
         )
+        if getattr(answer, "status_code", None) in (401, 403):
+            fault = (
+                f"may not be read by you (HTTP {answer.status_code}); log in with "
+                "`hf auth login`, or set HF_TOKEN to a token that may read it"
+            )
     raise InputError(f"{name} {fault}.") from cause

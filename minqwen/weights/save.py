@@ -33,6 +33,11 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
     folder = Path(folder)
+    if hasattr(model, "share"):
+        raise InputError(
+            "one of several processes holds a part of the model alone, which is not "
+            "saved; load it in one process for that."
+        )
     tensors = list(stored_tensors(model))
     for name, tensor in tensors:
         if tensor.is_meta:

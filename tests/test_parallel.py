@@ -298,6 +298,7 @@ def test_a_failure_of_one_rank_is_told_once(endless, tmp_path):
      "processes; start this one without torchrun."),
     (words(TINY, "--experts", "disk"), 1, "--experts disk is for one process; several "
      "share the experts, each with its own in memory."),
+    (words(TINY, "--device", "abacus"), 1, "device abacus cannot be used"),
     (["generate", str(TINY)], 2, "the following arguments are required: --prompt"),
 ])  # fmt: skip
 def test_bad_use_is_told_once(line, code, sentence):

@@ -249,6 +249,11 @@ def load_model(options):
     if ranks.count() > 1:
         from . import parallel  # torch's part for it takes seconds to import
 
+        if options.experts == "disk":
+            raise InputError(
+                "--experts disk is for one process; several share the experts, each "
+                "with its own in memory. Leave it out, or start without torchrun."
+            )
         return parallel.load(options.path, device=options.device, dtype=dtype)
     return load(
         options.path, device=options.device, dtype=dtype,

@@ -1,13 +1,19 @@
 """A model spread over several processes: tensor and expert parallel.
 
-    torchrun --nproc-per-node 8 -m minqwen generate Qwen/Qwen3.5-397B-A17B ...
+    torchrun --nproc-per-node 8 -m minqwen generate Qwen/Qwen3.5-27B ...
+
+and on two machines, each with its own copy of the files or a common disk:
+
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d \\
+        --rdzv-endpoint HOST:29500 -m minqwen generate Qwen/Qwen3.5-397B-A17B ...
 
 A rank's modules are the model part's own, with fewer heads, columns and experts
 (weights/share.py says which, weights/slices.py reads them). What is added is hooks: one
 sum over the ranks after each mixer and each MLP. The vocabulary is a DTensor, which
 knows how to look words up, and to put logits together, where the last rank has fewer;
 for the rest plain collectives are shorter: heads and stacked projections are no even
-cut of an axis, and what hooks add is one line.
+cut of an axis, and what hooks add is one line. Layers are not spread over machines as
+a pipeline: with all 16 ranks on one sum, the slower wire between machines is in it.
 """
 
 from functools import partial
@@ -25,7 +31,7 @@ from .moe import Experts, SparseMoE
 from .weights.header import show
 from .weights.hub import resolve
 from .weights.layout import DTYPES, Lean
-from .weights.load import computable, examine
+from .weights.load import _device, computable, examine
 from .weights.share import Share
 from .weights.slices import read_share
 
@@ -42,7 +48,7 @@ def load(path_or_hub_id, device=None, dtype=torch.float32, kernels="auto",
     """
     known(kernels)
     ranks.join()
-    device = ranks.device(device)
+    device = _device(ranks.device(device))
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
     if path.suffix == ".gguf":

@@ -62,11 +62,11 @@ def leave():
 
 
 def device(asked=None):
-    """The torch.device of this process: a GPU of its own where there are any."""
+    """What this process computes on: a GPU of its own where there are any."""
     if asked not in (None, "cuda"):
-        return torch.device(asked)
+        return asked
     if asked is None and not torch.cuda.is_available():
-        return torch.device("cpu")
+        return "cpu"
     own, found = _number("LOCAL_RANK", 0), torch.cuda.device_count()
     if own >= found:
         raise InputError(
@@ -74,7 +74,7 @@ def device(asked=None):
             "it (--nproc-per-node); or give --device cpu."
         )
     torch.cuda.set_device(own)
-    return torch.device("cuda", own)
+    return f"cuda:{own}"
 
 
 def add_up(x):

@@ -20,6 +20,7 @@ from tiny_models import small_config, small_model
 import minqwen
 from minqwen.config import Config
 from minqwen.errors import InputError
+from minqwen.parallel import Part
 from minqwen.weights import Entry
 from minqwen.weights.layout import skeleton
 from minqwen.weights.share import Share
@@ -171,6 +172,15 @@ def test_what_cannot_be_divided_is_one_sentence():
     )
 
 
+def test_a_part_is_neither_saved_nor_recorded(tmp_path):
+    with torch.device("meta"):
+        part = Part(Share(small_config(moe=False), 1, 2))
+    with pytest.raises(InputError, match="is not saved"):
+        minqwen.save(part, tmp_path)
+    with pytest.raises(InputError, match="no whole trace"), minqwen.record(part):
+        pass
+
+
 # ---- the command line, and what ends it ----
 
 
@@ -286,6 +296,9 @@ def test_a_failure_of_one_rank_is_told_once(endless, tmp_path):
      "which 3 does not divide; start one of 1, 2, 4 (--nproc-per-node)."),
     (["info", str(TINY)], 1, "of all commands only generate is shared by several "
      "processes; start this one without torchrun."),
+    (words(TINY, "--experts", "disk"), 1, "--experts disk is for one process; several "
+     "share the experts, each with its own in memory."),
+    (words(TINY, "--device", "abacus"), 1, "device abacus cannot be used"),
     (["generate", str(TINY)], 2, "the following arguments are required: --prompt"),
 ])  # fmt: skip
 def test_bad_use_is_told_once(line, code, sentence):

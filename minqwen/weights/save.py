@@ -37,6 +37,11 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
     form = next((m.form for m in model.modules() if isinstance(m, Packed)), None)
     if form:
         raise InputError(f"save does not write {form} weights; use minqwen convert.")
+    if hasattr(model, "share"):
+        raise InputError(
+            "one of several processes holds a part of the model alone, which is not "
+            "saved; load it in one process for that."
+        )
     tensors = list(stored_tensors(model))
     for name, tensor in tensors:
         if tensor.is_meta:

@@ -7,6 +7,14 @@ is how they are tested where there is no GPU.
 import torch
 
 from .chunk_backward import Rule
+from .conv import causal_conv
+from .experts import experts
+from .norm import gated_rms_norm, rms_norm
+from .router import route
+from .step import delta_token
+
+__all__ = ["causal_conv", "delta_rule", "delta_token", "experts", "gated_rms_norm",
+           "rms_norm", "route"]  # fmt: skip
 
 
 def delta_rule(q, k, v, *, g, beta, state=None):

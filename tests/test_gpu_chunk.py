@@ -81,7 +81,7 @@ def test_heads_of_397B():
     compare(inputs)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, *DTYPES[2:]], ids=str)
 def test_four_thousand_tokens(dtype):
     """Errors do not pile up: the same bound as for a hundred."""
     inputs = rule_inputs(4096, dtype, H=1, Hk=1, K=16, V=16, memory=1000)

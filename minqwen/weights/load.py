@@ -14,7 +14,7 @@ import torch
 
 from ..config import Config
 from ..errors import InputError
-from ..kernels import known
+from ..kernels import dress, known
 from .header import show, unchanged
 from .hub import resolve
 from .index import open_checkpoint
@@ -76,6 +76,7 @@ def load(
     if taken:
         put_back(model, taken, plan, table, expert_cache, device)
     model.kernels = kernels
+    dress(model)
     return model.eval()
 
 

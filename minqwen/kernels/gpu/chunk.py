@@ -1,6 +1,6 @@
 """The gated delta rule a chunk at a time: `delta.delta_chunked` in two GPU kernels.
 
-Within a chunk of C = 64 tokens, with G the log decay since it began, S the state it
+Within a chunk of C tokens, with G the log decay since it began, S the state it
 began with, and all of it per value head:
 
     L_ij = beta_i (k_i . k_j) exp(G_i - G_j), i > j      M = (I + L)^-1
@@ -24,9 +24,18 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import column, dot, rows, square
+from .tiles import (
+    dot,
+    load_column,
+    load_rows,
+    load_square,
+    store_column,
+    store_rows,
+    store_square,
+)
 
-C = 64  # tokens in a chunk: the row count of one wgmma product
+CHUNK = 64  # tokens: the row count of one wgmma product
+CHUNK_FP32 = 32  # of numbers twice as wide, as much as fits into shared memory
 STATE_COLUMNS = 64  # of V in one program of `carry`: with 64 heads, 128 programs
 FEW_PROGRAMS = 96  # below it, half as many columns each, so that more SMs have work
 
@@ -44,33 +53,28 @@ def solve(q, k, v, g, beta, w, u, p, m, G, T, H: tl.constexpr, R: tl.constexpr,
     Hk: tl.constexpr = H // R
     first, b = tl.program_id(0) * C, (tl.program_id(1) // Hk).to(tl.int64)
     head = tl.program_id(1) % Hk
-    at, real = rows(b, head, first, T, Hk, K, C, BK)
-    keys = tl.load(k + at, real, 0.0)
+    keys = load_rows(k, b, head, first, 0, T, Hk, K, C, BK)
     kk = dot(keys, tl.trans(keys))
-    qk = dot(tl.load(q + at, real, 0.0), tl.trans(keys))
+    qk = dot(load_rows(q, b, head, first, 0, T, Hk, K, C, BK), tl.trans(keys))
     i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     for h in range(head * R, head * R + R):
-        at, real = column(b, h, first, T, H, C)
-        sums = tl.cumsum(tl.load(g + at, real, 0.0).to(tl.float32), 0)
-        tl.store(G + at, sums, real)
-        believed = tl.load(beta + at, real, 0.0).to(tl.float32)
+        sums = tl.cumsum(load_column(g, b, h, first, T, H, C), 0)
+        store_column(sums, G, b, h, first, T, H, C)
+        believed = load_column(beta, b, h, first, T, H, C)
         # Masked before exp: above the diagonal it would overflow.
         decay = tl.exp(tl.where(i >= j, sums[:, None] - sums[None, :], float("-inf")))
-        at, real = rows(b, h, first, T, H, C, C, C)
-        tl.store(p + at, (qk * decay).to(keys.dtype), real)
+        store_rows(qk * decay, p, b, h, first, 0, T, H, C, C, C)
         lower = tl.where(i > j, kk * decay * believed[:, None], 0.0)
         inverse = invert(lower, keys.dtype, C)
         if KEEP:
-            tl.store(m + at, inverse.to(keys.dtype), real)
+            store_rows(inverse, m, b, h, first, 0, T, H, C, C, C)
         inverse *= believed[None, :]
-        at, real = rows(b, h, first, T, H, K, C, BK)
         reads = (inverse * tl.exp(sums)[None, :]).to(keys.dtype)
-        tl.store(w + at, dot(reads, keys).to(keys.dtype), real)
+        store_rows(dot(reads, keys), w, b, h, first, 0, T, H, K, C, BK)
         inverse = inverse.to(keys.dtype)
         for x in range(0, V, BV):
-            at, real = rows(b, h, first, T, H, V, C, BV, x)
-            values = tl.load(v + at, real, 0.0)
-            tl.store(u + at, dot(inverse, values).to(keys.dtype), real)
+            values = load_rows(v, b, h, first, x, T, H, V, C, BV)
+            store_rows(dot(inverse, values), u, b, h, first, x, T, H, V, C, BV)
 
 
 @triton.jit
@@ -118,36 +122,28 @@ def carry(q, k, w, u, p, G, start, o, end, states, e, T, H: tl.constexpr,
     """
     x, b = tl.program_id(0) * BV, (tl.program_id(1) // H).to(tl.int64)
     h = tl.program_id(1) % H
-    at_state, real_state = square(b * H + h, x, K, V, BK, BV)
-    S = tl.load(start + at_state, real_state, 0.0)
+    S = load_square(start, b * H + h, x, K, V, BK, BV)
     chunks = tl.cdiv(T, C)
     for n in range(chunks):
         first = n * C
-        at, real = rows(b, h // R, first, T, H // R, K, C, BK)
-        keys = tl.load(k + at, real, 0.0)
-        if not KEEP:
-            queries = tl.load(q + at, real, 0.0)
-        at, real = rows(b, h, first, T, H, K, C, BK)
-        reads = tl.load(w + at, real, 0.0)
-        at, real = column(b, h, first, T, H, C)
-        sums = tl.load(G + at, real, 0.0)
+        keys = load_rows(k, b, h // R, first, 0, T, H // R, K, C, BK)
+        reads = load_rows(w, b, h, first, 0, T, H, K, C, BK)
+        sums = load_column(G, b, h, first, T, H, C)
         whole = tl.load(G + (b * T + tl.minimum(first + C, T) - 1) * H + h)
         rounded = S.to(keys.dtype)
-        at, real = rows(b, h, first, T, H, V, C, BV, x)
-        E = tl.load(u + at, real, 0.0) - dot(reads, rounded)
+        E = load_rows(u, b, h, first, x, T, H, V, C, BV) - dot(reads, rounded)
         if KEEP:
-            tl.store(e + at, E.to(keys.dtype), real)
-            into, inside = square((b * chunks + n) * H + h, x, K, V, BK, BV)
-            tl.store(states + into, rounded, inside)
+            store_rows(E, e, b, h, first, x, T, H, V, C, BV)
+            store_square(rounded, states, (b * chunks + n) * H + h, x, K, V, BK, BV)
         else:
-            at_p, real_p = rows(b, h, first, T, H, C, C, C)
-            within = tl.load(p + at_p, real_p, 0.0)
+            queries = load_rows(q, b, h // R, first, 0, T, H // R, K, C, BK)
+            within = load_rows(p, b, h, first, 0, T, H, C, C, C)
             out = dot(queries, rounded) * tl.exp(sums)[:, None]
             out += dot(within, E.to(keys.dtype))
-            tl.store(o + at, out.to(keys.dtype), real)
+            store_rows(out, o, b, h, first, x, T, H, V, C, BV)
         E *= tl.exp(whole - sums)[:, None]
         S = S * tl.exp(whole) + dot(tl.trans(keys), E.to(keys.dtype))
-    tl.store(end + at_state, S, real_state)
+    store_square(S, end, b * H + h, x, K, V, BK, BV)
 
 
 class Sizes:
@@ -156,16 +152,18 @@ class Sizes:
     def __init__(self, k, v):
         self.B, self.T, self.H, self.V = v.shape
         self.Hk, self.K = k.shape[2:]
-        self.chunks = triton.cdiv(self.T, C)
+        wide = k.element_size() == 4
+        self.C = CHUNK_FP32 if wide else CHUNK
+        self.chunks = triton.cdiv(self.T, self.C)
         BK, BV = (max(16, triton.next_power_of_2(x)) for x in (self.K, self.V))
         columns = min(BV, STATE_COLUMNS)
-        if self.B * self.H * triton.cdiv(self.V, columns) < FEW_PROGRAMS:
+        if wide or self.B * self.H * triton.cdiv(self.V, columns) < FEW_PROGRAMS:
             columns = min(BV, STATE_COLUMNS // 2)
         self.all = dict(T=self.T, H=self.H, R=self.H // self.Hk, K=self.K, V=self.V,
-                        BK=BK, C=C)  # fmt: skip
-        self.solve = dict(BV=min(BV, 128), num_warps=4, num_stages=1)
-        stages = 2 if k.element_size() == 2 else 1  # fp32 tiles fit in once
-        self.carry = dict(BV=columns, num_warps=4, num_stages=stages)
+                        BK=BK, C=self.C)  # fmt: skip
+        warps = 8 if wide else 4
+        self.solve = dict(BV=min(BV, 64), num_warps=warps, num_stages=1)
+        self.carry = dict(BV=columns, num_warps=warps, num_stages=1 if wide else 2)
         self.spread = dict(BV=min(BV, 32), num_warps=8, num_stages=1)
         self.by_chunk = self.chunks, self.B * self.Hk
         self.by_state = triton.cdiv(self.V, columns), self.B * self.H
@@ -175,7 +173,7 @@ def prepare(q, k, v, g, beta, size, keep=False):
     """`solve` for all chunks: w, u, p, G, and m or None."""
     wide = dict(dtype=q.dtype, device=q.device)
     w = torch.empty(size.B, size.T, size.H, size.K, **wide)
-    p = torch.empty(size.B, size.T, size.H, C, **wide)
+    p = torch.empty(size.B, size.T, size.H, size.C, **wide)
     m = torch.empty_like(p) if keep else None
     u, G = torch.empty_like(v), torch.empty_like(g, dtype=torch.float32)
     solve[size.by_chunk](

@@ -88,12 +88,11 @@ def calls(dtype, T=4096):
     def new(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")
 
-    def rule(grad):
-        q, k = (new(1, T, Hk, K).requires_grad_(grad) for _ in range(2))
+    def rule():
+        q, k = (new(1, T, Hk, K).requires_grad_() for _ in range(2))
         g, beta = new(1, T, H, dtype=torch.float32), new(1, T, H, dtype=torch.float32)
         o, last = gpu.delta_rule(q, k, new(1, T, H, V), g=g, beta=beta)
-        if grad:
-            torch.autograd.grad((o, last), q, (o, last))
+        torch.autograd.grad((o, last), q, (o, last))
 
     def token():
         gpu.delta_token(
@@ -109,8 +108,7 @@ def calls(dtype, T=4096):
         gpu.experts(new(N, D), new(*ids.shape), ids, *matrices)
 
     return {
-        "rule": lambda: rule(False),
-        "rule with gradients": lambda: rule(True),
+        "rule": rule,
         "token": token,
         "convolution": lambda: gpu.causal_conv(
             new(1, T, t.conv_dim), new(t.conv_dim, 1, 4)
@@ -139,14 +137,14 @@ def main(*ccs):
 
 
 def distinct(calls, dtype):
-    """Each kernel once, or once for each of its modes; in fp32, those with products."""
+    """Each kernel once, `carry` in both its modes; in fp32, those with products."""
     if dtype == torch.float32:
-        calls = {name: calls[name] for name in ("rule with gradients", "experts, many")}
+        calls = {name: calls[name] for name in ("rule", "experts, many")}
     found = {}
     for launch in [x for call in calls.values() for x in launches(call)]:
         kernel, arguments, _ = launch
-        modes = [arguments.get(name) for name in ("KEEP", "GATED")]
-        found.setdefault((kernel.__name__, *modes), launch)
+        mode = arguments.get("o") if kernel.__name__ == "carry" else None
+        found.setdefault((kernel.__name__, mode is None), launch)
     return found.values()
 
 

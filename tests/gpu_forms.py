@@ -26,7 +26,7 @@ def random(*shape, seed=0, dtype=torch.float32):
     return torch.randn(*shape, generator=g).to(dtype).to(DEVICE)
 
 
-def rule_inputs(T, dtype=torch.float32, H=4, Hk=2, K=32, V=32, B=1, memory=10, seed=0):
+def rule_inputs(T, dtype=torch.float32, H=2, Hk=1, K=32, V=32, B=1, memory=10, seed=0):
     """[q, k, v, g, beta, state]; `memory` is the tokens after which 1/e is left."""
     q, k = (random(B, T, Hk, K, seed=seed + i) for i in range(2))
     q, k = (torch.nn.functional.normalize(x, dim=-1).to(dtype) for x in (q, k))

@@ -18,7 +18,7 @@ def compare(inputs, close=None):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("T", [1, 63, 64, 65, 150])
+@pytest.mark.parametrize("T", [1, 64, 65, 150])
 def test_forward(T, dtype):
     inputs = rule_inputs(T, dtype, K=24, V=40, B=2)
     o, last = compare(inputs)
@@ -26,7 +26,7 @@ def test_forward(T, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("T", [1, 7, 130])
+@pytest.mark.parametrize("T", [1, 66])
 def test_backward(T, dtype):
     inputs = rule_inputs(T, dtype, K=24, V=40)
     mine = [x.requires_grad_() for x in inputs]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from minqwen.bench import bandwidth, bytes_moved, installed
+from minqwen.bench import bytes_moved, installed
 from minqwen.config import FULL, Config
 from minqwen.kernels import decoder, dress, suited
 from minqwen.model import Qwen
@@ -79,6 +79,12 @@ def milliseconds(call, *args, **kwargs):
 
     with torch.inference_mode():
         return do_bench(partial(call, *args, **kwargs), return_mode="median")
+
+
+def bandwidth(size=1 << 31):
+    """Bytes a second of a copy: half is read, half written."""
+    x = torch.empty(size, dtype=torch.uint8, device="cuda")
+    return 2e3 * size / milliseconds(x.clone)
 
 
 # ---- kernels

@@ -67,6 +67,7 @@ def installed(library):
     return importlib.util.find_spec(library) is not None
 
 
+@cache
 def suited(device):
     """Is this a device that the kernels of ON_GPU are written for?"""
     device = torch.device(device)

@@ -53,8 +53,6 @@ def carry_back(q, k, w, p, G, do, end, ds, de, start, T, H: tl.constexpr,
         n = chunks - 1 - back
         first = n * C
         keys = load_rows(k, b, h // R, first, 0, T, H // R, K, C, BK)
-        queries = load_rows(q, b, h // R, first, 0, T, H // R, K, C, BK)
-        reads = load_rows(w, b, h, first, 0, T, H, K, C, BK)
         within = load_rows(p, b, h, first, 0, T, H, C, C, C)
         sums = load_column(G, b, h, first, T, H, C)
         whole = tl.load(G + (b * T + tl.minimum(first + C, T) - 1) * H + h)
@@ -64,8 +62,11 @@ def carry_back(q, k, w, p, G, do, end, ds, de, start, T, H: tl.constexpr,
         dE = dot(keys, rounded) * tl.exp(whole - sums)[:, None]
         dE = (dE + dot(tl.trans(within), dO)).to(keys.dtype)
         store_rows(dE, de, b, h, first, x, T, H, V, C, BV)
+        reads = load_rows(w, b, h, first, 0, T, H, K, C, BK)
+        dS = dS * tl.exp(whole) - dot(tl.trans(reads), dE)
         dO = (dO * tl.exp(sums)[:, None]).to(keys.dtype)
-        dS = dS * tl.exp(whole) + dot(tl.trans(queries), dO) - dot(tl.trans(reads), dE)
+        queries = load_rows(q, b, h // R, first, 0, T, H // R, K, C, BK)
+        dS += dot(tl.trans(queries), dO)
     store_square(dS, start, b * H + h, x, K, V, BK, BV)
 
 

@@ -21,6 +21,8 @@ TINY = "assets/tiny"
 
 def twins(**changes):
     """A model as it is and the same with its modules in Triton."""
+    few = {} if "moe" in changes else dict(num_experts=9, num_experts_per_tok=2)
+    changes |= dict(vision=False) | few
     pair = small_model(**changes).to(DEVICE), small_model(**changes).to(DEVICE)
     for model, kind in zip(pair, ("torch", "triton"), strict=True):
         model.kernels = kind

@@ -18,7 +18,7 @@ def compare(inputs, close=None):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("T", [1, 64, 65, 150])
+@pytest.mark.parametrize("T", [1, 64, 130])
 def test_forward(T, dtype):
     inputs = rule_inputs(T, dtype, K=24, V=40, B=2)
     o, last = compare(inputs)

@@ -14,7 +14,7 @@ import torch
 
 from ..config import Config
 from ..errors import InputError
-from ..kernels import known
+from ..kernels import dress, known
 from .forms import FORMS, read_choice
 from .header import show, unchanged
 from .hub import resolve
@@ -70,8 +70,7 @@ def load(
                 f"{show(path)} without it."
             )
         model = load_gguf(path, device, dtype, experts)
-        model.kernels = kernels
-        return model.eval()
+        return dressed(model, kernels)
     table, model, forms, plan = examine(path, dtype)
     if quantize and choice[1] is None and not model.cfg.is_moe:
         raise InputError(
@@ -90,7 +89,12 @@ def load(
     requantise(model, table, [s for s in memory if base(s[1]) in changed], forms)
     if taken:
         put_back(model, taken, plan, table, expert_cache, device, forms)
+    return dressed(model, kernels)
+
+
+def dressed(model, kernels):
     model.kernels = kernels
+    dress(model)
     return model.eval()
 
 

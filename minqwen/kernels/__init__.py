@@ -3,9 +3,9 @@
     torch    anywhere, with gradients: the reference forms themselves
     numba    on a CPU, when no gradient is wanted and numba is installed
 
-Left alone ("auto"), `pick` and `decoder` take the fast form where there is enough to
-do: numba compiles for half a minute the first time on a machine (and keeps the result
-on disk), which a short answer should not wait for. MINQWEN_KERNELS,
+Left alone ("auto"), `pick`, `reader` and `decoder` take the fast form where there is
+enough to do: numba compiles for half a minute the first time on a machine (and keeps
+the result on disk), which a short answer should not wait for. MINQWEN_KERNELS,
 `load(..., kernels=)` or `using` force a kind.
 """
 
@@ -104,19 +104,43 @@ def decoder(model, cache, tokens):
     def plain(ids, cache):
         return model(ids, cache=cache, last_only=True)
 
+    if not loops_for(model, cache, tokens):
+        return plain
+    from .decode import Decoder
+
+    fast, begun = Decoder(model), cache.length
+    with using(model.kernels):
+        if wanted() != "auto":
+            return fast
+    return lambda ids, cache: (fast if cache.length >= begun + PATIENCE else plain)(
+        ids, cache
+    )
+
+
+def reader(model, inputs, cache):
+    """What reads a whole prompt: f(ids [1, T], cache) -> the last token's logits.
+
+    None where the model itself should, a piece at a time: for a batch, a picture,
+    padding, few tokens, on a GPU, or with gradients.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    text = set(inputs) <= {"input_ids", "attention_mask"}
+    if not text or not (mask is None or mask.all()):
+        return None
+    if ids.shape[0] > 1 or not loops_for(model, cache, ids.shape[1]):
+        return None
+    from .read import Reader
+
+    return Reader(model)
+
+
+def loops_for(model, cache, tokens):
+    """Do the whole-model forms of numba apply to a call over so many tokens?"""
     weight = model.model.language_model.embed_tokens.weight
     single = cache.batch == 1 and cache.real is None
     with using(model.kernels):
-        kind, forced = kind_for(weight, tokens), wanted() != "auto"
-    if single and kind == "numba":
-        from .decode import Decoder, suits
+        if not single or kind_for(weight, tokens) != "numba":
+            return False
+    from .decode import suits
 
-        if not suits(model):
-            return plain
-        fast, begun = Decoder(model), cache.length
-        if forced:
-            return fast
-        return lambda ids, cache: (
-            fast if cache.length >= begun + PATIENCE else plain
-        )(ids, cache)
-    return plain
+    return suits(model)

@@ -18,7 +18,8 @@ from .weights import expected_tensors
 # Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
 # BF16 for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
 FORMS = {"bf16": 16, "fp8": 8 + 16 / 128**2, "int8": 8 + 16 / 128, "int4": 4 + 16 / 128}
-# Kept as they are in every form: small, or read by rows, or easily hurt.
+BITS = FORMS | {"fp32": 32}  # the last is how a CPU may compute, not how one keeps them
+# Kept as they are in every form but fp32: small, or read by rows, or easily hurt.
 KEPT = ("embed_tokens", "lm_head", "norm", "conv1d", "A_log", "dt_bias", "in_proj_a",
         "in_proj_b", "mlp.gate.", "shared_expert_gate", "visual", "mtp.fc")  # fmt: skip
 PARTS = {  # the first that a tensor's name contains
@@ -65,8 +66,8 @@ def weight_bytes(cfg, form="bf16", experts=None):
     """{part: bytes} of the weights in a form, the routed experts perhaps in another."""
     sizes = dict.fromkeys(PARTS, 0)
     for name, (shape, dtype) in tensors(cfg).items():
-        bits = FORMS[experts or form if ".experts." in name else form]
-        if any(word in name for word in KEPT):
+        bits = BITS[experts or form if ".experts." in name else form]
+        if any(word in name for word in KEPT) and form != "fp32":
             bits = 8 * dtype.itemsize
         sizes[part_of(name)] += math.prod(shape) * bits / 8
     return {part: round(size) for part, size in sizes.items() if size}
@@ -101,7 +102,7 @@ def distinct(cfg, batch):
 
 
 def expert_bytes(cfg, form="bf16"):
-    return 3 * cfg.text.hidden_size * cfg.text.moe_intermediate_size * FORMS[form] / 8
+    return 3 * cfg.text.hidden_size * cfg.text.moe_intermediate_size * BITS[form] / 8
 
 
 def routed_bytes(cfg, form, batch):
@@ -122,7 +123,7 @@ def step_bytes(cfg, context, batch, form="bf16", experts=None):
     always = sum(size for part, size in weights.items() if part not in idle)
     if cfg.tie_word_embeddings:
         always += weights["embedding"]  # read whole, backwards, as the output head
-    memory = memory_bytes(cfg, context, batch)
+    memory = memory_bytes(cfg, context, batch, 4 if form == "fp32" else 2)
     states = memory["recurrent states"] + memory["convolution windows"]
     routed = routed_bytes(cfg, experts or form, batch)
     return always + routed + 2 * states + memory["keys and values"]

@@ -149,8 +149,13 @@ def run_convert(options):
 
 def run_bench(options):
     from .bench import bench
+    from .bench.growth import growth
 
-    names = "size", "dtypes", "contexts", "steps", "repeats", "threads", "out"
+    if options.growth:
+        growth(options.memory, options.steps, options.repeats, options.threads,
+               options.out)  # fmt: skip
+        return
+    names = "size", "dtypes", "contexts", "steps", "repeats", "threads", "out", "gguf"
     bench(*(getattr(options, name) for name in names))
 
 

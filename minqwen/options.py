@@ -60,15 +60,24 @@ def convert_options(sub):
 
 def bench_options(sub):
     add = sub.add_argument
-    add("--size", choices=("tiny", "small"), default="small",
-        help="small (default): 150 M random weights; tiny: assets/tiny")  # fmt: skip
+    add("--size", choices=("tiny", "small", "35B-A3B", "397B-A17B"), default="small",
+        help="small (default): 150 M random weights; tiny: assets/tiny; a released "
+        "size: four of its layers at true width, on a GPU")  # fmt: skip
     add("--dtypes", nargs="+", choices=DTYPES[:2], default=DTYPES[:2])
     add("--contexts", nargs="+", type=number(int, 1), default=[128, 1024, 4096],
-        metavar="T", help="tokens to read before writing")  # fmt: skip
+        metavar="T", help="tokens before writing; more than 16,384 are not read but "
+        "filled in at random")  # fmt: skip
     add("--steps", type=number(int, 1), default=64, metavar="N", help="tokens to write")
     add("--repeats", type=number(int, 1), default=5, metavar="N", help="rounds")
     add("--threads", type=number(int, 1, 1024), default=2, metavar="N")
-    add("--out", metavar="FOLDER", help="write bench.json and bench.png there")
+    add("--gguf", nargs="+", default=(), metavar="FILE",
+        help="the same weights for llama.cpp, a file for each of --dtypes")  # fmt: skip
+    add("--growth", action="store_true",
+        help="instead, decode time against context: 3:1 layers beside attention "
+        "in every layer")  # fmt: skip
+    add("--memory", type=size, default="4GiB", metavar="SIZE",
+        help="with --growth, for weights and caches of a batch (default: 4GiB)")
+    add("--out", metavar="FOLDER", help="write a .json and a .png there")
 
 
 def prompt_options(sub):

@@ -22,6 +22,7 @@ from .weights.written import slots
 # Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
 # BF16 for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
 FORMS = {"bf16": 16, "fp8": 8 + 16 / 128**2, "int8": 8 + 16 / 128, "int4": 4 + 16 / 128}
+BITS = FORMS | {"fp32": 32}  # the last is how a CPU may compute, not how one keeps them
 # Experts in the files, and what stays in memory, where they are left on disk.
 PAGED = (("bf16", "bf16"), ("bf16", "int8"), ("bf16", "int4"), ("fp8", "fp8"),
          ("fp8", "int8"), ("int4", "int8"), ("int4", "int4"))  # fmt: skip
@@ -78,7 +79,8 @@ def weight_bytes(cfg, form="bf16", experts=None):
     """{part: bytes} of the weights in a form, the routed experts perhaps in another."""
     sizes = dict.fromkeys(PARTS, 0)
     for name, (shape, dtype) in tensors(cfg, experts or form, form).items():
-        sizes[part_of(name)] += math.prod(shape) * dtype.itemsize
+        width = 4 if form == "fp32" else dtype.itemsize
+        sizes[part_of(name)] += math.prod(shape) * width
     return {part: size for part, size in sizes.items() if size}
 
 
@@ -113,7 +115,7 @@ def distinct(cfg, batch):
 def expert_bytes(cfg, form="bf16"):
     dim, width = cfg.text.hidden_size, cfg.text.moe_intermediate_size
     if form not in PACKED:
-        return 3 * dim * width * FORMS[form] // 8
+        return 3 * dim * width * BITS[form] // 8
     parts = [
         *parts_of(form, "gate_up_proj", (1, 2 * width, dim)).values(),
         *parts_of(form, "down_proj", (1, dim, width)).values(),
@@ -139,7 +141,7 @@ def step_bytes(cfg, context, batch, form="bf16", experts=None):
     always = sum(size for part, size in weights.items() if part not in idle)
     if cfg.tie_word_embeddings:
         always += weights["embedding"]  # read whole, backwards, as the output head
-    memory = memory_bytes(cfg, context, batch)
+    memory = memory_bytes(cfg, context, batch, 4 if form == "fp32" else 2)
     states = memory["recurrent states"] + memory["convolution windows"]
     routed = routed_bytes(cfg, experts or form, batch)
     return always + routed + 2 * states + memory["keys and values"]

@@ -5,9 +5,9 @@
     triton   on an NVIDIA GPU: our kernels, in gpu/
     fla      on an NVIDIA GPU, only if asked for: the rule of flash-linear-attention
 
-Left alone ("auto"), `pick` and `decoder` take the fast form where there is enough to
-do: numba compiles for half a minute the first time on a machine (and keeps the result
-on disk), which a short answer should not wait for. MINQWEN_KERNELS,
+Left alone ("auto"), `pick`, `reader` and `decoder` take the fast form where there is
+enough to do: numba compiles for half a minute the first time on a machine (and keeps
+the result on disk), which a short answer should not wait for. MINQWEN_KERNELS,
 `load(..., kernels=)` or `using` force a kind. An optional library that is missing, or
 that is installed where it has no GPU to run on, is never a reason to fail, unless it
 was asked for by name.
@@ -180,20 +180,48 @@ def decoder(model, cache, tokens):
     weight = model.model.language_model.embed_tokens.weight
     single = cache.batch == 1 and cache.real is None
     with using(model.kernels):
-        kind, forced = kind_for(weight, tokens), wanted() != "auto"
+        kind = kind_for(weight, tokens)
     if single and kind == "triton" and weight.is_cuda and tokens >= RECORDED:
         from . import graph
 
         return graph.Decoder(model) if graph.suits(model) else plain
-    if single and kind == "numba":
-        from .decode import Decoder, suits
+    if not loops_for(model, cache, tokens):
+        return plain
+    from .decode import Decoder
 
-        if not suits(model):
-            return plain
-        fast, begun = Decoder(model), cache.length
-        if forced:
+    fast, begun = Decoder(model), cache.length
+    with using(model.kernels):
+        if wanted() != "auto":
             return fast
-        return lambda ids, cache: (
-            fast if cache.length >= begun + PATIENCE else plain
-        )(ids, cache)
-    return plain
+    return lambda ids, cache: (fast if cache.length >= begun + PATIENCE else plain)(
+        ids, cache
+    )
+
+
+def reader(model, inputs, cache):
+    """What reads a whole prompt: f(ids [1, T], cache) -> the last token's logits.
+
+    None where the model itself should, a piece at a time: for a batch, a picture,
+    padding, few tokens, on a GPU, or with gradients.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    text = set(inputs) <= {"input_ids", "attention_mask"}
+    if not text or not (mask is None or mask.all()):
+        return None
+    if ids.shape[0] > 1 or not loops_for(model, cache, ids.shape[1]):
+        return None
+    from .read import Reader
+
+    return Reader(model)
+
+
+def loops_for(model, cache, tokens):
+    """Do the whole-model forms of numba apply to a call over so many tokens?"""
+    weight = model.model.language_model.embed_tokens.weight
+    single = cache.batch == 1 and cache.real is None
+    with using(model.kernels):
+        if not single or kind_for(weight, tokens) != "numba":
+            return False
+    from .decode import suits
+
+    return suits(model)

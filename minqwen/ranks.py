@@ -114,6 +114,7 @@ def together():
     if number():
         sys.stdout = sys.stderr = open(os.devnull, "w")
     try:
+        add_up(torch.zeros(1))  # who fails at once would be waited for in vain
         yield
         leave()
     except SystemExit:

@@ -17,7 +17,6 @@ from .weights.forms import FORMS as PACKED
 from .weights.layout import skeleton
 from .weights.quantised import parts_of
 from .weights.scheme import Scheme
-from .weights.written import slots
 
 # Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
 # BF16 for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
@@ -57,18 +56,10 @@ GPUS = {
 
 
 @lru_cache
-def tensors(cfg, experts, rest):
-    """{name: (shape, dtype)} of a checkpoint in two forms; a large one's take a second.
-
-    Those that `convert` writes, or that were released.
-    """
-    scheme = Scheme(*(form if form in PACKED else None for form in (experts, rest)))
-    return {slot.stored: (slot.shape, slot.dtype) for slot in slots(whole(cfg), scheme)}
-
-
-@lru_cache
-def whole(cfg):
-    return skeleton(cfg, torch.bfloat16)
+def parameters(cfg):
+    """{name: (shape, dtype)} of a model's parameters, as trained."""
+    model = skeleton(cfg, torch.bfloat16)
+    return {name: (p.shape, p.dtype) for name, p in model.named_parameters()}
 
 
 def part_of(name):
@@ -78,9 +69,15 @@ def part_of(name):
 def weight_bytes(cfg, form="bf16", experts=None):
     """{part: bytes} of the weights in a form, the routed experts perhaps in another."""
     sizes = dict.fromkeys(PARTS, 0)
-    for name, (shape, dtype) in tensors(cfg, experts or form, form).items():
-        width = 4 if form == "fp32" else dtype.itemsize
-        sizes[part_of(name)] += math.prod(shape) * width
+    forms = experts or form, form
+    scheme = Scheme(*(form if form in PACKED else None for form in forms))
+    for name, (shape, dtype) in parameters(cfg).items():
+        packed, parts = scheme.of(name), {"": (shape, dtype)}
+        if packed:
+            parts = parts_of(packed, name, shape)
+        for size, kind in parts.values():
+            width = 4 if form == "fp32" else kind.itemsize
+            sizes[part_of(name)] += math.prod(size) * width
     return {part: size for part, size in sizes.items() if size}
 
 

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from test_bad_weights import edit_json, put, refused, shard_of, split
 from test_paged import logits, pages_of
 from test_weights import ISLANDS, parity, same
 from tiny_models import small_model
+from tqdm import tqdm
 
 import minqwen
 from minqwen.convert import convert
@@ -191,6 +193,7 @@ SERVER.set_forkserver_preload(["minqwen.convert"])
 
 def work(source, folder, form, ready):
     torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own would outlive the kill
     ready.send(True)
     convert(source, folder, form, SMALL)
 

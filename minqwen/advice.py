@@ -20,6 +20,7 @@ from .plan import (
 from .units import human
 
 QUANTISED = "397B-A17B", "122B-A10B", "35B-A3B", "27B"  # released in all forms
+WORTH = 1.05  # times faster, for which a coarser form is proposed
 USUAL = "H100-80GB"  # what is proposed where no GPUs were named
 
 
@@ -77,7 +78,7 @@ def machine(cfg, name, context, batch, memory, disk_speed, memory_speed):
     for choice in found:
         where = f"all in memory, {choice.form}"
         if choice.disk:
-            where = f"experts on disk, the rest {choice.form}"
+            where = f"experts on disk {choice.disk}, the rest {choice.form}"
         cache = human(choice.cache) if choice.cache else ""
         speed = f"{choice.speed * batch:.3g}" if choice.fits else "does not fit"
         yield f"{where:<36}{human(choice.need):>12}{cache:>15}{speed:>20}"
@@ -85,21 +86,42 @@ def machine(cfg, name, context, batch, memory, disk_speed, memory_speed):
     if not fitting:
         yield "here: nothing fits; give more memory, or a shorter context"
         return
-    usable = [choice for choice in fitting if choice.form == "bf16"]
-    if not usable:
-        yield "here: bf16, the one form that load() reads so far, does not fit"
-        return
-    yield "here:"
-    yield "  " + here(name, max(usable, key=lambda choice: choice.speed))
+    yield "here, from the exact to the fast:" if len(fitting) > 1 else "here:"
+    best = 0.0
+    order = list(FORMS)
+    for choice in sorted(fitting, key=lambda c: loss(c, order)):
+        commands = here(name, choice)
+        if choice.speed > WORTH * best and commands:
+            yield from commands
+            best = choice.speed
+
+
+def loss(choice, order):
+    """What a Choice takes from the numbers, to sort by: its coarser form first."""
+    forms = [order.index(form) for form in (choice.form, choice.disk) if form]
+    return max(forms), sum(forms), -choice.speed
 
 
 def here(name, choice):
-    """The command for a Choice."""
-    words = [f"minqwen generate {name} --dtype stored"]
+    """The commands for a Choice; none where no files of its form are to be had."""
+    short = name.removeprefix("Qwen/Qwen3.5-")
+    words, before = ["--dtype stored"], []
+    if "fp8" in (choice.form, choice.disk):
+        if short not in QUANTISED:
+            return []
+        name += "-FP8"
+    if choice.disk == "int4":
+        form = "int4" if choice.form == "int4" else f"int4:{choice.form}"
+        made = f"{short.split('/')[-1]}-{form.replace(':', '-')}"
+        before = [f"  minqwen convert {name} {made} --quantize {form}"]
+        name = made
+    elif choice.form in ("int8", "int4"):
+        words.append(f"--quantize {choice.form}")
     if choice.disk:
         cache = f"{int(choice.cache // 1e6)}MB"
         words.append(f"--experts disk --expert-cache {cache} --stats")
-    return " ".join([*words, '--prompt "Hello"'])
+    line = " ".join([f"  minqwen generate {name}", *words, '--prompt "Hello"'])
+    return [*before, line]
 
 
 def servers(cfg, name, context, batch, gpu):
@@ -138,7 +160,9 @@ def servers(cfg, name, context, batch, gpu):
 def commands(repository, count, context, batch):
     """To run it here, in vLLM and in SGLang; beyond 8 GPUs on nodes of 8."""
     nodes, each = math.ceil(count / 8), min(count, 8)
-    if nodes == 1:
+    # GPTQ is not read here, and packed weights are not shared between processes.
+    ours = each == 1 if "-FP8" in repository else "-GPTQ" not in repository
+    if nodes == 1 and ours:
         several = f"torchrun --nproc-per-node {each} -m minqwen"
         launch = several if each > 1 else "minqwen"
         yield f'  {launch} generate {repository} --dtype stored --prompt "Hello"'

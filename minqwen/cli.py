@@ -12,7 +12,9 @@ from dataclasses import replace
 
 import torch
 
+from . import ranks
 from .advice import advise
+from .convert import convert
 from .errors import InputError
 from .explore import explore
 from .generate import generate
@@ -21,6 +23,7 @@ from .options import (
     Parser,
     answer_options,
     bench_options,
+    convert_options,
     number,
     plan_options,
     prompt_options,
@@ -30,6 +33,7 @@ from .record import record
 from .terminal import complain, follow, say, summary
 from .text import Processor
 from .tour import tour
+from .units import human
 from .weights import load
 from .weights.report import Meter
 
@@ -41,10 +45,15 @@ def main(argv=None):
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal may lack a character
             stream.reconfigure(errors="replace")
-    options = parser().parse_args(argv)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), ranks.together():
             warnings.showwarning = lambda message, *_: complain(message)
+            options = parser().parse_args(argv)
+            if ranks.count() > 1 and options.run is not run_generate:
+                raise InputError(
+                    "of all commands only generate is shared by several processes; "
+                    "start this one without torchrun."
+                )
             options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
@@ -100,6 +109,8 @@ def parser():
                      help="of the CPU (default: 2)")  # fmt: skip
     sub.add_argument("--seed", type=number(int, 0, 2**31), default=0)
     sub.add_argument("--resume", action="store_true", help="go on where it stopped")
+    sub = command("convert", run_convert, "write a checkpoint in another form")
+    convert_options(sub)
     bench_options(command("bench", run_bench, "speed beside what else is installed"))
     return main
 
@@ -131,15 +142,25 @@ def run_train(options):
     run(options.out, recipe, resume=options.resume, threads=options.threads)
 
 
+def run_convert(options):
+    size = convert(options.path, options.out, options.quantize, options.shard_size)
+    say(f"[{human(size)} of weights in {options.out}, as {options.quantize}]")
+
+
 def run_bench(options):
     from .bench import bench
+    from .bench.growth import growth
 
-    names = "size", "dtypes", "contexts", "steps", "repeats", "threads", "out"
+    if options.growth:
+        growth(options.memory, options.steps, options.repeats, options.threads,
+               options.out)  # fmt: skip
+        return
+    names = "size", "dtypes", "contexts", "steps", "repeats", "threads", "out", "gguf"
     bench(*(getattr(options, name) for name in names))
 
 
 def run_generate(options):
-    processor = Processor.load(options.path)
+    processor = Processor.load(options.tokenizer or options.path)
     inputs = asked(processor, options)  # before the weights: a mistake in the prompt
     model = load_model(options)  # should not wait for them
     answer = reply(model, processor, inputs, options, show=not options.json)
@@ -148,7 +169,7 @@ def run_generate(options):
 
 
 def run_trace(options):
-    processor = Processor.load(options.path)
+    processor = Processor.load(options.tokenizer or options.path)
     inputs = asked(processor, options)
     model = load_model(options)
     with record(model, options.state, options.norms, processor) as trace:
@@ -167,7 +188,7 @@ def run_explore(options):
 
 
 def run_chat(options):
-    processor = Processor.load(options.path)
+    processor = Processor.load(options.tokenizer or options.path)
     model = load_model(options)
     say("[/image FILE shows a picture with the next line; /quit or Ctrl-D ends]")
     messages, pictures = [], []
@@ -230,9 +251,19 @@ def asked(processor, options):
 
 def load_model(options):
     dtype = None if options.dtype == "stored" else getattr(torch, options.dtype)
+    if ranks.count() > 1:
+        from . import parallel  # torch's part for it takes seconds to import
+
+        if options.experts == "disk":
+            raise InputError(
+                "--experts disk is for one process; several share the experts, each "
+                "with its own in memory. Leave it out, or start without torchrun."
+            )
+        return parallel.load(options.path, device=options.device, dtype=dtype)
     return load(
         options.path, device=options.device, dtype=dtype,
         experts=options.experts, expert_cache=options.expert_cache,
+        quantize=options.quantize,
     )  # fmt: skip
 
 

@@ -11,9 +11,14 @@ from .family import SIZES
 from .kernels import available
 from .units import human
 from .weights import expected_tensors, open_checkpoint, resolve
+from .weights.gguf import open_gguf
+from .weights.gguf_header import BLOCKS
 from .weights.header import BITS
 from .weights.layout import DTYPES
+from .weights.scheme import KEY, read_scheme
 
+# Of one weight: a block of 256 in Q4_K takes 144 bytes, which is 4.5 bits each.
+BITS = BITS | {kind: 8 * size / weights for kind, (weights, size) in BLOCKS.items()}
 WIDTH = 13  # of the left column
 
 
@@ -23,7 +28,8 @@ def describe(path):
     Without weights at hand the tensors are those that the config asks for, in bf16.
     """
     cfg, tensors, whence = survey(path)
-    parts = by_part(tensors)
+    scheme = read_scheme(cfg)
+    parts = by_part(asked(cfg)[1] if scheme.rest or scheme.experts else tensors)
     lines = [("config", f"{whence}, {cfg.model_type}"), *layers(cfg.text), *tower(cfg)]
     counts = {"": sum(parts.values())} | {part: n for part, n in parts.items() if n}
     counts["active for a token of text"] = parts["text"] - idle(cfg.text)
@@ -31,13 +37,16 @@ def describe(path):
     for part, count in counts.items():
         lines.append((label, f"{count:>15,} {part}"))
         label = ""
-    size = sum(math.prod(shape) * BITS[kind] for shape, kind in tensors.values()) // 8
+    size = sum(math.prod(shape) * BITS[kind] for shape, kind in tensors.values())
+    size = round(size / 8)
     kinds = Counter(kind for _, kind in tensors.values()).most_common()
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in kinds)
     lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
     lines.append(("bytes", f"{size:,}, which is {human(size)}"))
+    lines.append(("quantised", str(scheme)))
     lines.append(("kernels", available()))
-    lines.append(("unknown keys", ", ".join(sorted(cfg.extra)) or "none"))
+    unknown = sorted(cfg.extra.keys() - {KEY})
+    lines.append(("unknown keys", ", ".join(unknown) or "none"))
     return "\n".join(f"{label:<{WIDTH}}{text}".rstrip() for label, text in lines)
 
 
@@ -48,6 +57,11 @@ def survey(path):
     if not here and (short in SIZES or "/" not in str(path)):
         return *asked(Config.named(short)), f"Qwen3.5-{short}"
     found = resolve(path, wanted=["config.json"])  # never the weights, if far away
+    if found.suffix == ".gguf":
+        cfg, stored, _ = open_gguf(found)
+        draft = f"blk.{cfg.text.num_hidden_layers}."  # where the draft head is
+        stored = {"mtp." * n.startswith(draft) + n: e for n, e in stored.items()}
+        return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)
     folder = found if found.is_dir() else found.parent
     cfg = Config.from_json(folder)
     if not here or found.is_dir() and not any(found.glob("*.safetensors*")):

@@ -48,17 +48,36 @@ def plan_options(sub):
     sub.add_argument("--gpus", metavar="NxGPU", help="such as 8xH100-80GB")
 
 
+def convert_options(sub):
+    sub.add_argument("path", help="checkpoint: a folder, a file or a hub id")
+    sub.add_argument("out", metavar="FOLDER", help="where it goes; not the same folder")
+    sub.add_argument("--quantize", required=True, metavar="FORM",
+                     help="bf16, fp8, int8 or int4; experts and the rest apart as "
+                     "int4:int8 or int4:bf16")  # fmt: skip
+    sub.add_argument("--shard-size", type=size, default=5_000_000_000, metavar="SIZE",
+                     help="of a file, at most (default: 5GB)")  # fmt: skip
+
+
 def bench_options(sub):
     add = sub.add_argument
-    add("--size", choices=("tiny", "small"), default="small",
-        help="small (default): 150 M random weights; tiny: assets/tiny")  # fmt: skip
+    add("--size", choices=("tiny", "small", "35B-A3B", "397B-A17B"), default="small",
+        help="small (default): 150 M random weights; tiny: assets/tiny; a released "
+        "size: four of its layers at true width, on a GPU")  # fmt: skip
     add("--dtypes", nargs="+", choices=DTYPES[:2], default=DTYPES[:2])
     add("--contexts", nargs="+", type=number(int, 1), default=[128, 1024, 4096],
-        metavar="T", help="tokens to read before writing")  # fmt: skip
+        metavar="T", help="tokens before writing; more than 16,384 are not read but "
+        "filled in at random")  # fmt: skip
     add("--steps", type=number(int, 1), default=64, metavar="N", help="tokens to write")
     add("--repeats", type=number(int, 1), default=5, metavar="N", help="rounds")
     add("--threads", type=number(int, 1, 1024), default=2, metavar="N")
-    add("--out", metavar="FOLDER", help="write bench.json and bench.png there")
+    add("--gguf", nargs="+", default=(), metavar="FILE",
+        help="the same weights for llama.cpp, a file for each of --dtypes")  # fmt: skip
+    add("--growth", action="store_true",
+        help="instead, decode time against context: 3:1 layers beside attention "
+        "in every layer")  # fmt: skip
+    add("--memory", type=size, default="4GiB", metavar="SIZE",
+        help="with --growth, for weights and caches of a batch (default: 4GiB)")
+    add("--out", metavar="FOLDER", help="write a .json and a .png there")
 
 
 def prompt_options(sub):
@@ -94,7 +113,10 @@ def layer_head(text):
 def answer_options(sub):
     """What `generate`, `chat` and `trace` share."""
     add = sub.add_argument
-    add("path", help="checkpoint: a folder, a .safetensors file or a hub id")
+    add("path", help="checkpoint: a folder, a .safetensors or .gguf file, or a "
+        "hub id")  # fmt: skip
+    add("--tokenizer", metavar="PATH",
+        help="where tokenizer and template are, if not with it")  # fmt: skip
     add("--max-new-tokens", type=number(int, 1), default=512, metavar="N")
     add("--temperature", type=number(float, 0, 100), default=0.0, metavar="X",
         help="0 (default) takes the likeliest token; 1 samples as trained")  # fmt: skip
@@ -114,4 +136,6 @@ def answer_options(sub):
         help="disk: leave them in the files until a token chooses them")  # fmt: skip
     add("--expert-cache", type=size, metavar="SIZE",
         help="memory for those read (default: half of what is free)")  # fmt: skip
+    add("--quantize", metavar="FORM", help="int8 or int4 while loading; experts and "
+        "the rest apart as int4:int8 or int4:stored")  # fmt: skip
     add("--stats", action="store_true", help="say what reading experts took")

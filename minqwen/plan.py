@@ -13,14 +13,18 @@ import torch
 
 from .config import FULL
 from .errors import InputError
-from .weights import expected_tensors
+from .weights.forms import FORMS as PACKED
+from .weights.layout import skeleton
+from .weights.quantised import parts_of
+from .weights.scheme import Scheme
 
 # Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
 # BF16 for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
 FORMS = {"bf16": 16, "fp8": 8 + 16 / 128**2, "int8": 8 + 16 / 128, "int4": 4 + 16 / 128}
-# Kept as they are in every form: small, or read by rows, or easily hurt.
-KEPT = ("embed_tokens", "lm_head", "norm", "conv1d", "A_log", "dt_bias", "in_proj_a",
-        "in_proj_b", "mlp.gate.", "shared_expert_gate", "visual", "mtp.fc")  # fmt: skip
+BITS = FORMS | {"fp32": 32}  # the last is how a CPU may compute, not how one keeps them
+# Experts in the files, and what stays in memory, where they are left on disk.
+PAGED = (("bf16", "bf16"), ("bf16", "int8"), ("bf16", "int4"), ("fp8", "fp8"),
+         ("fp8", "int8"), ("int4", "int8"), ("int4", "int4"))  # fmt: skip
 PARTS = {  # the first that a tensor's name contains
     "vision tower": "model.visual.", "draft head": "mtp.",
     "routed experts": ".experts.", "delta layers": ".linear_attn.",
@@ -52,9 +56,10 @@ GPUS = {
 
 
 @lru_cache
-def tensors(cfg):
-    """The checkpoint's names, shapes and dtypes; a large model's take a second."""
-    return expected_tensors(cfg, torch.bfloat16)
+def parameters(cfg):
+    """{name: (shape, dtype)} of a model's parameters, as trained."""
+    model = skeleton(cfg, torch.bfloat16)
+    return {name: (p.shape, p.dtype) for name, p in model.named_parameters()}
 
 
 def part_of(name):
@@ -64,12 +69,16 @@ def part_of(name):
 def weight_bytes(cfg, form="bf16", experts=None):
     """{part: bytes} of the weights in a form, the routed experts perhaps in another."""
     sizes = dict.fromkeys(PARTS, 0)
-    for name, (shape, dtype) in tensors(cfg).items():
-        bits = FORMS[experts or form if ".experts." in name else form]
-        if any(word in name for word in KEPT):
-            bits = 8 * dtype.itemsize
-        sizes[part_of(name)] += math.prod(shape) * bits / 8
-    return {part: round(size) for part, size in sizes.items() if size}
+    forms = experts or form, form
+    scheme = Scheme(*(form if form in PACKED else None for form in forms))
+    for name, (shape, dtype) in parameters(cfg).items():
+        packed, parts = scheme.of(name), {"": (shape, dtype)}
+        if packed:
+            parts = parts_of(packed, name, shape)
+        for size, kind in parts.values():
+            width = 4 if form == "fp32" else kind.itemsize
+            sizes[part_of(name)] += math.prod(size) * width
+    return {part: size for part, size in sizes.items() if size}
 
 
 def memory_bytes(cfg, context, batch, width=2):
@@ -101,7 +110,14 @@ def distinct(cfg, batch):
 
 
 def expert_bytes(cfg, form="bf16"):
-    return 3 * cfg.text.hidden_size * cfg.text.moe_intermediate_size * FORMS[form] / 8
+    dim, width = cfg.text.hidden_size, cfg.text.moe_intermediate_size
+    if form not in PACKED:
+        return 3 * dim * width * BITS[form] // 8
+    parts = [
+        *parts_of(form, "gate_up_proj", (1, 2 * width, dim)).values(),
+        *parts_of(form, "down_proj", (1, dim, width)).values(),
+    ]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
 
 
 def routed_bytes(cfg, form, batch):
@@ -122,7 +138,7 @@ def step_bytes(cfg, context, batch, form="bf16", experts=None):
     always = sum(size for part, size in weights.items() if part not in idle)
     if cfg.tie_word_embeddings:
         always += weights["embedding"]  # read whole, backwards, as the output head
-    memory = memory_bytes(cfg, context, batch)
+    memory = memory_bytes(cfg, context, batch, 4 if form == "fp32" else 2)
     states = memory["recurrent states"] + memory["convolution windows"]
     routed = routed_bytes(cfg, experts or form, batch)
     return always + routed + 2 * states + memory["keys and values"]
@@ -136,7 +152,7 @@ class Choice:
     """One way to lay a model out, its need of memory, and its speed if it fits."""
 
     form: str  # of what lies in memory
-    disk: bool  # are the routed experts left in their files, in bf16
+    disk: str | None  # the form of the files that the routed experts are left in
     need: int  # bytes, the cache of experts not counted
     cache: int  # bytes for such a cache, 0 if there is none
     hits: float  # share of choices found there, if tokens choose evenly
@@ -154,28 +170,28 @@ def choices(cfg, context, batch, memory, disk_speed, memory_speed):
     for form in FORMS:
         need = held + sum(weight_bytes(cfg, form).values())
         speed = memory_speed / step_bytes(cfg, context, batch, form)
-        found.append(Choice(form, False, need, 0, 0.0, speed if need <= room else 0.0))
+        found.append(Choice(form, None, need, 0, 0.0, speed if need <= room else 0.0))
     if not cfg.is_moe:
         return found
-    layers, one = cfg.text.num_hidden_layers, expert_bytes(cfg)
-    for form in ("bf16", "int8", "int4"):
-        weights = weight_bytes(cfg, form, "bf16")
-        need = held + sum(weights.values()) - _paged(cfg, weights)
+    layers = cfg.text.num_hidden_layers
+    for disk, form in PAGED:
+        weights, one = weight_bytes(cfg, form, disk), expert_bytes(cfg, disk)
+        need = held + sum(weights.values()) - _paged(cfg, weights, disk)
         cache = min(int((room - need) // one), layers * cfg.text.num_experts)
         # With less than one step's worth each is gone again before it returns.
         hits = cache / (layers * cfg.text.num_experts)
         hits = hits if cache >= layers * distinct(cfg, batch) else 0.0
-        read = (1 - hits) * routed_bytes(cfg, "bf16", batch)
-        moved = step_bytes(cfg, context, batch, form, "bf16")
+        read = (1 - hits) * routed_bytes(cfg, disk, batch)
+        moved = step_bytes(cfg, context, batch, form, disk)
         speed = 1 / (read / disk_speed + moved / memory_speed) if cache > 0 else 0.0
-        found.append(Choice(form, True, need, max(0, cache) * one, hits, speed))
+        found.append(Choice(form, disk, need, max(0, cache) * one, hits, speed))
     return found
 
 
-def _paged(cfg, weights):
+def _paged(cfg, weights, form):
     """Bytes of the experts on disk: those of the layers and of the draft head."""
-    mtp = cfg.text.mtp_num_hidden_layers * cfg.text.num_experts * expert_bytes(cfg)
-    return weights["routed experts"] + mtp
+    mtp = cfg.text.mtp_num_hidden_layers * cfg.text.num_experts
+    return weights["routed experts"] + mtp * expert_bytes(cfg, form)
 
 
 # ---- several GPUs ----

@@ -4,6 +4,8 @@ from bisect import bisect_right
 
 import torch
 
+from .kernels import reader
+
 PIECE = 1024  # tokens in one forward; more is hardly faster, and takes more memory
 VISION = (
     ("pixel_values", "image_grid_thw", "image_token_id"),
@@ -83,6 +85,8 @@ def pieces(cfg, inputs, size=PIECE):
 
 def prefill(model, inputs, cache, size=PIECE):
     """Read the prompt into the cache; returns the last token's logits [B, 1, vocab]."""
+    if read := reader(model, inputs, cache):
+        return read(inputs["input_ids"], cache)
     for piece in pieces(model.cfg, inputs, size):
         logits = model(**piece, cache=cache, last_only=True)
     return logits

@@ -36,6 +36,11 @@ def record(model, states=(), norms=False, processor=None):
     and did not want is there too: a batch's rows that have ended go on being fed their
     last token, and drafts leave their last guesses. `Trace.first` cuts such ends off.
     """
+    if hasattr(model, "share"):
+        raise InputError(
+            "one of several processes has some of the heads alone, and no whole trace; "
+            "load the model in one process to record it"
+        )
     recorder = Recorder(model, check_heads(model.cfg.text, states), norms)
     trace = Recording()
     try:

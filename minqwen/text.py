@@ -63,10 +63,17 @@ class Processor:
 
     @classmethod
     def load(cls, path_or_hub_id, revision=None, *, video_outer_pair=True):
-        """Read a checkpoint's folder. Raises InputError when it has no tokenizer."""
+        """Read a checkpoint's folder, or what a .gguf file says of its tokenizer.
+
+        Raises InputError when there is none.
+        """
         from .weights.hub import resolve
 
         folder = resolve(path_or_hub_id, revision, [*FILES, "config.json"])
+        if folder.suffix == ".gguf":
+            from .weights.gguf_text import text_files
+
+            return cls(text_files(folder), str(folder))
         folder = folder if folder.is_dir() else folder.parent
         found = [name for name in FILES if (folder / name).is_file()]
         if "tokenizer.json" not in found:

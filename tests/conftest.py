@@ -1,8 +1,15 @@
 """What every test shares."""
 
+import os
 import sys
 
 import pytest
+import torch
+
+# Without a GPU, Triton's kernels run in its interpreter. It is asked when a kernel is
+# defined, and some of Triton's own are when it is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # With fla installed transformers computes in fla's kernels, not in the plain torch we
 # compare with, and some releases crash without a GPU. Hidden before it is looked for;

@@ -160,8 +160,8 @@ def test_pickles_are_refused_by_name(one, name):
 
 
 def test_another_kind_of_file(one):
-    (one / "model.gguf").write_bytes(b"GGUF")
-    refused(one / "model.gguf", "model.gguf", ".safetensors")
+    (one / "model.onnx").write_bytes(b"\x08\x07")
+    refused(one / "model.onnx", "model.onnx", ".safetensors")
 
 
 def test_a_directory_or_pipe_as_shard(one):

@@ -1,41 +1,39 @@
 """The bench: what a token moves, and a real run of real contestants."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 import minqwen
 from minqwen import bench
+from minqwen.bench import growth, worker
 from minqwen.config import Config
 from minqwen.model import Qwen
+from minqwen.plan import step_bytes
+
+TINY = "assets/tiny"
 
 
 @pytest.mark.parametrize("name", ["397B-A17B", "35B-A3B", "27B", "0.8B"])
-def test_bytes_moved_are_the_active_parameters(name):
-    """Counted from the module tree; what is no matrix product moves next to nothing."""
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_bytes_moved_are_the_active_parameters(name, dtype):
+    """Counted from the module tree, in the dtype that a contestant computes in."""
     cfg = Config.named(name)
     with torch.device("meta"):
-        model = Qwen(cfg)
-    active = model.num_parameters()["active"]
-    if not cfg.tie_word_embeddings:
-        active -= cfg.text.vocab_size * cfg.text.hidden_size
-    small = sum(
-        p.numel()
-        for n, p in model.model.language_model.named_parameters()
-        if p.dim() == 1 or "conv1d" in n or "shared_expert_gate" in n
-    )
-    states = model.new_cache(1, 1)
-    states = sum(m.state.nbytes for m in states.layers if hasattr(m, "state"))
-    assert bench.bytes_moved(cfg.text, 2, 0) == 2 * (active - small) + 2 * states
-
-
-def test_bytes_moved_by_the_largest_at_long_context():
-    """The sums of the literature: 32.7 GB of bf16 weights, 30,720 B of keys a token."""
-    t = Config.named("397B-A17B").text
-    assert round(bench.bytes_moved(t, 2, 0) / 1e9, 0) == 33
-    grown = bench.bytes_moved(t, 2, 262144) - bench.bytes_moved(t, 2, 0)
-    assert grown == 262144 * 30720
+        model = Qwen(cfg).to(dtype)
+    moved = 0
+    for n, p in model.named_parameters():
+        if n.startswith("model.language_model.") or n.startswith("lm_head"):
+            share = cfg.text.num_experts_per_tok / cfg.text.num_experts if (
+                ".experts." in n
+            ) else 1  # fmt: skip
+            rows = "embed_tokens" in n and not cfg.tie_word_embeddings
+            moved += 0 if rows else p.nbytes * share
+    memory = model.new_cache(1, 1).num_bytes()["state"]
+    told = step_bytes(cfg, 0, 1, bench.FORMS[str(dtype).removeprefix("torch.")])
+    assert told == pytest.approx(moved + 2 * memory, rel=1e-9)
 
 
 def test_a_run(tmp_path):
@@ -46,10 +44,84 @@ def test_a_run(tmp_path):
     for times in run["contestants"].values():
         assert len(times["prefill"]) == len(times["decode"]) == 2
         assert min(times["prefill"] + times["decode"]) > 0 < times["peak"]
+    assert len(run["bytes a second"]) == 2 and min(run["bytes a second"]) > 0
     assert json.loads((tmp_path / "bench.json").read_text()) == result
     assert (tmp_path / "bench.png").stat().st_size > 5000
-    told = bench.tell(run, result["machine"])
+    told = bench.tell(run)
     assert "1.00x (1.00 to 1.00)" in told and "transformers eager" in told
+
+
+@torch.inference_mode()
+def test_a_context_that_is_filled_in(monkeypatch):
+    """Both libraries then decode at that context, from caches of that length."""
+    monkeypatch.setattr(worker, "READ", 100)
+    for kind in (worker.Ours, worker.Theirs):
+        way = "torch" if kind is worker.Ours else "eager"
+        player = kind(Path(TINY), torch.float32, "cpu", way)
+        took = worker.run(player, "cpu", 300, 2)
+        assert took["prefill"] is None and took["decode"] > 0
+        if kind is worker.Ours:
+            assert player.cache.length == 302 and player.cache.layers[3].length == 302
+            assert player.cache.layers[3].k[:, :, 250].abs().max() > 0
+        else:
+            assert player.cache.get_seq_length() == 302
+    run = {"context": 300, "read": False, "dtype": "float32", "moved": 1,
+           "bytes a second": [1.0],
+           "contestants": {"minqwen": {"prefill": [None], "decode": [1.0], "peak": 0}}}
+    run["contestants"]["minqwen torch"] = run["contestants"]["minqwen"]
+    assert "filled in at random, not read" in bench.tell(run)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="that would make it")
+def test_a_released_size_needs_a_gpu(tmp_path):
+    with pytest.raises(minqwen.InputError, match="CUDA GPU.*use --size small"):
+        bench.bench("397B-A17B", ["bfloat16"], [24], 3, 2, 1)
+
+
+@pytest.mark.parametrize("name", ["35B-A3B", "397B-A17B"])
+def test_a_slice_is_one_that_both_libraries_build(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    folder = bench.checkpoint(name, tmp_path)
+    cfg = Config.from_json(folder)
+    assert cfg.text.num_hidden_layers == 4
+    assert cfg.text.hidden_size == Config.named(name).text.hidden_size
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        theirs = transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.from_pretrained(folder)
+        )
+        ours = Qwen(cfg)
+    assert sum(p.numel() for p in theirs.parameters()) == sum(
+        p.numel() for p in ours.parameters()
+    )
+
+
+def test_llama_is_asked_for_what_it_can_answer(tmp_path, monkeypatch):
+    with pytest.raises(minqwen.InputError, match="one file for each of float32"):
+        bench.llama_files(["a", "b"], ["float32"])
+    with pytest.raises(minqwen.InputError, match="no such file"):
+        bench.llama_files(["a.gguf"], ["float32"])
+    (tmp_path / "a.gguf").touch()
+    monkeypatch.delenv("LLAMA_BENCH", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(minqwen.InputError, match="needs llama-bench on the PATH"):
+        bench.llama_files([tmp_path / "a.gguf"], ["float32"])
+
+
+def test_growth(tmp_path, monkeypatch):
+    """A small one of everything: tables, files, and a batch that does not fit."""
+    pytest.importorskip("matplotlib")
+    little = dict(vocab_size=320, hidden_size=64, num_experts=8, num_experts_per_tok=2)
+    monkeypatch.setattr(growth, "SMALL", bench.SMALL | little)
+    monkeypatch.setattr(growth, "CONTEXTS", (128, 4096))
+    monkeypatch.setattr(growth, "READS", (64, 128))
+    result = growth.growth(30_000_000, 4, 1, 1, tmp_path)
+    short, long = result["batch"]
+    assert short["rows"][growth.HYBRID] > long["rows"][growth.HYBRID] > 0
+    assert long["rows"][growth.FULL] == 0
+    assert "does not fit" in growth.tell(long) and "x" in growth.tell(short)
+    assert json.loads((tmp_path / "growth.json").read_text())["memory"] == 30_000_000
+    assert (tmp_path / "growth.png").stat().st_size > 5000
 
 
 def test_ratios_are_taken_round_by_round():
@@ -60,6 +132,8 @@ def test_ratios_are_taken_round_by_round():
 
 
 def test_a_contestant_that_fails_is_named(tmp_path):
-    said = "bench: minqwen stopped: .*no .safetensors file"
+    said = "bench: minqwen stopped: x.safetensors is not a regular file"
+    (tmp_path / "x.safetensors").mkdir()
     with pytest.raises(minqwen.InputError, match=said):
-        bench.contest(tmp_path, "float32", 8, 1, 1, 1)
+        with bench.contestants({"minqwen": tmp_path}, "float32", 1):
+            pass

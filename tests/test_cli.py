@@ -48,6 +48,14 @@ def one_line(err):
 # ---- answers
 
 
+def test_generate_with_quantised_weights(run, checkpoint):
+    args = ["generate", checkpoint, "--prompt", "Hello", "--max-new-tokens", 3]
+    code, out, err = run(*args, "--quantize", "int4:int8")
+    assert code == 0 and "3 written" in err
+    code, out, err = run(*args, "--quantize", "int3")
+    assert (code, out) == (1, "") and one_line(err) and "int3" in err
+
+
 def test_generate_prints_the_answer_alone(run, checkpoint):
     args = ["generate", checkpoint, "--prompt", "Hello", "--max-new-tokens", 12]
     code, out, err = run(*args)

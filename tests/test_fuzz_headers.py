@@ -9,9 +9,13 @@ import json
 import os
 import random
 
+import gguf_files
 import safetensors
+from gguf import GGUFReader
+from tiny_models import small_model
 
 from minqwen.errors import InputError
+from minqwen.weights.gguf import open_gguf
 from minqwen.weights.header import parse_header, read_table
 
 CASES = int(os.environ.get("MINQWEN_FUZZ", 5000))
@@ -92,3 +96,39 @@ def test_spoilt_files_beside_the_reference(tmp_path):
                 theirs[name]["shape"], theirs[name]["dtype"])  # fmt: skip
             assert raw[entry.start : entry.end] == bytes(theirs[name]["data"])
     assert 0 < passed < 0.4 * CASES
+
+
+NUMBERS = [0, 1, 2, 3, 5, 8, 9, 12, 255, 2**16, 2**31, 2**32 - 1, 2**32, 2**40, 2**60,
+           2**63, 2**64 - 1]  # fmt: skip
+
+
+def test_spoilt_gguf_files_beside_the_reference(tmp_path):
+    file, rng, passed = tmp_path / "x.gguf", random.Random(2), 0
+    gguf_files.write(small_model(moe=False, vision=False), file)
+    good = file.read_bytes()
+    head = bytearray(good[: min(t.data_offset for t in GGUFReader(file).tensors)])
+    with open(file, "r+b") as f:
+        for case in range(CASES):
+            raw = bytearray(head)
+            for _ in range(rng.randint(1, 3)):
+                at, width = rng.randrange(len(raw)), rng.choice([1, 1, 2, 4, 8])
+                value = rng.choice([rng.randrange(256), rng.choice(NUMBERS)])
+                raw[at : at + width] = (value % 256**width).to_bytes(width, "little")
+            f.seek(0)
+            f.write(raw[: len(head)])
+            f.truncate(rng.randrange(len(good)) if case % 8 == 0 else len(good))
+            f.flush()
+            try:
+                _, tensors, keys = open_gguf(file)
+            except InputError as err:
+                assert "\n" not in str(err) and len(str(err)) < 1000
+                continue
+            passed += 1
+            theirs = GGUFReader(file)
+            assert {t.name for t in theirs.tensors} == tensors.keys()
+            for t in theirs.tensors:
+                entry = tensors[t.name]
+                assert (t.data_offset, t.n_bytes) == (
+                    entry.start, entry.end - entry.start)  # fmt: skip
+                assert tuple(reversed(t.shape.tolist())) == entry.shape
+    assert 0 < passed < 0.7 * CASES

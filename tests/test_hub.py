@@ -1,5 +1,6 @@
 """Hub ids, against a small server that speaks the hub's protocol and breaks off."""
 
+import contextlib
 import json
 import os
 import socket
@@ -16,8 +17,10 @@ from tiny_models import small_model
 
 import minqwen
 from minqwen.errors import InputError
+from minqwen.units import human
 from minqwen.weights import resolve
 
+STEP = 10 * 1024 * 1024  # bytes that the client writes at a time
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """
 import sys
@@ -36,8 +39,10 @@ class Hub(ThreadingHTTPServer):
     """Serves one repository, org/model; other names are missing, gated or broken.
 
     `log` lists the files fetched and from which byte. `cut` maps a file's name to the
-    number of bytes after which its first transfer is broken off; `stall` is the name
-    of a file whose transfers stop half way and leave the client waiting.
+    number of bytes after which its first transfer is broken off, and `lost` the files
+    that nothing more is sent of after that; `stall` is the name of a file whose
+    transfers stop half way and leave the client waiting. `claimed` maps names to sizes
+    that are not theirs.
     """
 
     daemon_threads = True
@@ -50,6 +55,7 @@ class Hub(ThreadingHTTPServer):
             if file.is_file()
         }
         self.log, self.cut, self.stall = [], {}, None
+        self.lost, self.claimed = set(), {}
         self.stalled, self.release = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -82,6 +88,8 @@ class Handler(BaseHTTPRequestHandler):
         repo, rest = "/".join(parts[:2]), parts[2:]
         if repo == "org/gated":
             self.answer(403, X_Error_Code="GatedRepo")
+        elif repo == "org/private":
+            self.answer(401)
         elif repo == "org/broken":
             self.answer(500)
         elif repo != "org/model":
@@ -112,12 +120,18 @@ class Handler(BaseHTTPRequestHandler):
             "ETag": '"' + sha256(body).hexdigest() + '"',
             "X-Repo-Commit": COMMIT,
             "Accept-Ranges": "bytes",
+            "Connection": "close",
             "Content-Length": len(body) - start,
         }
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
         part = body[start:]
+        if name in hub.claimed:
+            headers["X-Linked-Size"] = hub.claimed[name]
         if self.command == "GET":
+            if name in hub.lost and name not in hub.cut:
+                self.close_connection = True
+                return
             hub.log.append((name, start))
             if name == hub.stall:
                 part = part[: len(part) // 2]
@@ -182,9 +196,9 @@ def test_a_broken_connection_is_taken_up_where_it_stopped(hub, loaded, tmp_path)
     hub.cut[shard] = 11_000_000
     (line,), progress = load_there(hub.url, tmp_path, "org/model")
     assert line == loaded
-    assert "%" in progress  # a bar
+    assert "%" not in progress  # a bar is for a terminal
     again = [start for name, start in hub.log if name == shard]
-    assert again == [0, 10 * 1024 * 1024]  # the client writes 10 MiB at a time
+    assert again == [0, STEP]
     fetched = {name for name, _ in hub.log}
     never = {"evil.py", "pytorch_model.bin", "README.md", "original/x.safetensors"}
     assert fetched == hub.files.keys() - never
@@ -198,6 +212,65 @@ def test_a_broken_connection_is_taken_up_where_it_stopped(hub, loaded, tmp_path)
                             HF_HUB_OFFLINE="1")  # fmt: skip
     assert offline[0] == line
     assert offline[1].startswith("org/other is not, or not wholly, in the local cache")
+
+
+def test_a_second_run_goes_on_where_the_first_broke_off(hub, loaded, tmp_path):
+    shards = sorted(name for name in hub.files if name.startswith("model-"))
+    sizes = [len(hub.files[name]) for name in shards]
+    last = max(i for i, size in enumerate(sizes) if size > 11_000_000)
+    hub.cut[shards[last]], hub.lost = 11_000_000, {shards[last]}
+    (line,), _ = load_there(hub.url, tmp_path, "org/model")
+    assert line.startswith("org/model was not downloaded completely (")
+    kept = f"{human(sum(sizes[:last]) + STEP)} of {human(sum(sizes))} are kept"
+    assert line.endswith(f": {kept}; run the same command again to continue.")
+    hub.lost = set()
+    hub.log.clear()
+    (line,), _ = load_there(hub.url, tmp_path, "org/model")
+    assert line == loaded
+    fetched = [item for item in hub.log if item[0] in shards]
+    assert fetched[0] == (shards[last], STEP)
+    assert fetched[1:] == [(name, 0) for name in shards[last + 1 :]]
+
+
+def test_what_was_damaged_meanwhile_is_not_used(hub, loaded, tmp_path):
+    shard = "model-00001-of-00003.safetensors"
+    blobs = tmp_path / "hub" / "models--org--model" / "blobs"
+    blobs.mkdir(parents=True)
+    kept = blobs / (sha256(hub.files[shard]).hexdigest() + ".partial")
+    kept.write_bytes(b"not what was sent")
+    (line,), _ = load_there(hub.url, tmp_path, "org/model")
+    assert f"{shard} arrived damaged and was removed" in line and not kept.exists()
+    (line,), _ = load_there(hub.url, tmp_path, "org/model")
+    assert line == loaded
+
+
+def test_a_disk_too_small_is_told_before_anything_is_fetched(hub, tmp_path):
+    hub.claimed["model-00001-of-00003.safetensors"] = 10**18
+    (line,), _ = load_there(hub.url, tmp_path, "org/model")
+    assert line.startswith("org/model needs 1e+06 TB more in ")
+    assert "set HF_HOME" in line
+    assert not [name for name, _ in hub.log if name.endswith(".safetensors")]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminal to pretend to be")
+def test_a_terminal_sees_progress(hub, loaded, tmp_path):
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOAD, "org/model"], stderr=theirs,
+        env=environment(hub.url, tmp_path), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal's output
+        while piece := os.read(ours, 65536):
+            shown += piece
+    os.close(ours)
+    assert process.communicate()[0].strip() == loaded
+    assert b"model-00001-of-00003.safetensors: 100%" in shown
 
 
 def test_a_killed_download_keeps_its_complete_files(hub, loaded, tmp_path):
@@ -229,13 +302,15 @@ def test_a_killed_download_keeps_its_complete_files(hub, loaded, tmp_path):
 
 
 def test_one_sentence_for_each_refusal(hub, tmp_path):
-    names = ["org/gated", "org/nothing", "org/model@v9", "org/broken", "a--b/c..d"]
-    lines, _ = load_there(hub.url, tmp_path, *names)
-    assert len(lines) == len(names)
-    for line, name, word in zip(lines, names, [
-        "terms", "neither a local path nor a hub repository", "no revision v9",
-        "unreachable", "possible hub id"], strict=True):  # fmt: skip
-        assert line.startswith(name.split("@")[0]) and word in line
+    refusals = {
+        "org/gated": "terms", "org/private": "(HTTP 401); log in",
+        "org/nothing": "neither a local path nor a hub repository",
+        "org/model@v9": "no revision v9", "org/broken": "unreachable",
+        "a--b/c..d": "possible hub id",
+    }  # fmt: skip
+    lines, _ = load_there(hub.url, tmp_path, *refusals)
+    for line, (name, words) in zip(lines, refusals.items(), strict=True):
+        assert line.startswith(name.split("@")[0]) and words in line
 
 
 def test_nobody_answers(tmp_path):

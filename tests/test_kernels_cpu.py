@@ -11,8 +11,10 @@ import minqwen
 from minqwen import kernels
 from minqwen.delta import delta_recurrent
 from minqwen.deltanet import causal_conv
-from minqwen.kernels import cpu
+from minqwen.kernels import cpu, read
 from minqwen.kernels.decode import Decoder, suits
+from minqwen.kernels.read import Reader
+from minqwen.prefill import prefill
 from tests.tiny_models import scatter, small_config, small_model
 
 TINY = "assets/tiny"
@@ -101,6 +103,75 @@ def same_memory(ours, reference):
         for name in vars(a)
         if torch.is_tensor(getattr(a, name))
     )
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", [*MODELS, "ends in a delta layer"])
+def test_reader_is_the_model(name, threads, monkeypatch):
+    """Ragged pieces, after tokens that the cache holds, by one thread and by three."""
+    monkeypatch.setattr(read, "PIECE", 100)
+    monkeypatch.setattr(read, "ROWS", 20)
+    monkeypatch.setattr(read, "KEYS", 64)
+    monkeypatch.setattr(read, "LUMP", 30)
+    changes = MODELS.get(name, {"num_hidden_layers": 3})
+    model = small_model(full_attention_interval=2, **changes)
+    ids, start = torch.randint(0, 300, (1, 333)), torch.randint(0, 300, (1, 7))
+    ours, reference = model.new_cache(1, 400), model.new_cache(1, 400)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    with torch.no_grad():  # as well as in inference mode, where the threads are
+        for cache in (ours, reference):
+            model(start, cache=cache)
+        mine = Reader(model)(ids, ours)
+        assert torch.get_num_threads() == threads
+        theirs = model(ids, cache=reference, last_only=True)
+        assert error(mine, theirs) < 1e-5
+        assert same_memory(ours, reference) < 1e-5
+        assert ours.length == reference.length == 340
+        assert torch.equal(ours.next_position, reference.next_position)
+        more = torch.randint(0, 300, (1, 5))
+        assert error(model(more, cache=ours), model(more, cache=reference)) < 1e-5
+    torch.set_num_threads(before)
+
+
+@torch.inference_mode()
+def test_reader_reads_bfloat16():
+    """No farther from the same weights' fp32 answer than torch's own bf16."""
+    torch.manual_seed(0)
+    model = small_model(moe=False).to(torch.bfloat16)
+    exact = scatter(minqwen.Qwen(small_config(moe=False)))
+    exact.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
+    mine, rival = [], []
+    for length in range(40, 60):
+        ids = torch.randint(0, 300, (1, length))
+        true = exact.eval()(ids, last_only=True)
+        mine.append(error(Reader(model)(ids, model.new_cache(1, 60)), true))
+        rival.append(error(model(ids, last_only=True).float(), true))
+    assert max(mine) < 3e-2 and sum(mine) < sum(rival)
+
+
+@torch.inference_mode()
+def test_who_reads_a_prompt(monkeypatch):
+    model = small_model()
+    ids = torch.randint(0, 300, (1, kernels.ENOUGH))
+    mask, padded = torch.ones_like(ids), torch.ones_like(ids)
+    padded[:, 0] = 0
+    cache = model.new_cache(1, kernels.ENOUGH)
+
+    def chosen(**inputs):
+        return kernels.reader(model, {"input_ids": ids} | inputs, cache)
+
+    assert isinstance(chosen(), Reader)
+    assert isinstance(chosen(attention_mask=mask), Reader)
+    assert chosen(attention_mask=padded) is None
+    assert chosen(pixel_values=torch.zeros(4, 6)) is None
+    assert chosen(input_ids=ids[:, 1:]) is None, "too little to wait for numba"
+    assert chosen(input_ids=ids.expand(2, -1)) is None
+    with kernels.using("torch"):
+        assert chosen() is None
+    with pytest.raises(minqwen.InputError, match="outside the vocabulary"):
+        prefill(model, {"input_ids": ids + 300}, cache)
+    assert error(prefill(model, {"input_ids": ids}, cache), model(ids)[:, -1:]) < 1e-5
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
 MODEL_PART = "config family norm rope attention delta deltanet moe vision block".split()
 MODEL_PART += "cache mtp model".split()
 OPTIONAL = "transformers av matplotlib ipywidgets anywidget IPython fla triton".split()
-OPTIONAL += "pytest playwright".split()
+OPTIONAL += "gguf pytest playwright".split()
 
 
 def requirements() -> list[str]:

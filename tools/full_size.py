@@ -1,14 +1,14 @@
 """The 397B model at its full size, on a laptop: one token through all 60 layers.
 
-    python -m tools.full_size [--cache 256MiB] [--threads 2]
+    python -m tools.full_size [--quantize int8] [--cache 256MiB] [--threads 2]
 
 Makes the whole checkpoint, 94 shards with the released names, 806.8 GB that take a few
 MB of disk: the files are sparse, all weights zero but one embedding row and, in every
 router, the rows of ten experts, so that it is known which the token must visit. Loads
 it with experts on disk and the rest in memory, reads one token, and says what that
 took. Times of the disk are not real ones, since holes in a file are read from nowhere;
-every byte is read, copied and multiplied all the same. The rest is bf16, of the
-language model alone: 18.3 GiB.
+every byte is read, copied and multiplied all the same. The rest, of the language model
+alone, is 18.3 GiB in bf16, and becomes int8 or int4 while it is read with --quantize.
 """
 
 import argparse
@@ -106,6 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cache", type=size, default=2**28)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quantize", choices=("int8", "int4"))
     parser.add_argument("--folder", type=Path, help="where the files go, and stay")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -128,10 +129,11 @@ def run(folder, options, chosen):
     warnings.simplefilter("ignore")  # that tower and draft head are left out
     begun = time.perf_counter()
     model = minqwen.load(
-        folder, dtype=torch.bfloat16, experts="disk", expert_cache=options.cache
-    )
+        folder, dtype=torch.bfloat16, experts="disk", expert_cache=options.cache,
+        quantize=options.quantize,
+    )  # fmt: skip
     took = time.perf_counter() - begun
-    print(f"loaded in {took:.1f} s, all but experts in bf16; "
+    print(f"loaded in {took:.1f} s, all but experts in {options.quantize or 'bf16'}; "
           f"peak memory {peak() / 2**30:.2f} GiB", flush=True)  # fmt: skip
     visited, spent = [], {}
     for block in model.model.language_model.layers:

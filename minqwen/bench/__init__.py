@@ -6,27 +6,28 @@ Machines differ, and one machine differs from minute to minute; a ratio of two r
 by side differs least. So every contestant is a process of its own (worker.py), all run
 once a round, one at a time, and what is told is the ratio in each round: its median,
 least and largest. A second figure is how near decoding comes to the speed at which the
-machine can read the bytes that a token needs at all.
+machine can read the bytes that a token needs at all (`plan.step_bytes`), which is
+measured in every round too. `minqwen bench --growth` is growth.py.
 """
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from ..config import FULL, Config
+from ..config import Config
 from ..errors import InputError
 from ..model import Qwen
+from ..plan import step_bytes
 from ..weights import save
-from .worker import PEERS
+from .machine import bandwidth, installed, machine
+from .worker import LLAMA, PEERS, READ, llama_bench
 
 SMALL = dict(
     vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attention_heads=4,
@@ -38,30 +39,33 @@ SMALL = dict(
     rope_parameters=dict(rope_type="default", rope_theta=10_000_000,
                          partial_rotary_factor=0.25, mrope_section=[11, 11, 10],
                          mrope_interleaved=True))  # fmt: skip
-LIBRARIES = ("minqwen", "torch", "numba", "transformers", "flash-linear-attention")
+SLICE = 4  # layers of a released size: three with delta memories, one with attention
+FORMS = {"float32": "fp32", "bfloat16": "bf16"}
 
 
-def bench(size, dtypes, contexts, steps, repeats, threads, out=None):
+def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
     """Run every contestant, print a table, and return all that was measured.
 
     size "tiny" is the embedded checkpoint, "small" a random model of 150 M parameters
-    with the released ones' proportions. With `out`, writes bench.json and bench.png
-    there. Raises InputError when a contestant fails, with its last words.
+    with the released ones' proportions, and a released size is its first four layers
+    at true width, random, on a GPU. gguf: files for llama.cpp, one for each dtype. With
+    `out`, writes bench.json and bench.png there. Raises InputError when a contestant
+    fails, with its last words.
     """
     torch.set_num_threads(threads)
+    files = dict(zip(dtypes, llama_files(gguf, dtypes), strict=True))
     result = {"machine": machine(threads), "size": size, "steps": steps, "runs": []}
     with tempfile.TemporaryDirectory() as folder:
         folder = checkpoint(size, folder)
         cfg = Config.from_json(folder)
         for dtype in dtypes:
-            for context in contexts:
-                rounds = contest(folder, dtype, context, steps, repeats, threads)
-                width = getattr(torch, dtype).itemsize
-                moved = bytes_moved(cfg.text, width, context + steps // 2)
-                result["runs"].append(
-                    {"dtype": dtype, "context": context, "moved": moved} | rounds
-                )
-                print(tell(result["runs"][-1], result["machine"]), flush=True)
+            with contestants(peers(folder, files[dtype]), dtype, threads) as workers:
+                for context in sorted(contexts):
+                    run = contest(workers, context, steps, repeats)
+                    moved = step_bytes(cfg, context + steps // 2, 1, FORMS[dtype])
+                    run |= {"dtype": dtype, "moved": moved}
+                    result["runs"].append(run)
+                    print(tell(run), flush=True)
     if out:
         from .report import write
 
@@ -69,44 +73,98 @@ def bench(size, dtypes, contexts, steps, repeats, threads, out=None):
     return result
 
 
+def llama_files(gguf, dtypes):
+    """A GGUF for each dtype, or None; InputError where llama.cpp cannot be run."""
+    if not gguf:
+        return [None] * len(dtypes)
+    if len(gguf) != len(dtypes):
+        raise InputError(
+            f"--gguf takes one file for each of {' '.join(dtypes)}, not {len(gguf)}"
+        )
+    if missing := [path for path in gguf if not Path(path).is_file()]:
+        raise InputError(f"--gguf {missing[0]}: no such file")
+    if not llama_bench():
+        raise InputError(
+            "--gguf needs llama-bench on the PATH, or its place in LLAMA_BENCH"
+        )
+    return list(gguf)
+
+
 def checkpoint(size, folder):
-    """A folder that every contestant can load."""
+    """A folder that every contestant can load, or only a config: what is to be made.
+
+    InputError for a size that needs a GPU where there is none.
+    """
     if size == "tiny":
         return Path(__file__).parents[2] / "assets" / "tiny"
-    torch.manual_seed(0)
-    model = Qwen(Config.from_dict(SMALL | dict(model_type="qwen3_5_moe_text")))
-    save(model.to(torch.bfloat16), folder)
-    return Path(folder)
+    folder = Path(folder)
+    if size == "small":
+        torch.manual_seed(0)
+        model = Qwen(Config.from_dict(SMALL | dict(model_type="qwen3_5_moe_text")))
+        save(model.to(torch.bfloat16), folder)
+        return folder
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"--size {size} makes {SLICE} layers at true width on a CUDA GPU, and "
+            "torch sees none; use --size small"
+        )
+    text = Config.named(size).to_dict()["text_config"]
+    text |= {"num_hidden_layers": SLICE, "mtp_num_hidden_layers": 0}
+    text["layer_types"] = text["layer_types"][:SLICE]
+    (folder / "config.json").write_text(json.dumps(text))
+    return folder
 
 
-def contest(folder, dtype, context, steps, repeats, threads):
-    """{"contestants": {name: {"prefill": [s], "decode": [s], "peak": bytes}}}."""
-    names = [n for n in PEERS if n[:7] == "minqwen" or installed("transformers")]
-    workers = {name: Worker(name, folder, dtype, threads) for name in names}
-    seen = {name: {"prefill": [], "decode": [], "peak": 0} for name in names}
+def peers(folder, gguf):
+    """{name: what it loads}: ours, and of the others those that are here."""
+    names = [n for n in PEERS if n.startswith("minqwen") or installed("transformers")]
+    return dict.fromkeys(names, folder) | ({LLAMA: gguf} if gguf else {})
+
+
+@contextmanager
+def contestants(sources, dtype, threads):
+    """{name: Worker}, ended when the block is."""
+    workers = {}
     try:
-        for worker in workers.values():
-            worker.run(context, 2)  # caches fill, loops compile: not counted
-        for _ in tqdm(range(repeats), desc=f"{dtype} {context}", leave=False):
-            for name, worker in workers.items():
-                took = worker.run(context, steps)
-                seen[name]["prefill"].append(took["prefill"])
-                seen[name]["decode"].append(took["decode"])
-                seen[name]["peak"] = took["peak"]
+        for name, source in sources.items():
+            workers[name] = Worker(name, source, dtype, threads)
+        yield workers
     finally:
         for worker in workers.values():
             worker.end()
-    return {"contestants": seen}
+
+
+def contest(workers, context, steps, repeats):
+    """What was measured, by name and by round: seconds, bytes, and bytes a second.
+
+    {"context", "read": False where it was filled in, "bytes a second": [of reading
+    memory], "contestants": {name: {"prefill": [s], "decode": [s], "peak": bytes}}}.
+    """
+    read = context <= READ
+    workers = {n: w for n, w in workers.items() if read or n != LLAMA}
+    seen = {name: {"prefill": [], "decode": [], "peak": 0} for name in workers}
+    for worker in workers.values():
+        worker.run(context, 2)  # caches fill, loops compile: not counted
+    speeds = []
+    for _ in tqdm(range(repeats), desc=f"{context}", leave=False):
+        speeds.append(bandwidth())
+        for name, worker in workers.items():
+            took = worker.run(context, steps)
+            seen[name]["prefill"].append(took["prefill"])
+            seen[name]["decode"].append(took["decode"])
+            seen[name]["peak"] = took["peak"]
+    found = {"context": context, "read": read, "bytes a second": speeds}
+    return found | {"contestants": seen}
 
 
 class Worker:
     """A contestant's process, and the pipe to it."""
 
-    def __init__(self, name, folder, dtype, threads):
+    def __init__(self, name, source, dtype, threads):
         self.name = name
         command = [sys.executable, "-m", "minqwen.bench.worker", name]
         self.process = subprocess.Popen(
-            [*command, str(folder), dtype, str(threads)],
+            [*command, str(source), dtype, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )  # fmt: skip
@@ -132,75 +190,6 @@ class Worker:
         self.process.wait()
 
 
-# ---- what a machine and a token are
-
-
-def machine(threads):
-    """What the figures hold for, and how fast it reads memory."""
-    found = {name: installed(name) for name in LIBRARIES}
-    return {
-        "processor": processor(),
-        "threads": threads,
-        "python": platform.python_version(),
-        "versions": {name: v for name, v in found.items() if v},
-        "bytes a second": bandwidth(),
-    }
-
-
-def installed(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def processor():
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(": ")[1] for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def bandwidth(size=1 << 28):
-    """Bytes a second of summing up 256 MB, the best of ten."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    x = torch.ones(size // 4, device=device)
-    best = 0.0
-    for _ in range(10):
-        begun = time.perf_counter()
-        x.sum().item()
-        best = max(best, size / (time.perf_counter() - begun))
-    return best
-
-
-def bytes_moved(t, width, context):
-    """Bytes that writing one token must read or write, `width` bytes a number.
-
-    All weights that a token passes through (one row of the embedding), keys and values
-    of `context` tokens, and each recurrent state, fp32, once in and once out.
-    """
-    D, deltas = t.hidden_size, sum(kind != FULL for kind in t.layer_types)
-    fulls = t.num_hidden_layers - deltas
-    keys = t.linear_num_key_heads * t.linear_key_head_dim
-    values = t.linear_num_value_heads * t.linear_value_head_dim
-    delta = D * (2 * keys + 2 * values + 2 * t.linear_num_value_heads) + values * D
-    heads, kv = t.num_attention_heads, t.num_key_value_heads
-    attention = D * t.head_dim * (2 * heads + 2 * kv) + heads * t.head_dim * D
-    if t.num_experts:
-        routed = t.num_experts_per_tok * t.moe_intermediate_size
-        mlp = D * (t.num_experts + 3 * (routed + t.shared_expert_intermediate_size))
-    else:
-        mlp = 3 * D * t.intermediate_size
-    weights = deltas * delta + fulls * attention + t.num_hidden_layers * mlp
-    weights += t.vocab_size * D  # the output head
-    memory = fulls * 2 * kv * t.head_dim * context * width
-    states = deltas * values * t.linear_key_head_dim * 4 * 2
-    return weights * width + memory + states
-
-
 # ---- the table
 
 
@@ -217,23 +206,33 @@ def fastest(run, part, library):
     return min(middle, key=middle.get, default=None)
 
 
-def tell(run, machine):
+def shares(run, name):
+    """Bytes that decoding moved over those that memory gave, in each round."""
+    took = run["contestants"][name]["decode"]
+    pairs = zip(took, run["bytes a second"], strict=True)
+    return sorted(run["moved"] / seconds / speed for seconds, speed in pairs)
+
+
+def tell(run):
     """Lines for one dtype and context.
 
     Tokens a second, peak memory, speed as a ratio to transformers' faster way (median,
     least, largest), and when decoding the share of what the memory could do.
     """
     lines = [f"{run['dtype']}, context {run['context']:,}"]
-    for part in ("prefill", "decode"):
+    if not run["read"]:
+        lines[0] += " (filled in at random, not read)"
+    for part in ("prefill", "decode") if run["read"] else ("decode",):
         count = run["context"] if part == "prefill" else 1
         rival = fastest(run, part, "transformers") or "minqwen torch"
         for name, times in run["contestants"].items():
             speed = count / statistics.median(times[part])
             text = f"  {part:8}{name:26}{speed:9,.0f} tokens/s"
             text += f"{times['peak'] / 1e9:7.2f} GB"
-            low, *_, high = middle = ratios(run, part, name, rival)
-            text += f"{statistics.median(middle):7.2f}x ({low:.2f} to {high:.2f})"
+            times = ratios(run, part, name, rival)
+            text += f"{statistics.median(times):7.2f}x"
+            text += f" ({times[0]:.2f} to {times[-1]:.2f})"
             if part == "decode":
-                text += f"{run['moved'] * speed / machine['bytes a second']:6.0%}"
+                text += f"{statistics.median(shares(run, name)):6.0%}"
             lines.append(text)
     return "\n".join(lines)

@@ -8,16 +8,37 @@ from ..files import write_whole
 
 def write(folder, result):
     """bench.json and, where matplotlib is installed, bench.png."""
+    keep(folder, "bench", result, draw)
+
+
+def write_growth(folder, result):
+    """growth.json and growth.png."""
+    keep(folder, "growth", result, draw_growth)
+
+
+def keep(folder, name, result, draw):
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, sort_keys=True) + "\n"
-    write_whole(folder / "bench.json", text.encode())
+    write_whole(folder / f"{name}.json", text.encode())
     try:
         import matplotlib
 
         matplotlib.use("Agg")
     except ImportError:
         return
-    draw(result).savefig(folder / "bench.png", dpi=150, bbox_inches="tight")
+    draw(result).savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+
+
+def points(runs, part, name):
+    """Contexts that a contestant took part in, and its tokens a second there."""
+    x, speed = [], []
+    for run in runs:
+        times = run["contestants"].get(name)
+        if times and (part == "decode" or run["read"]):
+            x.append(run["context"])
+            count = run["context"] if part == "prefill" else 1
+            speed.append(count / statistics.median(times[part]))
+    return x, speed
 
 
 def draw(result):
@@ -31,13 +52,9 @@ def draw(result):
     for axis_row, dtype in zip(axes, dtypes, strict=True):
         runs = [run for run in result["runs"] if run["dtype"] == dtype]
         for axis, part in zip(axis_row, ("prefill", "decode"), strict=True):
-            for name, marker in zip(runs[0]["contestants"], "osv^", strict=False):
-                x = [run["context"] for run in runs]
-                middle = [
-                    statistics.median(run["contestants"][name][part]) for run in runs
-                ]
-                count = x if part == "prefill" else [1] * len(x)
-                speed = [n / s for n, s in zip(count, middle, strict=True)]
+            names = dict.fromkeys(n for run in runs for n in run["contestants"])
+            for name, marker in zip(names, "osv^D", strict=False):
+                x, speed = points(runs, part, name)
                 axis.plot(x, speed, marker=marker, label=name)
             axis.set_xscale("log", base=2)
             axis.set_ylim(bottom=0)
@@ -45,5 +62,35 @@ def draw(result):
             axis.set_xlabel("tokens in the context")
             axis.set_ylabel("tokens a second")
     axes[0, 1].legend(frameon=False, fontsize=8)
+    fig.tight_layout()
+    return fig
+
+
+def draw_growth(result):
+    """Against context: time a token of one text; tokens a second of a full memory."""
+    import matplotlib.pyplot as plt
+
+    fig, (one, batch) = plt.subplots(1, 2, figsize=(8, 3.2))
+    for name, marker in zip(result["one"][0]["rows"], "os", strict=True):
+        for axis, runs in ((one, result["one"]), (batch, result["batch"])):
+            runs = [run for run in runs if run["seconds"][name]]
+            x = [run["context"] for run in runs]
+            took = [statistics.median(run["seconds"][name]) for run in runs]
+            y = [s * 1e3 for s in took]
+            if axis is batch:
+                y = [r["rows"][name] / s for r, s in zip(runs, took, strict=True)]
+            axis.plot(x, y, marker=marker, label=name)
+    one.set_title("ms a token, one text", loc="left")
+    memory = result["memory"] / 2**30
+    batch.set_title(f"tokens a second, {memory:.0f} GiB full of texts", loc="left")
+    batch.set_yscale("log")
+    one.set_ylim(bottom=0)
+    for axis in (one, batch):
+        axis.set_xscale("log", base=2)
+        ticks = [run["context"] for run in result["one"]]
+        axis.set_xticks(ticks, [f"{n // 1024}K" for n in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel("tokens in the context")
+    one.legend(frameon=False, fontsize=8)
     fig.tight_layout()
     return fig

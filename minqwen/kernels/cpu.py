@@ -27,15 +27,13 @@ def delta_rule(q, k, v, *, g, beta, state=None):
     B, T, H, V = v.shape
     share_threads()
     out = torch.empty_like(v)
-    if state is None:
-        state = v.new_zeros(B, H, k.shape[-1], V)
-    columns = state.mT.contiguous()  # [B, H, V, K]
-    q, k, v, g, beta = (numbers(x.contiguous()) for x in (q, k, v, g, beta))
+    state = v.new_zeros(B, H, k.shape[-1], V) if state is None else state.clone()
+    q, k, v, keep, beta = (numbers(x.contiguous()) for x in (q, k, v, g.exp(), beta))
     for b in range(B):
         loops.many(
-            q[b], k[b], v[b], g[b], beta[b], columns[b].numpy(), out[b].numpy()
+            q[b], k[b], v[b], keep[b], beta[b], state[b].numpy(), out[b].numpy()
         )  # fmt: skip
-    return out, columns.mT.contiguous()
+    return out, state
 
 
 def causal_conv(x, weight, window=None):

@@ -60,8 +60,12 @@ class Decoder:
         ):
             x += mix(rms_norm(x, before, eps), cos, sin, memory)
             x += think(rms_norm(x, between, eps))
-        logits = product(self.head, rms_norm(x, self.norm, eps))
-        return torch.from_numpy(logits)[None, None]
+        return self.logits(x)
+
+    def logits(self, x):
+        """What the last layer's x [D] says of the next token: [1, 1, vocab]."""
+        normed = rms_norm(x, self.norm, self.cfg.rms_norm_eps)
+        return torch.from_numpy(product(self.head, normed))[None, None]
 
 
 @numba.njit(**FAST)

@@ -2,8 +2,8 @@
 
 A name like `org/model` that is no path here is fetched from the Hugging Face Hub
 into its usual cache: only safetensors, JSON, templates and text, never a pickle or
-code. A broken connection is taken up where it stopped; after a kill, the files that
-were complete are not fetched again.
+code. A broken connection, and a run that was broken off, are taken up where they
+stopped.
 """
 
 import os
@@ -11,9 +11,12 @@ import re
 from pathlib import Path
 
 from ..errors import InputError
+from ..units import human
+from .fetch import Incomplete, fetch
 from .header import show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+UNFINISHED = "minqwen-convert.json"  # is there while a folder is being written
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
 
 
@@ -26,6 +29,11 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
     not there.
     """
     path = Path(os.path.expanduser(path_or_hub_id))
+    if (path / UNFINISHED).exists():
+        raise InputError(
+            f"{show(path)} is a conversion that did not finish; run minqwen convert "
+            "with the same source and options again, and it goes on where it stopped."
+        )
     if path.exists():
         if revision is not None:
             raise InputError(
@@ -34,17 +42,17 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
             )
         return path
     name = os.fspath(path_or_hub_id)
-    if not HUB_ID.fullmatch(name) or path.suffix == ".safetensors":
+    if not HUB_ID.fullmatch(name) or path.suffix in (".safetensors", ".gguf"):
         raise InputError(
             f"{show(name)} does not exist; give a checkpoint's folder, a .safetensors "
-            "file or a hub id such as Qwen/Qwen3.5-0.8B."
+            "or .gguf file, or a hub id such as Qwen/Qwen3.5-0.8B."
         )
     return _download(name, revision, wanted)
 
 
 def _download(name, revision, wanted):
     try:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import constants, errors, snapshot_download
     except ImportError:
         raise InputError(
             f"{name} is not a local path, and downloading it needs the huggingface_hub "
@@ -52,6 +60,8 @@ def _download(name, revision, wanted):
         ) from None
     cause = None
     try:
+        if "*.safetensors" in wanted and not constants.HF_HUB_OFFLINE:
+            fetch(name, revision)
         # Nested folders hold other formats of the same weights: leave them.
         return Path(
             snapshot_download(
@@ -68,10 +78,23 @@ def _download(name, revision, wanted):
         fault = "is not, or not wholly, in the local cache, and the hub is unreachable"
     except errors.HFValidationError:
         fault = "is neither a local path nor a possible hub id"
-    except Exception as err:  # the HTTP library beneath differs between releases
+    except InputError:
+        raise
+    except Incomplete as err:
         cause = err
+        fault = (
+            f"was not downloaded completely ({show(err)}): {human(err.kept)} of "
+            f"{human(err.total)} are kept; run the same command again to continue"
+        )
+    except Exception as err:  # the HTTP library beneath differs between releases
+        cause, answer = err, getattr(err, "response", None)
         fault = (
             f"was not downloaded completely ({show(str(err) or type(err).__name__)}); "
             "run the same command again to continue"
         )
+        if getattr(answer, "status_code", None) in (401, 403):
+            fault = (
+                f"may not be read by you (HTTP {answer.status_code}); log in with "
+                "`hf auth login`, or set HF_TOKEN to a token that may read it"
+            )
     raise InputError(f"{name} {fault}.") from cause

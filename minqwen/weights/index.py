@@ -28,8 +28,8 @@ def open_checkpoint(path):
     _refuse_pickle(path)
     if path.suffix != ".safetensors":
         raise InputError(
-            f"{show(path)} is neither a folder nor a .safetensors file; give the "
-            "checkpoint's folder."
+            f"{show(path)} is neither a folder nor a .safetensors or .gguf file; give "
+            "the checkpoint's folder."
         )
     return read_table(path)
 
@@ -60,7 +60,9 @@ def _files_of(folder):
     if not files:
         for file in sorted(folder.iterdir()):
             _refuse_pickle(file)
-        raise InputError(f"{show(folder)} holds no .safetensors file.")
+        gguf = next((show(f.name) for f in sorted(folder.glob("*.gguf"))), None)
+        advice = f"; give {gguf} itself" if gguf else ""
+        raise InputError(f"{show(folder)} holds no .safetensors file{advice}.")
     return files
 
 

@@ -15,6 +15,8 @@ from ..errors import InputError
 from ..model import Qwen
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# What else may be stored, though not computed in: the numbers of forms.py.
+STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 BODY = "model.language_model."
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
 
@@ -35,7 +37,7 @@ class Lean(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def skeleton(cfg, dtype):
+def skeleton(cfg, dtype, source="config.json"):
     """The model on the meta device: names, shapes and dtypes without memory.
 
     Casting leaves the model's fp32 islands (`A_log`, the gated norms) in fp32, as
@@ -46,7 +48,7 @@ def skeleton(cfg, dtype):
             return Qwen(cfg).to(dtype)
     except (RuntimeError, TypeError) as err:
         reason = str(err).splitlines()[0]
-        raise InputError(f"config.json asks for impossible sizes ({reason}).") from None
+        raise InputError(f"{source} asks for impossible sizes ({reason}).") from None
 
 
 def per_expert(name, shape):

@@ -14,19 +14,22 @@ import torch
 
 from ..config import Config
 from ..errors import InputError
-from ..kernels import known
+from ..kernels import dress, known
+from .forms import FORMS, read_choice
 from .header import show, unchanged
 from .hub import resolve
 from .index import open_checkpoint
-from .layout import BODY, DTYPES, FUSED, Lean, per_expert, skeleton, slice_of
+from .layout import DTYPES, STORED, Lean, skeleton, slice_of
+from .match import base, match
 from .memory import settle
 from .paged import put_back, take_out
+from .quantised import pack_modules, places
+from .rows import requantise
+from .scheme import OWN, Scheme, read_scheme
 
 CHUNK = 32 << 20  # bytes converted or moved to a device at once
 GRAIN = 32768  # elements from which torch shares an operation between threads
 BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
-LISTED = 10  # faults spelled out in one error
-SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 
 
 def load(
@@ -35,6 +38,7 @@ def load(
 ):  # fmt: skip
     """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
 
+    The file is .safetensors, with config.json beside it, or .gguf (see gguf.py).
     device None takes a GPU if there is one; dtype None keeps the one most of the file
     has. `A_log` and the gated norms stay fp32. A file without any `mtp.*` (transformers
     drops them) gives a model without that head, and a config without a vision tower
@@ -45,96 +49,76 @@ def load(
     experts "disk" leaves the routed experts in the files until a token chooses them:
     the same logits, in the memory that the rest takes and `expert_cache` bytes. None
     maps the files where all experts fit, or else takes half of the free memory.
+
+    Quantised files stay in their form, and are widened as they are used. quantize
+    "int8" or "int4" turns the large matrices of others into that form while they are
+    read; "int4:int8" tells experts and the rest apart, "int4:stored" leaves the rest.
+    Experts on disk are not turned into anything.
     """
-    _refuse_planned(experts, quantize)
+    _check_experts(experts, expert_cache)
+    choice = read_choice(quantize, OWN, "stored") if quantize else (None, None)
     known(kernels)
-    if expert_cache is not None and (experts != "disk" or expert_cache < 1):
-        raise InputError(
-            f"expert_cache={show(expert_cache)} does not go with experts={experts!r}; "
-            "it is a number of bytes for experts='disk'."
-        )
     device = _device(device)
+    computable(dtype)
+    path = resolve(path_or_hub_id, revision)
+    if path.suffix == ".gguf":
+        from .gguf import load_gguf
+
+        if quantize:
+            raise InputError(
+                f"quantize={quantize!r} turns safetensors files only; load "
+                f"{show(path)} without it."
+            )
+        model = load_gguf(path, device, dtype, experts)
+        return dressed(model, kernels)
+    table, model, forms, plan = examine(path, dtype)
+    if quantize and choice[1] is None and not model.cfg.is_moe:
+        raise InputError(
+            f"quantize={quantize!r} is for experts, and {show(path)} has no experts."
+        )
+    held = {name: Scheme(*choice).of(name) or form for name, form in forms.items()}
+    taken, memory = {}, plan
+    if experts == "disk":
+        taken = take_out(model, path)
+        memory = [step for step in plan if ".experts." not in step[1]]
+    pack_modules(model, held.get)
+    with Lean():
+        model.to_empty(device=device)
+    changed = {name for name, form in forms.items() if held[name] != form}
+    _read_all(model, table, [s for s in memory if base(s[1]) not in changed], forms)
+    requantise(model, table, [s for s in memory if base(s[1]) in changed], forms)
+    if taken:
+        put_back(model, taken, plan, table, expert_cache, device, forms)
+    return dressed(model, kernels)
+
+
+def dressed(model, kernels):
+    model.kernels = kernels
+    dress(model)
+    return model.eval()
+
+
+def computable(dtype):
+    """InputError unless dtype, or None for the file's own, can hold a model."""
     if dtype is not None and dtype not in DTYPES.values():
         raise InputError(
             f"dtype {show(dtype)} cannot hold weights; give torch.float32, bfloat16, "
             "float16 or None for the file's own."
         )
-    path = resolve(path_or_hub_id, revision)
+
+
+def examine(path, dtype):
+    """All that comes before reading a weight of safetensors files.
+
+    (name -> Entry, model on the meta device, and of `match` forms and plan).
+    """
     table = open_checkpoint(path)
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
+    scheme = read_scheme(cfg)
     cfg, table = _agree_on_parts(path, cfg, table)
     _check_depth(path, cfg, table)
     model = skeleton(cfg, dtype or _main_dtype(table))
-    plan = match(path, model, table)
-    taken, memory = {}, plan
-    if experts == "disk":
-        taken = take_out(model, path)
-        memory = [step for step in plan if not step[1].endswith(FUSED)]
-    with Lean():
-        model.to_empty(device=device)
-    _read_all(model, table, memory)
-    if taken:
-        put_back(model, taken, plan, table, expert_cache, device)
-    model.kernels = kernels
-    return model.eval()
-
-
-def match(path, model, table):
-    """[(stored name, parameter name, part)] covering every parameter exactly once.
-
-    Raises one InputError for all tensors that are missing, unexpected, mis-shaped or
-    of another dtype. `model` may be on the meta device.
-    """
-    names = table.keys()
-    bare = not any(n.startswith(BODY) for n in names) and any(
-        n.startswith("model.layers.") for n in names
-    )
-    single = {m[1] for m in map(SINGLE.fullmatch, names) if m}
-    half = _f16_allowed(table)
-    plan, faults = [], []
-    for name, p in model.named_parameters():
-        stored = name.replace(BODY, "model.") if bare else name
-        wanted = [(stored, None)]
-        if name.endswith(FUSED) and stored not in table:
-            if stored.rpartition(".")[0] in single:
-                wanted = per_expert(stored, p.shape)
-        for source, part in wanted:
-            plan.append((source, name, part))
-            shape = p.shape if part is None else (part[2] - part[1], p.shape[2])
-            fault = _fault(source, table.get(source), shape, half)
-            faults += [fault] if fault else []
-    for n in sorted(names - {source for source, _, _ in plan}):
-        faults.append(f"unexpected {show(n)} in {show(table[n].file.name)}")
-    if faults:
-        count = f"{len(faults)} tensors do" if len(faults) > 1 else "1 tensor does"
-        more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
-        raise InputError(
-            f"{show(path)}: {count} not fit config.json: {'; '.join(faults[:LISTED])}"
-            f"{more}. Is config.json from another checkpoint, or a file missing?"
-        )
-    return plan
-
-
-def _fault(name, entry, shape, half):
-    """What is wrong with one stored tensor, as a phrase, or None."""
-    if entry is None:
-        return f"missing {show(name)}"
-    where = f"{show(entry.file.name)}: {show(name)}"
-    if entry.shape != tuple(shape):
-        return f"{where} is {list(entry.shape)}, config.json asks for {list(shape)}"
-    if entry.dtype not in DTYPES:
-        return f"{where} is {entry.dtype}, expected BF16 or F32"
-    if entry.dtype == "F16" and not half:
-        return f"{where} is F16 while others are BF16, expected BF16 or F32"
-    return None
-
-
-def _f16_allowed(table):
-    """F16 is taken from files that know no BF16.
-
-    Both have two bytes, so a wrong label would load as other numbers without a sign.
-    """
-    return all(entry.dtype != "BF16" for entry in table.values())
+    return table, model, *match(path, model, table, scheme)
 
 
 def _main_dtype(table):
@@ -160,8 +144,8 @@ def _agree_on_parts(path, cfg, table):
         table = {n: e for n, e in table.items() if not n.startswith("model.visual.")}
         left.append("the files' vision tower, which config.json does not ask for")
     if left:
-        # stacklevel 3: the line that called load.
-        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=3)
+        # stacklevel 4: the line that called load.
+        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=4)
     return cfg, table
 
 
@@ -188,10 +172,11 @@ def _check_depth(path, cfg, table):
 
 
 @torch.no_grad()
-def _read_all(model, table, plan):
+def _read_all(model, table, plan, forms):
     from tqdm import tqdm
 
-    parameters = dict(model.named_parameters())
+    parameters = places(model)
+    widths = {name: p.shape[-1] for name, p in model.named_parameters() if p.dim()}
     # In the order of the bytes on disk, so that the disk never has to seek.
     plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
     total = sum(table[source].end - table[source].start for source, _, _ in plan)
@@ -205,10 +190,17 @@ def _read_all(model, table, plan):
                 if file is None or file.name != str(table[source].file):
                     file = _reopen(file, entry, table[source].file)
                 entry = table[source]
-                target = slice_of(parameters[name].data, part).reshape(-1)
+                place = slice_of(parameters[name].data, part)
+                target = place.reshape(-1)
                 settle(target)
                 read_tensor(file, entry, source, target, buffer, bar.update)
-                check_finite(entry.file, source, target)
+                form = forms[base(name)]
+                if form is None:
+                    check_finite(entry.file, source, target)
+                else:
+                    suffix = name.removeprefix(base(name))
+                    parts, width = {suffix: place}, widths[base(name)]
+                    check_packed(entry.file, source, form, parts, width)
             if file is not None:
                 unchanged(entry, file.fileno())
         finally:
@@ -229,6 +221,16 @@ def check_finite(file, name, values):
         )
 
 
+def check_packed(file, name, form, parts, width):
+    """InputError if parts of a form hold what is no number."""
+    fault = FORMS[form].fault(parts, width)
+    if fault:
+        raise InputError(
+            f"{show(file.name)}: {show(name)} {fault}, which no writer means; copy or "
+            "download it again."
+        )
+
+
 def _reopen(old, entry, path):
     if old is not None:
         unchanged(entry, old.fileno())
@@ -245,18 +247,19 @@ def read_tensor(file, entry, name, target, buffer, progress=lambda count: None):
     Read in place where dtype and device allow, else through `buffer`, uint8 on the
     CPU. Raises InputError if the file has become shorter than its header said.
     """
-    stored = DTYPES[entry.dtype]
+    stored = STORED[entry.dtype]
     if target.dtype == stored and target.device.type == "cpu":
-        _fill(file, entry.start, target, name, progress)
+        read_bytes(file, entry.start, target, name, progress)
         return
     through = buffer.view(stored)
     for low in range(0, len(target), len(through)):
         piece = through[: min(len(through), len(target) - low)]
-        _fill(file, entry.start + low * stored.itemsize, piece, name, progress)
+        read_bytes(file, entry.start + low * stored.itemsize, piece, name, progress)
         target[low : low + len(piece)].copy_(piece)
 
 
-def _fill(file, start, flat, name, progress):
+def read_bytes(file, start, flat, name, progress):
+    """Fill `flat`, a CPU tensor, with a file's bytes from `start` on."""
     left = memoryview(flat.view(torch.uint8).numpy())
     file.seek(start)
     while left:
@@ -273,14 +276,14 @@ def _fill(file, start, flat, name, progress):
 # ---- options ----
 
 
-def _refuse_planned(experts, quantize):
-    for option, value, choices in (
-        ("experts", experts, ("memory", "disk")),
-        ("quantize", quantize, (None,)),
-    ):
-        if value not in choices:
-            listed = " or ".join(repr(choice) for choice in choices)
-            raise InputError(f"{option}={value!r} is not supported; give {listed}.")
+def _check_experts(experts, expert_cache):
+    if experts not in ("memory", "disk"):
+        raise InputError(f"experts={experts!r} is neither 'memory' nor 'disk'.")
+    if expert_cache is not None and (experts != "disk" or expert_cache < 1):
+        raise InputError(
+            f"expert_cache={show(expert_cache)} does not go with experts={experts!r}; "
+            "it is a number of bytes for experts='disk'."
+        )
 
 
 def _device(device):

@@ -9,6 +9,7 @@ Where all experts fit beside the rest, and lie fused in the dtype asked for, the
 are mapped instead: they are the parameters, and the system reads what is touched.
 """
 
+import math
 import mmap
 from time import perf_counter
 
@@ -18,9 +19,11 @@ from torch import nn
 from ..errors import InputError
 from ..moe import Experts, SparseMoE
 from .header import show
-from .layout import DTYPES, FUSED
+from .layout import DTYPES
+from .match import base
 from .memory import available
 from .pages import Files, Pages, Part, Stats
+from .quantised import PACKED, PackedExperts, in_waves, parts_of
 
 SPARE = 0.9  # of the free memory that a mapping or a cache may fill
 
@@ -43,20 +46,34 @@ def take_out(model, path):
     return taken
 
 
-def put_back(model, taken, plan, table, cache_bytes, device):
+def put_back(model, taken, plan, table, cache_bytes, device, forms):
     """Give each layer experts that are read, or mapped where all of them fit."""
-    plan = [step for step in plan if step[1].endswith(FUSED)]
-    total = sum(p.nbytes for experts in taken.values() for p in experts.parameters())
+    plan = [step for step in plan if ".experts." in step[1]]
+    forms = {name: forms[name + ".down_proj"] for name in taken}
+    sizes = {n: len(e.down_proj) * expert_bytes(e, forms[n]) for n, e in taken.items()}
+    total = sum(sizes.values())
     room, stats, made = int(SPARE * available()), Stats(), {}
     if cache_bytes is None and total <= room and device.type == "cpu":
         made = _mapped(_mappable(taken, plan, table), stats)
     rest = {name: experts for name, experts in taken.items() if name not in made}
-    if rest:
-        # Half of what is free: the system keeps in the other half what it read last.
-        most = cache_bytes or (total if total <= room else room // 2)
-        made |= _paged(rest, plan, table, most, stats, device)
+    # Half of what is free: the system keeps in the other half what it read last.
+    most = cache_bytes or (total if total <= room else room // 2)
+    for form in {forms[name] for name in rest}:  # one, but for a head left as trained
+        some = {name: experts for name, experts in rest.items() if forms[name] == form}
+        share = sum(sizes[n] for n in some) / sum(sizes[n] for n in rest)
+        made |= _paged(some, plan, table, int(most * share), stats, device, form)
     for name, experts in made.items():
         model.get_submodule(name.removesuffix(".experts")).experts = experts
+
+
+def expert_bytes(experts, form):
+    """What one of a layer's experts takes in memory."""
+    total = 0
+    for kind, p in experts.named_parameters():
+        parts = parts_of(form, kind, p.shape) if form else {"": (p.shape, p.dtype)}
+        for shape, dtype in parts.values():
+            total += math.prod(shape[1:]) * dtype.itemsize
+    return total
 
 
 def _mappable(taken, plan, table):
@@ -66,7 +83,7 @@ def _mappable(taken, plan, table):
     for name, experts in taken.items():
         own = [found.get(f"{name}.{kind}") for kind, _ in experts.named_parameters()]
         dtype = experts.down_proj.dtype
-        if all(e and DTYPES[e.dtype] == dtype for e in own):
+        if all(e and DTYPES.get(e.dtype) == dtype for e in own):
             if all(e.start % dtype.itemsize == 0 for e in own):
                 layers[name] = own
     return layers
@@ -92,36 +109,44 @@ def _mapped(layers, stats):
     return made
 
 
-def _paged(taken, plan, table, cache_bytes, stats, device):
+def _paged(taken, plan, table, cache_bytes, stats, device, form):
     parts = {}
     for source, parameter, part in plan:
-        name, _, kind = parameter.rpartition(".")
+        suffix = parameter.removeprefix(base(parameter))
+        name, _, kind = base(parameter).rpartition(".")
         if name not in taken:
             continue
-        count, rows, _ = getattr(taken[name], kind).shape
-        entry = table[source]
-        size = (entry.end - entry.start) // count
+        entry, place = table[source], kind + PACKED + suffix if form else kind
         if part is not None:
-            whole = Part(entry, entry.start, kind, *part[1:])
+            whole = Part(entry, entry.start, place, *part[1:])
             parts.setdefault((name, part[0]), []).append(whole)
             continue
+        count, rows, _ = entry.shape
+        size = (entry.end - entry.start) // count
         for e in range(count):
-            piece = Part(entry, entry.start + e * size, kind, 0, rows)
+            piece = Part(entry, entry.start + e * size, place, 0, rows)
             parts.setdefault((name, e), []).append(piece)
     some = next(iter(taken.values()))
-    one = sum(p[0].nbytes for p in some.parameters())
+    one = expert_bytes(some, form)
     slots = min(cache_bytes // one, len(parts))
     if not slots:
         raise InputError(
             f"{cache_bytes} bytes for a cache hold no expert, which takes {one}; give "
             "expert_cache at least that."
         )
-    dim, width = some.down_proj.shape[1:]
-    with torch.device("meta"):
-        held = Experts(dim, slots, width).to(some.down_proj.dtype)
-    held = held.to_empty(device=device).requires_grad_(False)
+    held = _slots(some, slots, form).to_empty(device=device).requires_grad_(False)
     pages = Pages(parts, held, stats)
     return {name: PagedExperts(e, name, pages) for name, e in taken.items()}
+
+
+def _slots(experts, count, form):
+    """Experts of the same widths on the meta device, `count` of them."""
+    dtype, (dim, width) = experts.down_proj.dtype, experts.down_proj.shape[1:]
+    with torch.device("meta"):
+        if form is None:
+            return Experts(dim, count, width).to(dtype)
+        shapes = {k: (count, *p.shape[1:]) for k, p in experts.named_parameters()}
+        return PackedExperts(form, shapes, dtype)
 
 
 # ---- what stands in their place ----
@@ -137,20 +162,8 @@ class PagedExperts(nn.Module):
 
     def forward(self, x, weights, ids):
         """x [N, D]; weights, ids [N, top_k] -> sum_k weights_k expert_k(x) [N, D]."""
-        begun, chosen = perf_counter(), ids.unique().tolist()
-        room = self.pages.capacity
-        if len(chosen) <= room:
-            out = self._some(x, weights, ids, chosen)
-        else:  # a long prompt's: as many at a time as there are slots
-            flat = ids.flatten()
-            each = x.new_empty(len(flat), x.shape[1])  # [N * top_k, D]
-            for low in range(0, len(chosen), room):
-                wave = chosen[low : low + room]
-                mine = torch.isin(flat, torch.tensor(wave, device=ids.device)).nonzero()
-                rows = mine[:, 0] // ids.shape[1]
-                alone = weights.new_ones(len(rows), 1)
-                each[mine[:, 0]] = self._some(x[rows], alone, flat[mine], wave)
-            out = (each.view(*ids.shape, -1) * weights[..., None]).sum(1)
+        begun = perf_counter()
+        out = in_waves(self._some, self.pages.capacity, x, weights, ids)
         self.pages.stats.expert_seconds += perf_counter() - begun
         return out
 
@@ -161,8 +174,11 @@ class PagedExperts(nn.Module):
         out = self.pages.slots(x, weights, slot_of[ids])
         if out.isfinite().all() or not x.isfinite().all():
             return out
+        held = self.pages.slots
+        if isinstance(held, PackedExperts):
+            held, slots = held.widened(slots), range(len(slots))
         for e, slot in zip(chosen, slots, strict=True):
-            refuse_nan(self.name, e, *(p[slot] for p in self.pages.slots.parameters()))
+            refuse_nan(self.name, e, *(p[slot] for p in held.parameters()))
         return out
 
     def _apply(self, fn, recurse=True):

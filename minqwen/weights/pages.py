@@ -15,7 +15,8 @@ import torch
 
 from ..errors import InputError
 from .header import Entry, show, unchanged
-from .layout import DTYPES
+from .layout import STORED
+from .quantised import PackedExperts
 
 PIECE = 4 << 20  # bytes of one positioned read
 THREADS = 8  # reads under way at once; disks answer several sooner than one by one
@@ -90,11 +91,12 @@ class Pages:
 
     @property
     def cache_bytes(self):
-        return sum(p.nbytes for p in self.slots.parameters())
+        held = [*self.slots.parameters(), *self.slots.buffers()]
+        return sum(t.nbytes for t in held if not t.is_meta)
 
     def fetch(self, layer, experts):
         """The slots of at most `capacity` experts of a layer, read where need be."""
-        begun, reads = perf_counter(), []
+        begun, reads, new = perf_counter(), [], []
         for key in ((layer, e) for e in experts):
             if key in self.place:
                 self.place.move_to_end(key)  # before any is evicted
@@ -106,11 +108,14 @@ class Pages:
             slot = self.free.pop() if self.free else self.place.popitem(last=False)[1]
             self.place[key] = slot
             reads += self._reads(key, slot)
+            new.append((key, slot))
         try:
             for count in self.threads.map(self._read, reads):
                 self.stats.bytes_read += count
             for file in {part.entry.file for part, *_ in reads}:
                 self.files.check(file)
+            if isinstance(self.slots, PackedExperts):
+                self._check(new)
         except BaseException:
             # What a slot holds is unknown now: nobody may take it for an expert.
             self.free += self.place.values()
@@ -119,11 +124,21 @@ class Pages:
         self.stats.read_seconds += perf_counter() - begun if reads else 0.0
         return [self.place[layer, e] for e in experts]
 
+    def _check(self, new):
+        """InputError for a scale that is no number; of weights, the sums will tell."""
+        for (layer, expert), slot in new:
+            fault = self.slots.bad_scales(slot)
+            if fault:
+                raise InputError(
+                    f"{layer}: expert {expert} {fault}, which no writer means; copy or "
+                    "download the checkpoint again."
+                )
+
     def _reads(self, key, slot):
         """(part, first byte, target) for each piece of an expert; targets are flat."""
         for part in self.parts[key]:
             rows = getattr(self.slots, part.kind)[slot, part.low : part.high]
-            width = DTYPES[part.entry.dtype].itemsize
+            width = STORED[part.entry.dtype].itemsize
             at = part.start
             for target in rows.detach().reshape(-1).split(PIECE // width):
                 yield part, at, target
@@ -131,7 +146,7 @@ class Pages:
 
     def _read(self, read):
         part, at, target = read
-        stored = DTYPES[part.entry.dtype]
+        stored = STORED[part.entry.dtype]
         direct = target.dtype == stored and target.device.type == "cpu"
         buffer = target if direct else torch.empty(len(target), dtype=stored)
         left = memoryview(buffer.view(torch.uint8).numpy())

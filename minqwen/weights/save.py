@@ -16,6 +16,7 @@ from ..errors import InputError
 from .header import show
 from .index import INDEX
 from .layout import DTYPES, stored_tensors
+from .quantised import Packed
 
 CHUNK = 64 << 20  # bytes copied off a device at once
 LABELS = {dtype: label for label, dtype in DTYPES.items()}
@@ -33,6 +34,14 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
     folder = Path(folder)
+    form = next((m.form for m in model.modules() if isinstance(m, Packed)), None)
+    if form:
+        raise InputError(f"save does not write {form} weights; use minqwen convert.")
+    if hasattr(model, "share"):
+        raise InputError(
+            "one of several processes holds a part of the model alone, which is not "
+            "saved; load it in one process for that."
+        )
     tensors = list(stored_tensors(model))
     for name, tensor in tensors:
         if tensor.is_meta:

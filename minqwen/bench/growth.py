@@ -1,0 +1,139 @@
+"""What a longer context costs: the 3:1 hybrid beside attention in every layer.
+
+    minqwen bench --growth [--memory 4GiB] [--threads 2] [--out FOLDER]
+
+Two random models of the bench's small size and width, in bfloat16 and one process, take
+turns at the same context. Their caches are filled in, not read: random keys and values,
+and the states of a short prompt. Time a token is told for one text, and tokens a second
+for as many texts as the memory holds. Last, the time a token of reading with delta
+layers alone, which should not depend on how many there are.
+"""
+
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .. import kernels
+from ..config import Config
+from ..model import Qwen
+from ..plan import memory_bytes, weight_bytes
+from ..prefill import prefill
+from . import SMALL
+from .machine import machine
+from .worker import PROMPT, fill
+
+CONTEXTS = 4096, 8192, 16384, 32768, 65536, 131072, 262144
+READS = 4096, 8192, 16384, 32768, 65536
+MOST = 64  # texts in a batch
+HYBRID, FULL, DELTA = "3:1 hybrid", "attention in every layer", "delta layers alone"
+INTERVALS = {HYBRID: 4, FULL: 1, DELTA: SMALL["num_hidden_layers"] + 1}
+
+
+def growth(memory, steps, repeats, threads, out=None):
+    """Measure, print tables, return it all; writes growth.json and .png to `out`."""
+    torch.set_num_threads(threads)
+    models = {name: model(interval) for name, interval in INTERVALS.items()}
+    pair = {name: models[name] for name in (HYBRID, FULL)}
+    result = {"machine": machine(threads), "memory": memory, "one": [], "batch": []}
+    with torch.inference_mode():
+        for context in CONTEXTS:
+            run = contest(pair, context, dict.fromkeys(pair, 1), steps, repeats)
+            result["one"].append(run)
+            print(tell(run), flush=True)
+        for context in CONTEXTS:
+            rows = {n: largest_batch(m.cfg, context, memory) for n, m in pair.items()}
+            run = contest(pair, context, rows, max(2, steps // 16), repeats)
+            result["batch"].append(run)
+            print(tell(run), flush=True)
+        result["read"] = reading(models[DELTA], repeats)
+        print(tell_reading(result["read"]))
+    if out:
+        from .report import write_growth
+
+        write_growth(Path(out), result)
+    return result
+
+
+def model(interval):
+    torch.manual_seed(0)
+    sizes = SMALL | {"full_attention_interval": interval}
+    cfg = Config.from_dict(sizes | dict(model_type="qwen3_5_moe_text"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    built = Qwen(cfg).to(torch.bfloat16).to(device).eval()
+    if device == "cpu" and kernels.installed("numba"):
+        built.kernels = "numba"
+    return built
+
+
+def largest_batch(cfg, context, memory):
+    """Texts whose caches fit beside the weights, at most MOST; 0 where not one does."""
+    one = sum(memory_bytes(cfg, context, 1).values())
+    return min(MOST, int((memory - sum(weight_bytes(cfg).values())) // one))
+
+
+def contest(models, context, rows, steps, repeats):
+    """{"context", "rows": {name: texts}, "seconds": {name: [of a step, by round]}}."""
+    seconds = {name: [] for name in models}
+    for _ in tqdm(range(repeats), desc=f"{context}", leave=False):
+        for name, one in models.items():
+            if rows[name]:
+                seconds[name].append(step_time(one, context, rows[name], steps))
+    return {"context": context, "rows": rows, "seconds": seconds}
+
+
+def step_time(model, context, rows, steps):
+    """Seconds of writing one token for each of `rows` texts, the first not counted."""
+    device = model.model.language_model.embed_tokens.weight.device
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    cache = model.new_cache(rows, context + steps + 1)
+    ids = torch.randint(0, SMALL["vocab_size"], (rows, PROMPT), device=device)
+    token = prefill(model, {"input_ids": ids}, cache)[:, -1:].argmax(-1)
+    fill(cache, context)
+    read = kernels.decoder(model, cache, steps)
+    for step in range(steps + 1):
+        if step == 1:
+            wait()
+            begun = time.perf_counter()
+        token = read(token, cache)[:, -1:].argmax(-1)
+    wait()
+    return (time.perf_counter() - begun) / steps
+
+
+def reading(model, repeats):
+    """{tokens: [seconds of reading them, by round]}, turn about."""
+    device = model.model.language_model.embed_tokens.weight.device
+    seconds = {count: [] for count in READS}
+    for _ in tqdm(range(repeats), desc="reading", leave=False):
+        for count in READS:
+            ids = torch.randint(0, SMALL["vocab_size"], (1, count), device=device)
+            cache = model.new_cache(1, count)
+            begun = time.perf_counter()
+            prefill(model, {"input_ids": ids}, cache)[0, 0, 0].item()
+            seconds[count].append(time.perf_counter() - begun)
+    return seconds
+
+
+# ---- tables
+
+
+def tell(run):
+    """One context: each model's time a step and tokens a second, and their ratio."""
+    middle = {n: statistics.median(s) for n, s in run["seconds"].items() if s}
+    speed = {n: run["rows"][n] / s for n, s in middle.items()}
+    texts = [f"context {run['context']:8,}"]
+    for name, rows in run["rows"].items():
+        told = f"{rows} x {middle[name] * 1e3:.1f} ms" if rows else "does not fit"
+        texts.append(f"{name} {told}")
+    if len(speed) == 2:
+        texts.append(f"{speed[HYBRID] / speed[FULL]:.2f}x")
+    return "   ".join(texts)
+
+
+def tell_reading(seconds):
+    each = {count: statistics.median(s) / count for count, s in seconds.items()}
+    lines = [f"{n:8,} tokens: {s * 1e6:.0f} us each" for n, s in each.items()]
+    spread = max(each.values()) / min(each.values()) - 1
+    return "\n".join([DELTA, *lines, f"within {spread:.0%} of the fastest"])

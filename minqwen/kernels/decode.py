@@ -8,7 +8,7 @@ from ..config import FULL
 from ..moe import Experts, SparseMoE
 from ..rope import rope_angles
 from .cpu import numbers, share_threads
-from .layers import attention_layer, delta_layer, mlp, moe_layer
+from .layers import WIDE, attention_layer, delta_layer, mlp, moe_layer
 from .loops import FAST, product, rms_norm, wide
 
 
@@ -26,7 +26,8 @@ def suits(model):
     known = all(
         type(m.experts) is Experts for m in model.modules() if isinstance(m, SparseMoE)
     )
-    return not dtypes and devices == {"cpu"} and plain and known
+    narrow = model.cfg.text.head_dim <= WIDE
+    return not dtypes and devices == {"cpu"} and plain and known and narrow
 
 
 class Decoder:

@@ -13,6 +13,7 @@ from .loops import (
     FAST,
     correct,
     dot,
+    exp,
     product,
     rms_norm,
     sigmoid,
@@ -23,6 +24,8 @@ from .loops import (
 )
 
 SPLIT = 256  # tokens of a KV cache that one task looks at
+WIDE = 256  # no head is wider
+LINES = 32  # outputs that one task sums over all experts
 
 
 @njit(**FAST)
@@ -31,9 +34,28 @@ def delta_layer(x, w, conv, rates, norm, window, state, key_heads, eps):
 
     window [W - 1, channels] and state [H, K, V] move on by one token.
     """
-    qkv = slide(product(w[0], x), conv, window)
-    z, b, a = product(w[1], x), product(w[2], x), product(w[3], x)
+    every = products(w[0], w[1], w[2], w[3], x)
+    last, H = len(w[0]) + len(w[1]), len(w[2])
+    qkv = slide(every[: len(w[0])], conv, window)
+    z, b, a = every[len(w[0]) : last], every[last : last + H], every[last + H :]
     return product(w[4], heads(qkv, z, b, a, rates, norm, state, key_heads, eps))
+
+
+@njit(parallel=True, **FAST)
+def products(a, b, c, d, x):
+    """Four weights times x, one after the other: to start threads costs a while."""
+    ab, abc = len(a) + len(b), len(a) + len(b) + len(c)
+    out = np.empty(abc + len(d), np.float32)
+    for i in prange(len(out)):
+        if i < len(a):
+            out[i] = dot(a[i], x)
+        elif i < ab:
+            out[i] = dot(b[i - len(a)], x)
+        elif i < abc:
+            out[i] = dot(c[i - ab], x)
+        else:
+            out[i] = dot(d[i - abc], x)
+    return out
 
 
 @njit(**FAST)
@@ -82,8 +104,9 @@ def attention_layer(x, w, norms, cos, sin, keys, values, length, eps):
     keys, values [Hkv, max_len, K]: this token's are stored at `length` - 1.
     """
     Hkv, _, K = keys.shape
-    qg, k, v = product(w[0], x), product(w[1], x), product(w[2], x)
-    H = len(qg) // (2 * K)
+    every = products(w[0], w[1], w[2], w[2][:0], x)
+    qg, kv = every[: len(w[0])], every[len(w[0]) :]
+    k, v, H = kv[: Hkv * K], kv[Hkv * K :], len(qg) // (2 * K)
     q = np.empty((H, K), np.float32)
     for h in range(H):
         query = rms_norm(qg[2 * h * K : (2 * h + 1) * K], norms[0], eps)
@@ -120,24 +143,25 @@ def look(q, keys, values, length):
     """
     Hkv, G, K = q.shape
     parts = (length + SPLIT - 1) // SPLIT
+    fours = (G + 3) // 4 * 4  # those beyond G keep shares of zero
     top = np.empty((Hkv, parts, G), np.float32)
     weight = np.zeros((Hkv, parts, G), np.float32)
-    total = np.zeros((Hkv, parts, G, K), np.float32)
+    total = np.empty((Hkv, parts, fours, K), np.float32)
     for task in prange(Hkv * parts):
         h, p = task // parts, task % parts
         first, last = p * SPLIT, min(length, (p + 1) * SPLIT)
-        scores = np.empty((G, last - first), np.float32)
+        scores = np.zeros((fours, SPLIT), np.float32)
         for t in range(first, last):
             for g in range(G):
                 scores[g, t - first] = dot(keys[h, t], q[h, g])
         for g in range(G):
-            top[h, p, g] = scores[g].max()
-        for t in range(first, last):
-            for g in range(G):
-                e = np.exp(scores[g, t - first] - top[h, p, g])
-                weight[h, p, g] += e
-                for i in range(K):
-                    total[h, p, g, i] += e * wide(values[h, t, i])
+            top[h, p, g] = scores[g, : last - first].max()
+            for t in range(last - first):
+                scores[g, t] = exp(scores[g, t] - top[h, p, g])
+                weight[h, p, g] += scores[g, t]
+        for g in range(0, fours, 4):
+            shares, sums = scores[g : g + 4], total[h, p, g : g + 4]
+            mixture(shares, values[h], first, last, sums)
     out = np.zeros((Hkv, G, K), np.float32)
     for h in range(Hkv):
         for g in range(G):
@@ -151,17 +175,45 @@ def look(q, keys, values, length):
 
 
 @njit(**FAST)
+def mixture(shares, values, first, last, total):
+    """total [4, K] = shares [4, n] of the rows first to last of values, in fours.
+
+    Each number of a row serves four queries, and sums are loaded and stored once for
+    four rows.
+    """
+    width, whole = total.shape[1], last - (last - first) % 4
+    some = np.zeros((4, WIDE), np.float32)  # of a size that the compiler knows
+    for t in range(first, whole, 4):
+        for i in range(width):
+            a, b, c, d = some[0, i], some[1, i], some[2, i], some[3, i]
+            for r in range(4):
+                v = wide(values[t + r, i])
+                a += shares[0, t - first + r] * v
+                b += shares[1, t - first + r] * v
+                c += shares[2, t - first + r] * v
+                d += shares[3, t - first + r] * v
+            some[0, i], some[1, i], some[2, i], some[3, i] = a, b, c, d
+    for t in range(whole, last):
+        for g in range(4):
+            for i in range(width):
+                some[g, i] += shares[g, t - first] * wide(values[t, i])
+    total[:] = some[:, :width]
+
+
+@njit(**FAST)
 def moe_layer(x, router, experts, shared, top_k):
     """SparseMoE. experts: gate_up, down; shared: gate, up, down, and its own gate."""
-    logits = product(router, x)
+    every = products(router, shared[0], shared[1], shared[3], x)
+    E, width = len(router), len(shared[0])
+    logits, gate, up = every[:E], every[E : E + width], every[E + width : -1]
     ids = np.argsort(-logits)[:top_k]
     weights = np.exp(logits[ids] - logits[ids[0]])
     weights /= weights.sum()
+    always, open_ = np.empty(width, np.float32), sigmoid(every[-1])
+    for i in range(width):
+        always[i] = gate[i] * sigmoid(gate[i]) * up[i] * open_
     h = chosen(experts[0], ids, weights, x)
-    out = mlp(x, shared[0], shared[1], shared[2])
-    out *= sigmoid(dot(shared[3][0], x))
-    add_chosen(experts[1], ids, h, out)
-    return out
+    return together(experts[1], ids, h, shared[2], always)
 
 
 @njit(parallel=True, **FAST)
@@ -177,11 +229,17 @@ def chosen(gate_up, ids, weights, x):
 
 
 @njit(parallel=True, **FAST)
-def add_chosen(down, ids, h, out):
-    """out += sum over the chosen of down h."""
-    for d in prange(len(out)):
+def together(down, ids, h, shared, always):
+    """The shared expert's down product plus those of the chosen, some rows a task."""
+    out = np.empty(len(shared), np.float32)
+    for task in prange((len(out) + LINES - 1) // LINES):
+        first, last = task * LINES, min(len(out), (task + 1) * LINES)
+        for d in range(first, last):
+            out[d] = dot(shared[d], always)
         for n in range(len(ids)):
-            out[d] += dot(down[ids[n], d], h[n])
+            for d in range(first, last):
+                out[d] += dot(down[ids[n], d], h[n])
+    return out
 
 
 @njit(parallel=True, **FAST)

@@ -24,10 +24,11 @@ from pathlib import Path
 
 import torch
 
-from minqwen.bench import bytes_moved, installed
+from minqwen.bench.machine import installed
 from minqwen.config import FULL, Config
 from minqwen.kernels import decoder, dress, suited
 from minqwen.model import Qwen
+from minqwen.plan import step_bytes
 
 LENGTHS = [2048 << i for i in range(6)]  # 2K to 64K
 GROUP = 4  # layers: three of DeltaNet and one of attention
@@ -236,7 +237,7 @@ def decode_table(model, speed):
     found = {}
     for context in (4096, 32768, 262144 - 64):
         took = decode_seconds(model, context)
-        moved = bytes_moved(model.cfg.text, 2, context)
+        moved = step_bytes(model.cfg, context, 1)
         found[context] = {"ms": took * 1e3, "share": moved / took / speed}
     return found
 

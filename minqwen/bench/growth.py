@@ -4,8 +4,8 @@
 
 Two random models of four layers, as wide as 397B's but with 16 of its 512 experts and
 a small vocabulary, so that weights and memory weigh against each other as they do
-there: three delta layers and one with attention, and four with attention. Query heads
-are 8 and not 32, since sixteen queries a key are bound by a CPU's arithmetic.
+there: three delta layers and one with attention, and four with attention. (On a CPU
+sixteen queries for a key are bound by arithmetic, so time grows faster than bytes.)
 
 In bfloat16 and one process, they take turns at the same context. Their caches are
 filled in, not read: random keys and values, and the states of a short prompt. Time a
@@ -35,7 +35,7 @@ MOST = 32  # texts in a batch
 PROMPT = 2  # tokens read before filling in, so that states are states
 HYBRID, FULL = "3:1 hybrid", "attention in every layer"
 WIDE = {"num_hidden_layers": 4, "num_experts": 16, "vocab_size": 32000,
-        "num_attention_heads": 8, "mtp_num_hidden_layers": 0}  # fmt: skip
+        "mtp_num_hidden_layers": 0}  # fmt: skip
 
 
 def growth(memory, steps, repeats, threads, out=None):

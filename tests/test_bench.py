@@ -111,16 +111,18 @@ def test_llama_is_asked_for_what_it_can_answer(tmp_path, monkeypatch):
 def test_growth(tmp_path, monkeypatch):
     """A small one of everything: tables, files, and a batch that does not fit."""
     pytest.importorskip("matplotlib")
-    little = dict(vocab_size=320, hidden_size=64, num_experts=8, num_experts_per_tok=2)
-    monkeypatch.setattr(growth, "SMALL", bench.SMALL | little)
+    little = dict(vocab_size=320, hidden_size=64, num_experts=10)
+    monkeypatch.setattr(growth, "WIDE", growth.WIDE | little)
+    monkeypatch.setattr(growth, "SMALL", growth.SMALL | little)
     monkeypatch.setattr(growth, "CONTEXTS", (128, 4096))
     monkeypatch.setattr(growth, "READS", (64, 128))
-    result = growth.growth(30_000_000, 4, 1, 1, tmp_path)
+    memory = 64_000_000
+    result = growth.growth(memory, 4, 1, 1, tmp_path)
     short, long = result["batch"]
     assert short["rows"][growth.HYBRID] > long["rows"][growth.HYBRID] > 0
     assert long["rows"][growth.FULL] == 0
     assert "does not fit" in growth.tell(long) and "x" in growth.tell(short)
-    assert json.loads((tmp_path / "growth.json").read_text())["memory"] == 30_000_000
+    assert json.loads((tmp_path / "growth.json").read_text())["memory"] == memory
     assert (tmp_path / "growth.png").stat().st_size > 5000
 
 

@@ -29,6 +29,10 @@ def delta_rule(q, k, v, *, g, beta, state=None):
     out = torch.empty_like(v)
     state = v.new_zeros(B, H, k.shape[-1], V) if state is None else state.clone()
     q, k, v, keep, beta = (numbers(x.contiguous()) for x in (q, k, v, g.exp(), beta))
+    if T == 1:
+        q, k, v, keep, beta = (x[:, 0] for x in (q, k, v, keep, beta))
+        loops.once(q, k, v, keep, beta, state.numpy(), out[:, 0].numpy())
+        return out, state
     for b in range(B):
         loops.many(
             q[b], k[b], v[b], keep[b], beta[b], state[b].numpy(), out[b].numpy()

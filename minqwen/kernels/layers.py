@@ -14,6 +14,7 @@ from .loops import (
     correct,
     dot,
     exp,
+    largest,
     product,
     rms_norm,
     sigmoid,
@@ -145,7 +146,7 @@ def look(q, keys, values, length):
     parts = (length + SPLIT - 1) // SPLIT
     fours = (G + 3) // 4 * 4  # those beyond G keep shares of zero
     top = np.empty((Hkv, parts, G), np.float32)
-    weight = np.zeros((Hkv, parts, G), np.float32)
+    weight = np.empty((Hkv, parts, G), np.float32)
     total = np.empty((Hkv, parts, fours, K), np.float32)
     for task in prange(Hkv * parts):
         h, p = task // parts, task % parts
@@ -155,10 +156,12 @@ def look(q, keys, values, length):
             for g in range(G):
                 scores[g, t - first] = dot(keys[h, t], q[h, g])
         for g in range(G):
-            top[h, p, g] = scores[g, : last - first].max()
+            row, sum_ = scores[g], np.float32(0)
+            most = largest(row, last - first, np.float32(-np.inf))
             for t in range(last - first):
-                scores[g, t] = exp(scores[g, t] - top[h, p, g])
-                weight[h, p, g] += scores[g, t]
+                row[t] = exp(row[t] - most)
+                sum_ += row[t]
+            top[h, p, g], weight[h, p, g] = most, sum_
         for g in range(0, fours, 4):
             shares, sums = scores[g : g + 4], total[h, p, g : g + 4]
             mixture(shares, values[h], first, last, sums)

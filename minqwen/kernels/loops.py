@@ -95,6 +95,14 @@ def softplus(x):
     return max(x, np.float32(0)) + np.log1p(np.exp(-abs(x)))
 
 
+@njit(fastmath={"nnan", "nsz", "reassoc"}, cache=True)
+def largest(row, count, most):
+    """The largest of `most` and count numbers. NaN may be lost: exp brings it back."""
+    for c in range(count):
+        most = max(most, row[c])
+    return most
+
+
 @njit(**FAST)
 def rms_norm(x, weight, eps):
     """x * rsqrt(mean(x^2) + eps) * (1 + w): the zero-centred norm."""
@@ -135,6 +143,21 @@ def correct(state, q, k, v, keep, beta):
             state[i, j] += k[i] * error[j]
             out[j] += state[i, j] * q[i]
     return out
+
+
+@njit(parallel=True, **FAST)
+def once(q, k, v, keep, beta, state, out):
+    """The delta rule over one token of each of B rows.
+
+    q, k [B, Hk, K]; v, out [B, H, V]; keep, beta [B, H]; state [B, H, K, V] is changed
+    where it lies.
+    """
+    B, H = keep.shape
+    for task in prange(B * H):
+        b, h = task // H, task % H
+        key = h // (H // k.shape[1])
+        values = v[b, h], keep[b, h], beta[b, h]
+        out[b, h] = correct(state[b, h], q[b, key], k[b, key], *values)
 
 
 @njit(parallel=True, **FAST)

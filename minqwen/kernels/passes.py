@@ -10,11 +10,21 @@ from numba import njit
 
 from . import loops
 from .layers import turn
-from .loops import FAST, FLOAT, ONE, dot, exp, rms_norm, sigmoid, store, unit, wide
+from .loops import (
+    FAST,
+    FLOAT,
+    ONE,
+    dot,
+    exp,
+    largest,
+    rms_norm,
+    sigmoid,
+    store,
+    unit,
+    wide,
+)
 
 FAST = FAST | {"nogil": True}
-# The largest of a row, in vectors: NaN may be lost here, and comes back in `soften`.
-MAX = FAST | {"fastmath": {"nnan", "nsz", "reassoc"}}
 
 
 @njit(**FAST)
@@ -124,13 +134,6 @@ def place_queries(qg, norm, eps, cos, sin, first, q):
             query = rms_norm(floats(qg[t, 2 * h * K : (2 * h + 1) * K]), norm, eps)
             query = turn(query, cos[t], sin[t])
             q[h // G, first + t, h % G] = query * FLOAT(1 / np.sqrt(K))
-
-
-@njit(**MAX)
-def largest(row, count, most):
-    for c in range(count):
-        most = max(most, row[c])
-    return most
 
 
 @njit(**FAST)

@@ -223,6 +223,21 @@ def test_a_long_answer_changes_over_without_a_seam(monkeypatch):
     assert used == list(range(5 + kernels.PATIENCE, 5 + kernels.ENOUGH - 1))
 
 
+def test_threads_stay_as_torch_has_them():
+    """numba's start sets OpenMP's number of threads, which is torch's too."""
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "import numba; from minqwen.kernels import cpu\n"
+        "cpu.causal_conv(torch.ones(1, 9, 4), torch.ones(4, 1, 4))\n"
+        "print(torch.get_num_threads(), numba.get_num_threads())"
+    )
+    env = os.environ | {"NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["1", "1"], done.stderr
+
+
 # ---- the choice
 
 

@@ -83,7 +83,8 @@ def draw_growth(result):
     one.set_title("ms a token, one text", loc="left")
     memory = result["memory"] / 2**30
     batch.set_title(f"tokens a second, {memory:.0f} GiB full of texts", loc="left")
-    batch.set_yscale("log")
+    batch.set_yscale("log", base=2)
+    batch.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     one.set_ylim(bottom=0)
     for axis in (one, batch):
         axis.set_xscale("log", base=2)

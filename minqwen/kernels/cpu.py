@@ -18,8 +18,15 @@ def numbers(x):
 
 
 def share_threads():
-    """As many threads for numba's loops as torch uses."""
-    numba.set_num_threads(min(torch.get_num_threads(), CORES))
+    """As many threads for numba's loops as torch uses.
+
+    The first call starts numba's, and where both find one OpenMP library, that sets
+    torch's number too.
+    """
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, CORES))
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def delta_rule(q, k, v, *, g, beta, state=None):

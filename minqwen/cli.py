@@ -259,6 +259,11 @@ def load_model(options):
                 "--experts disk is for one process; several share the experts, each "
                 "with its own in memory. Leave it out, or start without torchrun."
             )
+        if options.quantize:
+            raise InputError(
+                "--quantize is for one process; several share weights as they are "
+                "stored. Leave it out, or start without torchrun."
+            )
         return parallel.load(options.path, device=options.device, dtype=dtype)
     return load(
         options.path, device=options.device, dtype=dtype,

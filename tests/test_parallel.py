@@ -296,6 +296,8 @@ def test_a_failure_of_one_rank_is_told_once(endless, tmp_path):
      "which 3 does not divide; start one of 1, 2, 4 (--nproc-per-node)."),
     (["info", str(TINY)], 1, "of all commands only generate is shared by several "
      "processes; start this one without torchrun."),
+    (words(TINY, "--quantize", "int8"), 1, "--quantize is for one process; several "
+     "share weights as they are stored."),
     (words(TINY, "--experts", "disk"), 1, "--experts disk is for one process; several "
      "share the experts, each with its own in memory."),
     (words(TINY, "--device", "abacus"), 1, "device abacus cannot be used"),

@@ -16,6 +16,14 @@ from minqwen.plan import step_bytes
 TINY = "assets/tiny"
 
 
+@pytest.fixture(autouse=True)
+def threads():
+    """The bench sets torch's threads; other tests should not notice."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("name", ["397B-A17B", "35B-A3B", "27B", "0.8B"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_bytes_moved_are_the_active_parameters(name, dtype):

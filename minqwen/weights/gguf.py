@@ -17,7 +17,7 @@ from .gguf_names import moves, order, plain
 from .header import show, unchanged
 from .layout import DTYPES, Lean, skeleton
 from .load import BAR_FROM, check_finite, read_bytes
-from .match import LISTED
+from .match import unfit
 from .memory import settle
 
 CHUNK = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
@@ -70,11 +70,8 @@ def match(path, model, table):
     for name in sorted(table.keys() - {move.source for move in plan}):
         faults.append(f"unexpected {show(name)} in {show(table[name].file.name)}")
     if faults:
-        count = f"{len(faults)} tensors do" if len(faults) > 1 else "1 tensor does"
-        more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
-        raise InputError(
-            f"{show(path)}: {count} not fit its keys: {'; '.join(faults[:LISTED])}"
-            f"{more}. Is it whole, and of a model that this is?"
+        raise unfit(
+            path, "its keys", faults, "Is it whole, and of a model that this is?"
         )
     return plan
 

@@ -48,14 +48,20 @@ def match(path, model, table, scheme=UNQUANTISED):
     for n in sorted(names - {source for source, _, _ in plan}):
         faults.append(f"unexpected {show(n)} in {show(table[n].file.name)}")
     if faults:
-        count = f"{len(faults)} tensors do" if len(faults) > 1 else "1 tensor does"
-        more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
-        raise InputError(
-            f"{show(path)}: {count} not fit config.json: {'; '.join(faults[:LISTED])}"
-            f"{more}. Is config.json from another checkpoint, or a file missing?"
-        )
+        raise unfit(
+            path, "config.json", faults,
+            "Is config.json from another checkpoint, or a file missing?",
+        )  # fmt: skip
     check_scheme(path, scheme, modules)
     return forms, plan
+
+
+def unfit(path, asked, faults, question):
+    """An InputError that tells the first LISTED faults of tensors, and how many."""
+    count = f"{len(faults)} tensors do" if len(faults) > 1 else "1 tensor does"
+    more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
+    listed = "; ".join(faults[:LISTED]) + more
+    return InputError(f"{show(path)}: {count} not fit {asked}: {listed}. {question}")
 
 
 def _steps(source, name, part, shape, form, table, half):

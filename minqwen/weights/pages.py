@@ -66,6 +66,22 @@ class Files:
     def check(self, file):
         unchanged(self.entries[file], self.open[file])
 
+    def read(self, file, left, at):
+        """Fill the memoryview `left` with a file's bytes from `at` on."""
+        while left:
+            try:
+                done = os.preadv(self.open[file], [left], at)
+            except OSError as err:
+                raise InputError(
+                    f"{show(file)} cannot be read: {err.strerror}."
+                ) from None
+            if not done:
+                raise InputError(
+                    f"{show(file.name)} became shorter while it was in use; "
+                    "load again when nobody writes to it."
+                )
+            left, at = left[done:], at + done
+
 
 def _close(descriptors):
     for descriptor in descriptors.values():
@@ -149,21 +165,8 @@ class Pages:
         stored = STORED[part.entry.dtype]
         direct = target.dtype == stored and target.device.type == "cpu"
         buffer = target if direct else torch.empty(len(target), dtype=stored)
-        left = memoryview(buffer.view(torch.uint8).numpy())
-        count = len(left)
-        while left:
-            try:
-                done = os.preadv(self.files.open[part.entry.file], [left], at)
-            except OSError as err:
-                raise InputError(
-                    f"{show(part.entry.file)} cannot be read: {err.strerror}."
-                ) from None
-            if not done:
-                raise InputError(
-                    f"{show(part.entry.file.name)} became shorter while it was in use; "
-                    "load again when nobody writes to it."
-                )
-            left, at = left[done:], at + done
+        content = memoryview(buffer.view(torch.uint8).numpy())
+        self.files.read(part.entry.file, content, at)
         if not direct:
             target.copy_(buffer)
-        return count
+        return len(content)

@@ -1,7 +1,6 @@
 """Weights read in pieces of bounded size, as float32, whatever form the files have."""
 
 import math
-import os
 
 import torch
 
@@ -62,7 +61,7 @@ class Rows:
             shape = entry.shape[-2:] if form else (rows, width)
             begin, end = rows_of(shape, low, high, rows)
             begin, end = begin + lead * shape[0], end + lead * shape[0]
-            parts[suffix] = self._bytes(entry, source + suffix, begin, end, shape[1])
+            parts[suffix] = self._bytes(entry, begin, end, shape[1])
         if form is None:
             wide, fault = parts[""].float(), None
             if not math.isfinite(wide.sum()) and not wide.isfinite().all():
@@ -77,24 +76,12 @@ class Rows:
             )
         return wide
 
-    def _bytes(self, entry, source, first, last, width):
+    def _bytes(self, entry, first, last, width):
         dtype = STORED[entry.dtype]
         out = torch.empty(last - first, width, dtype=dtype)
         left = memoryview(out.view(-1).view(torch.uint8).numpy())
         at = entry.start + first * width * dtype.itemsize
-        while left:
-            try:
-                count = os.preadv(self.files.open[entry.file], [left], at)
-            except OSError as err:
-                raise InputError(
-                    f"{show(entry.file)} cannot be read: {err.strerror}."
-                ) from None
-            if not count:
-                raise InputError(
-                    f"{show(entry.file.name)} ended within {show(source)}: it became "
-                    "shorter while it was read; load again when nobody writes to it."
-                )
-            left, at = left[count:], at + count
+        self.files.read(entry.file, left, at)
         return out
 
     def check(self):

@@ -17,6 +17,7 @@ from .header import show
 from .index import INDEX
 from .layout import DTYPES, stored_tensors
 from .quantised import Packed
+from .written import named
 
 CHUNK = 64 << 20  # bytes copied off a device at once
 LABELS = {dtype: label for label, dtype in DTYPES.items()}
@@ -83,12 +84,7 @@ def _shards(tensors, limit):
             size = 0
         parts[-1].append((name, tensor))
         size += tensor.nbytes
-    if len(parts) == 1:
-        return {"model.safetensors": parts[0]}
-    return {
-        f"model-{i:05d}-of-{len(parts):05d}.safetensors": part
-        for i, part in enumerate(parts, 1)
-    }
+    return named(parts)
 
 
 def _main_dtype(tensors):

@@ -61,6 +61,11 @@ def split(found, limit):
             size = 0
         files[-1] += group
         size += more
+    return named(files)
+
+
+def named(files):
+    """{file name: its content} as transformers names one file, or shards."""
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     return {

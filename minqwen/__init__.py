@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from . import check
+from . import kernels as _kernels  # noqa: F401  puts its forms into the table
 from .cache import Cache
 from .check.progress import progress
 from .config import Config

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .forms import Linear, operation
 from .norm import RMSNorm
 from .rope import rotate
+from .taps import tap
 
 
 class GatedAttention(nn.Module):
@@ -17,14 +19,15 @@ class GatedAttention(nn.Module):
     element, before `o_proj`, so a head can say nothing without attending anywhere.
     """
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, layer=None):
         super().__init__()
+        self.layer = layer
         D, H, K = cfg.hidden_size, cfg.num_attention_heads, cfg.head_dim
         self.heads, self.kv_heads, self.head_dim = H, cfg.num_key_value_heads, K
-        self.q_proj = nn.Linear(D, H * 2 * K, bias=False)
-        self.k_proj = nn.Linear(D, self.kv_heads * K, bias=False)
-        self.v_proj = nn.Linear(D, self.kv_heads * K, bias=False)
-        self.o_proj = nn.Linear(H * K, D, bias=False)
+        self.q_proj = Linear(D, H * 2 * K)
+        self.k_proj = Linear(D, self.kv_heads * K)
+        self.v_proj = Linear(D, self.kv_heads * K)
+        self.o_proj = Linear(H * K, D)
         self.q_norm = RMSNorm(K, cfg.rms_norm_eps)
         self.k_norm = RMSNorm(K, cfg.rms_norm_eps)
 
@@ -39,6 +42,7 @@ class GatedAttention(nn.Module):
         v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim)
         q = rotate(self.q_norm(q), cos, sin)  # [B, T, H, K]
         k = rotate(self.k_norm(k), cos, sin)
+        q, k, v = tap("qkv", self.layer, q=q, k=k, v=v)
         q, k, v = (y.transpose(1, 2) for y in (q, k, v))  # [B, heads, T, K]
         if cache is not None:
             k, v = cache.append(k, v)  # [B, heads, S, K]
@@ -46,16 +50,17 @@ class GatedAttention(nn.Module):
         return self.o_proj((out * gate.sigmoid()).reshape(B, T, -1))
 
 
+@operation
 def attend(q, k, v, mask=None):
     """softmax(q k^T / sqrt(K)) v. q [B, H, T, K]; k, v [B, Hkv, S, K]; H >= Hkv.
 
     Causal when mask is None, with T = S or T = 1.
     """
     B, H, T, K = q.shape
-    if T == 1 and mask is None:
+    if T == 1:
         # One token: the heads that share a key head are rows of one small product.
-        q = q.view(B, k.shape[1], -1, K)
-        return F.scaled_dot_product_attention(q, k, v).view(B, H, 1, K)
+        q = q.reshape(B, k.shape[1], -1, K)
+        return F.scaled_dot_product_attention(q, k, v, mask).view(B, H, 1, K)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=H != k.shape[1]
     )

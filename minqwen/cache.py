@@ -43,6 +43,10 @@ class DeltaState:
         self.conv = torch.zeros(batch, W - 1, cfg.conv_dim, dtype=dtype, device=device)
         self.state = torch.zeros(shape, dtype=torch.float32, device=device)
 
+    def keep(self, conv, state):
+        """Remember these from now on."""
+        self.conv, self.state = conv, state
+
 
 class Cache:
     """All layers' memory, and where each row stands. Made by `Qwen.new_cache`.

@@ -11,6 +11,8 @@ They give the same answer; which is faster depends on T and the machine.
 
 import torch
 
+from .forms import operation
+
 
 def delta_step(q, k, v, *, g, beta, state):
     """One token of the gated delta rule (Yang et al., arXiv 2412.06464).
@@ -83,6 +85,16 @@ def delta_chunked(q, k, v, *, g, beta, state=None, chunk=64):
         S = kept[..., n, :, :] * S + writes[..., n, :, :].mT @ E
     o = torch.cat(outputs, dim=-2)[..., :T, :]  # [B, Hk, R, T, V]
     return o.reshape(B, H, T, V).transpose(1, 2), S.reshape(B, H, K, V)
+
+
+@operation
+def delta_rule(q, k, v, *, g, beta, state=None):
+    """The rule as the layers call it. Shapes and result as `delta_recurrent`."""
+    if q.shape[1] == 1:
+        return delta_recurrent(q, k, v, g=g, beta=beta, state=state)
+    # Chunks no longer than a key is wide: else their own products cost most.
+    chunk = min(64, q.shape[-1])
+    return delta_chunked(q, k, v, g=g, beta=beta, state=state, chunk=chunk)
 
 
 def _chunks(q, k, v, g, beta, Hk, chunk):

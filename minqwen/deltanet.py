@@ -4,10 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .kernels import pick
+from .delta import delta_rule
+from .forms import Linear, operation
 from .norm import GatedRMSNorm, l2norm
+from .taps import tap
 
 
+@operation
 def causal_conv(x, weight, window=None):
     """Each channel mixes its last few tokens: silu(sum_j w_j x_{t-W+1+j}).
 
@@ -19,10 +22,26 @@ def causal_conv(x, weight, window=None):
     if window is None:
         window = x.new_zeros(x.shape[0], W - 1, x.shape[2])
     seen = torch.cat([window, x], dim=1)  # [B, W - 1 + T, channels]
-    taps = weight[:, 0].float()
+    w = weight[:, 0].float()
     T = x.shape[1]
-    mixed = sum(seen[:, j : j + T] * taps[:, j] for j in range(W))
-    return F.silu(mixed.to(x.dtype)), seen[:, T:].clone()  # a view would keep it all
+    mixed = sum(seen[:, j : j + T] * w[:, j] for j in range(W))
+    # NOTE: the window is of inputs, before silu; a clone, for a view would keep it all.
+    return F.silu(mixed.to(x.dtype)), seen[:, T:].clone()
+
+
+@operation
+def remember(qkv, x, mixer, window=None, state=None):
+    """What lies between a delta layer's projections: convolution, gates, rule.
+
+    qkv [B, T, conv_dim] and x [B, T, D], from which `mixer`, a GatedDeltaNet, takes its
+    gates; window and state as the last call left them, or None. Returns o [B, T, H, V],
+    the window and the state.
+    """
+    qkv, window = causal_conv(qkv, mixer.conv1d.weight, window)
+    q, k, v, g, beta = mixer.gates(x, qkv)
+    q, k, v, g, beta = tap("rule", mixer.layer, q=q, k=k, v=v, g=g, beta=beta)
+    o, state = delta_rule(q, k, v, g=g, beta=beta, state=state)
+    return o, window, tap("state", mixer.layer, state=state)
 
 
 class GatedDeltaNet(nn.Module):
@@ -34,17 +53,16 @@ class GatedDeltaNet(nn.Module):
     neighbours share one. Source: arXiv 2412.06464 and the checkpoint's tensor names.
     """
 
-    FP32 = ("A_log", "norm.weight")  # stay fp32 whatever the rest is cast to
-
-    def __init__(self, cfg):
+    def __init__(self, cfg, layer=None):
         super().__init__()
+        self.layer = layer
         D, H = cfg.hidden_size, cfg.linear_num_value_heads
         self.key_heads, self.K = cfg.linear_num_key_heads, cfg.linear_key_head_dim
         self.heads, self.V = H, cfg.linear_value_head_dim
-        self.in_proj_qkv = nn.Linear(D, cfg.conv_dim, bias=False)
-        self.in_proj_z = nn.Linear(D, H * self.V, bias=False)
-        self.in_proj_b = nn.Linear(D, H, bias=False)
-        self.in_proj_a = nn.Linear(D, H, bias=False)
+        self.in_proj_qkv = Linear(D, cfg.conv_dim)
+        self.in_proj_z = Linear(D, H * self.V)
+        self.in_proj_b = Linear(D, H)
+        self.in_proj_a = Linear(D, H)
         self.conv1d = nn.Conv1d(
             cfg.conv_dim, cfg.conv_dim, cfg.linear_conv_kernel_dim,
             groups=cfg.conv_dim, bias=False,
@@ -52,7 +70,7 @@ class GatedDeltaNet(nn.Module):
         self.A_log = nn.Parameter(torch.zeros(H))
         self.dt_bias = nn.Parameter(torch.ones(H))
         self.norm = GatedRMSNorm(self.V, cfg.rms_norm_eps)
-        self.out_proj = nn.Linear(H * self.V, D, bias=False)
+        self.out_proj = Linear(H * self.V, D)
 
     def forward(self, x, real=None, cache=None):
         """x [B, T, D]; real [B, T] bool, False for padding, or None; cache or None.
@@ -64,13 +82,9 @@ class GatedDeltaNet(nn.Module):
         if real is not None:
             x = x * real[..., None]
         window, state = (None, None) if cache is None else (cache.conv, cache.state)
-        qkv = self.in_proj_qkv(x)
-        qkv, window = pick("causal_conv", qkv)(qkv, self.conv1d.weight, window)
-        q, k, v, g, beta = self.gates(x, qkv)
-        rule = pick("delta_rule", q)  # recurrent for one token, chunked for more
-        o, state = rule(q, k, v, g=g, beta=beta, state=state)  # o [B, T, H, V]
+        o, window, state = remember(self.in_proj_qkv(x), x, self, window, state)
         if cache is not None:
-            cache.conv, cache.state = window.detach(), state.detach()
+            cache.keep(window.detach(), state.detach())
         z = self.in_proj_z(x).view(B, T, self.heads, self.V)
         return self.out_proj(self.norm(o.to(x.dtype), z).flatten(2))
 
@@ -86,13 +100,3 @@ class GatedDeltaNet(nn.Module):
         dt = F.softplus(self.in_proj_a(x).float() + self.dt_bias.float())
         g = -self.A_log.float().exp() * dt
         return q, k, v, g, beta
-
-    def _apply(self, fn, recurse=True):
-        """Let .to(device) move the fp32 islands, but no .to(dtype) round them."""
-        before = {name: self.get_parameter(name).data for name in self.FP32}
-        super()._apply(fn, recurse)
-        for name, old in before.items():
-            p = self.get_parameter(name)
-            if p.dtype != torch.float32:
-                p.data = old.to(p.device)
-        return self

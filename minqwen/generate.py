@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import InputError
-from .kernels import decoder
+from .forms import whole
 from .prefill import VISION, pieces, prefill
 from .rope import positions
 from .sampling import Sampling
@@ -102,9 +102,10 @@ def generate(
         sampling, room = Sampling(*options, seed + i), limit - len(prompt)
         row = Row(prompt, max_new_tokens, sampling, processor, stop, set(stop_ids))
         rows.append(row.bounded(room))
-    device = model.model.language_model.embed_tokens.weight.device
     inputs = {
-        k: v.to(device) for k, v in inputs.items() if k not in IGNORED and v is not None
+        name: value.to(model.device)
+        for name, value in inputs.items()
+        if name not in IGNORED and value is not None
     }
     if draft:
         return write_drafting(model, inputs, only(rows, model.cfg), draft)
@@ -162,6 +163,19 @@ def prompts(inputs, limit, cfg):
             f"model's positions end at {limit} (max_position_embeddings); shorten it"
         )
     return rows
+
+
+def decoder(model, cache, tokens):
+    """What reads the tokens of an answer one by one: f(ids [B, 1], cache) -> logits.
+
+    A form of the whole model without Python between two layers where there is one for
+    `tokens` more, else the model itself.
+    """
+
+    def plain(ids, cache):
+        return model(ids, cache=cache, last_only=True)
+
+    return whole("step", model, cache, tokens) or plain
 
 
 @torch.inference_mode()

@@ -1,19 +1,24 @@
 """The whole model: embedding, early fusion, blocks, output head."""
 
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
-from .block import Block, Call
+from .block import Block, context_of
 from .cache import Cache
 from .config import Config
 from .deltanet import GatedDeltaNet
 from .errors import InputError
-from .kernels import using
+from .forms import Embedding, Linear, Stored, linear, using
 from .moe import Experts, Router
 from .mtp import Drafter
 from .norm import RMSNorm
 from .rope import positions
+from .taps import hearing, tap
 from .vision import VisionTower
+
+FP32 = ("A_log", "linear_attn.norm.weight")  # stay fp32 whatever the rest is cast to
 
 
 class LanguageModel(nn.Module):
@@ -21,9 +26,30 @@ class LanguageModel(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.hidden_size)
-        self.layers = nn.ModuleList(Block(cfg, kind) for kind in cfg.layer_types)
+        self.cfg = cfg
+        self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size)
+        self.layers = nn.ModuleList(
+            Block(cfg, kind, layer) for layer, kind in enumerate(cfg.layer_types)
+        )
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
+
+    def embed(self, input_ids):
+        """Ids [B, T] -> [B, T, D]; InputError for an id outside the vocabulary."""
+        on_gpu = input_ids.device.type != "cpu"  # to look would wait for it
+        if not (on_gpu or torch.compiler.is_compiling()) and input_ids.numel():
+            low, high = input_ids.aminmax()
+            if low < 0 or high >= self.cfg.vocab_size:
+                raise InputError(
+                    f"token id {low if low < 0 else high} is outside the vocabulary of "
+                    f"{self.cfg.vocab_size}; is the tokenizer another model's?"
+                )
+        return self.embed_tokens(input_ids)
+
+    def forward(self, x, context, cache=None):
+        """Embeddings x [B, T, D] -> the states behind the logits, [B, T, D]."""
+        for i, block in enumerate(self.layers):
+            x = block(x, context, None if cache is None else cache.layers[i])
+        return tap("final_norm", x=self.norm(x))
 
 
 class Multimodal(nn.Module):
@@ -31,9 +57,78 @@ class Multimodal(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
+        self.cfg = cfg
         self.language_model = LanguageModel(cfg.text)
         if cfg.vision:
             self.visual = VisionTower(cfg.vision)
+
+    def forward(
+        self, input_ids, attention_mask=None, pixel_values=None, image_grid_thw=None,
+        pixel_values_videos=None, video_grid_thw=None, position_ids=None, cache=None,
+    ):  # fmt: skip
+        """The states behind the logits: [B, T, D], after the final norm.
+
+        input_ids [B, T]; attention_mask [B, T] (or [B, tokens so far + T]), 0 for left
+        padding; pixel_values [N, 1536] and image_grid_thw [images, 3] as the Processor
+        and transformers' processors give them, and likewise for videos; position_ids
+        [3, B, T], found from the rest if not given. With a cache, the tokens follow
+        those it holds. Raises InputError when placeholders and pictures differ.
+        """
+        past, (B, T) = 0, input_ids.shape
+        if cache is not None:
+            past = cache.length
+            cache.expect(B, T)
+        real = real_tokens(attention_mask, T, past)
+        if past and real is not None and (cache.next_position[~real[:, 0]] > 0).any():
+            raise InputError("padding cannot follow tokens that the cache holds")
+        pictures = {
+            "image": (pixel_values, image_grid_thw),
+            "video": (pixel_values_videos, video_grid_thw),
+        }
+        input_ids, real, pictures, cache = tap(
+            "tokens", input_ids=input_ids, real=real, pictures=pictures, cache=cache
+        )
+        x = self.language_model.embed(input_ids)
+        for kind, (pixels, grid_thw) in pictures.items():
+            x = self.fuse(x, input_ids, kind, pixels, grid_thw)
+        if position_ids is None:
+            grids = [grid_thw for _, grid_thw in pictures.values()]
+            position_ids, after = self.place(input_ids, real, cache, *grids)
+        else:
+            after = position_ids.amax(dim=(0, 2)) + 1
+        seen = real if cache is None else cache.advance(real, T, after)
+        context = context_of(self.cfg.text, position_ids, past + T, real, seen)
+        return self.language_model(x, context, cache)
+
+    def fuse(self, x, input_ids, kind, pixel_values, grid_thw):
+        """Early fusion: the tower's outputs take the rows of their placeholders."""
+        if pixel_values is None:
+            if grid_thw is not None:
+                raise InputError(f"{kind}_grid_thw is given without its pixel values")
+            return x
+        if grid_thw is None:
+            raise InputError(f"pixel values of {kind}s come without {kind}_grid_thw")
+        token = getattr(self.cfg, f"{kind}_token_id")
+        if token is None:
+            raise InputError(
+                f"this checkpoint has no vision tower; leave the {kind}s out"
+            )
+        places = input_ids == token
+        features = self.visual(pixel_values, grid_thw)  # [N / 4, D]
+        if places.sum() != len(features):
+            raise InputError(
+                f"the prompt has {int(places.sum())} {kind} placeholders (id {token}) "
+                f"and the {kind}s fill {len(features)}; let Processor.chat build both"
+            )
+        return x.masked_scatter(places[..., None], features.to(x.dtype))
+
+    def place(self, input_ids, real, cache, *grids):
+        """`positions` of a call's tokens, going on where the cache's rows stand."""
+        if real is None:
+            real = torch.ones_like(input_ids, dtype=torch.bool)
+        start = input_ids.new_zeros(len(input_ids))
+        start = start if cache is None else cache.next_position
+        return positions(input_ids, real, start, self.cfg, *grids)
 
 
 class Qwen(nn.Module):
@@ -44,115 +139,72 @@ class Qwen(nn.Module):
 
     def __init__(self, cfg: Config):
         super().__init__()
-        self.cfg, self.kernels = cfg, "auto"  # see kernels/
+        self.cfg = cfg
+        self.kernels = "auto"  # the kind of forms that its calls take, see forms.py
+        self.listeners = {}  # to its taps, for good: {name: function}
+        self.ranks = 1  # processes that share it, see parallel.py
         self.model = Multimodal(cfg)
         if not cfg.tie_word_embeddings:
-            self.lm_head = nn.Linear(
-                cfg.text.hidden_size, cfg.text.vocab_size, bias=False
-            )
+            self.lm_head = Linear(cfg.text.hidden_size, cfg.text.vocab_size)
         if cfg.text.mtp_num_hidden_layers:
             self.mtp = Drafter(cfg.text)
         if not next(self.parameters()).is_meta:
             initialise(self)
 
-    def forward(
-        self, input_ids, attention_mask=None, pixel_values=None, image_grid_thw=None,
-        pixel_values_videos=None, video_grid_thw=None, position_ids=None,
-        cache=None, last_only=False,
-    ):  # fmt: skip
+    def forward(self, input_ids, *others, last_only=False, **named):
         """Logits [B, T, vocab], or [B, 1, vocab] of the last token with `last_only`.
 
-        input_ids [B, T]; attention_mask [B, T] (or [B, tokens so far + T]), 0 for left
-        padding; pixel_values [N, 1536] and image_grid_thw [images, 3] as the Processor
-        and transformers' processors give them, and likewise for videos; position_ids
-        [3, B, T], found from the rest if not given. With a cache, the tokens follow
-        those it holds. Raises InputError when placeholders and pictures differ.
+        The other arguments are those of `Multimodal.forward`: attention_mask,
+        pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, position_ids
+        and cache.
         """
-        hidden = self.hidden(
-            input_ids, attention_mask, pixel_values, image_grid_thw,
-            pixel_values_videos, video_grid_thw, position_ids, cache,
-        )  # fmt: skip
-        return self.logits(hidden[:, -1:] if last_only else hidden)
+        with self.calling():
+            hidden = self.model(input_ids, *others, **named)
+            return self.logits(hidden[:, -1:] if last_only else hidden)
 
-    def hidden(
-        self, input_ids, attention_mask=None, pixel_values=None, image_grid_thw=None,
-        pixel_values_videos=None, video_grid_thw=None, position_ids=None, cache=None,
-    ):  # fmt: skip
+    def hidden(self, input_ids, *others, **named):
         """The states behind the logits: [B, T, D], after the final norm."""
-        B, T = input_ids.shape
-        core, past = self.model.language_model, cache.length if cache else 0
-        if cache:
-            cache.expect(B, T)
-        x = self.embed(input_ids)
-        cfg = self.cfg
-        x = self.fuse(
-            x, input_ids, "image", cfg.image_token_id, pixel_values, image_grid_thw
-        )
-        x = self.fuse(
-            x,
-            input_ids,
-            "video",
-            cfg.video_token_id,
-            pixel_values_videos,
-            video_grid_thw,
-        )
-        real = real_tokens(attention_mask, T, past)
-        if cache and real is not None and (cache.next_position[~real[:, 0]] > 0).any():
-            raise InputError("padding cannot follow tokens that the cache holds")
-        kept = torch.ones_like(input_ids, dtype=torch.bool) if real is None else real
-        if position_ids is None:
-            start = (
-                cache.next_position if cache else kept.new_zeros(B, dtype=torch.long)
-            )
-            position_ids, after = positions(
-                input_ids, kept, start, cfg, image_grid_thw, video_grid_thw
-            )
-        else:
-            after = position_ids.amax(dim=(0, 2)) + 1
-        seen = cache.advance(real, T, after) if cache else real
-        call = Call(cfg.text, position_ids, past + T, real, seen)
-        with using(self.kernels):
-            for i, block in enumerate(core.layers):
-                x = block(x, call, cache.layers[i] if cache else None)
-        return core.norm(x)
-
-    def embed(self, input_ids):
-        """Ids [B, T] -> [B, T, D]; InputError for an id outside the vocabulary."""
-        if input_ids.device.type == "cpu" and input_ids.numel():
-            low, high = input_ids.aminmax()
-            if low < 0 or high >= self.cfg.text.vocab_size:
-                raise InputError(
-                    f"token id {low if low < 0 else high} is outside the vocabulary of "
-                    f"{self.cfg.text.vocab_size}; is the tokenizer another model's?"
-                )
-        return self.model.language_model.embed_tokens(input_ids)
-
-    def fuse(self, x, input_ids, kind, token, pixel_values, grid_thw):
-        """Early fusion: the tower's outputs take the rows of their placeholders."""
-        places = input_ids == token if token is not None else None
-        if pixel_values is None:
-            if grid_thw is not None:
-                raise InputError(f"{kind}_grid_thw is given without its pixel values")
-            return x
-        if grid_thw is None:
-            raise InputError(f"pixel values of {kind}s come without {kind}_grid_thw")
-        if places is None:
-            raise InputError(
-                f"this checkpoint has no vision tower; leave the {kind}s out"
-            )
-        features = self.model.visual(pixel_values, grid_thw)  # [N / 4, D]
-        if places.sum() != len(features):
-            raise InputError(
-                f"the prompt has {int(places.sum())} {kind} placeholders (id {token}) "
-                f"and the {kind}s fill {len(features)}; let Processor.chat build both"
-            )
-        return x.masked_scatter(places[..., None], features.to(x.dtype))
+        with self.calling():
+            return self.model(input_ids, *others, **named)
 
     def logits(self, hidden):
         """[..., D] -> [..., vocab]; a tied model reads its embedding backwards."""
         if self.cfg.tie_word_embeddings:
-            return hidden @ self.model.language_model.embed_tokens.weight.mT
+            return linear(hidden, self.model.language_model.embed_tokens.weight)
         return self.lm_head(hidden)
+
+    def to(self, *args, **kwargs):
+        """As nn.Module.to, but no cast rounds what FP32 names, here as in the files."""
+        islands = {n: p.data for n, p in self.named_parameters() if n.endswith(FP32)}
+        super().to(*args, **kwargs)
+        for name, old in islands.items():
+            p = self.get_parameter(name)
+            p.data = old.to(p.device)
+        return self
+
+    def half(self):
+        return self.to(torch.float16)
+
+    def bfloat16(self):
+        return self.to(torch.bfloat16)
+
+    @property
+    def device(self):
+        return self.model.language_model.norm.weight.device
+
+    @property
+    def dtype(self):
+        """Of all but the fp32 islands: A_log and the gated norms."""
+        return self.model.language_model.norm.weight.dtype
+
+    @contextmanager
+    def calling(self):
+        """A block in which this model's kernels are taken and its listeners hear."""
+        if torch.compiler.is_compiling():  # which traces the reference forms alone
+            yield
+            return
+        with using(self.kernels), hearing(self):
+            yield
 
     def draft(self, hidden, next_ids, position_ids=None, cache=None, last_only=False):
         """The MTP head: with the state of token t and token t+1, guess token t+2.
@@ -166,29 +218,28 @@ class Qwen(nn.Module):
             raise InputError(
                 "this model has no multi-token-prediction head; use draft=0"
             )
-        B, T, _ = hidden.shape
-        past = cache.mtp.length if cache else 0
+        T, memory = hidden.shape[1], None if cache is None else cache.mtp
+        past = 0 if memory is None else memory.length
         if position_ids is None:
-            position_ids = torch.arange(past, past + T, device=hidden.device).expand(
-                3, B, T
-            )
-        call = Call(self.cfg.text, position_ids, past + T)
-        states = self.mtp(
-            self.embed(next_ids), hidden, call, cache.mtp if cache else None
-        )
-        return self.logits(states[:, -1:] if last_only else states), states
+            place = torch.arange(past, past + T, device=hidden.device)
+            position_ids = place.expand(3, len(hidden), T)
+        context = context_of(self.cfg.text, position_ids, past + T)
+        with self.calling():
+            embeds = self.model.language_model.embed(next_ids)
+            states = self.mtp(embeds, hidden, context, memory)
+            return self.logits(states[:, -1:] if last_only else states), states
 
     def new_cache(self, batch, max_len):
         """An empty Cache for `batch` rows of up to `max_len` tokens."""
-        weight = self.model.language_model.embed_tokens.weight
-        return Cache(self.cfg.text, batch, max_len, weight.dtype, weight.device)
+        return Cache(self.cfg.text, batch, max_len, self.dtype, self.device)
 
     def num_parameters(self):
         """Counts by part; `active` are those one text token passes through."""
         count = {"text": 0, "vision": 0, "mtp": 0}
-        for name, p in self.named_parameters():
+        stored = ((n, m) for n, m in self.named_modules() if isinstance(m, Stored))
+        for name, p in [*self.named_parameters(), *stored]:
             part = "vision" if name.startswith("model.visual") else name.split(".")[0]
-            count[part if part in count else "text"] += p.numel()
+            count[part if part in count else "text"] += p.shape.numel()
         idle, t = 0, self.cfg.text
         if t.num_experts:
             one = 3 * t.hidden_size * t.moe_intermediate_size

@@ -4,15 +4,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .forms import Linear, linear, operation
+from .taps import tap
+
 
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate x) * up x). x [..., D] -> [..., D]."""
 
     def __init__(self, dim, width):
         super().__init__()
-        self.gate_proj = nn.Linear(dim, width, bias=False)
-        self.up_proj = nn.Linear(dim, width, bias=False)
-        self.down_proj = nn.Linear(width, dim, bias=False)
+        self.gate_proj = Linear(dim, width)
+        self.up_proj = Linear(dim, width)
+        self.down_proj = Linear(width, dim)
 
     def forward(self, x):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -27,19 +30,25 @@ class Router(nn.Module):
         self.top_k = top_k
 
     def forward(self, x):
-        """x [N, D] -> weights [N, top_k] summing to one, ids [N, top_k], logits [N, E].
+        """x [N, D] -> weights, ids [N, top_k] as of `route`, logits [N, E]."""
+        logits = linear(x, self.weight)
+        return *route(logits, self.top_k), logits
 
-        Softmax over all experts, then the largest, then divided by their sum, in fp32.
-        It is the softmax of the winners alone. The best expert comes first.
-        """
-        logits = F.linear(x, self.weight)
-        weights, ids = logits.softmax(-1, dtype=torch.float32).topk(self.top_k, dim=-1)
-        weights = weights / weights.sum(-1, keepdim=True)
-        return weights.to(logits.dtype), ids, logits
+
+@operation
+def route(logits, top_k):
+    """logits [N, E] -> weights [N, top_k] summing to one, ids [N, top_k].
+
+    Softmax over all experts, then the largest, then divided by their sum, in fp32.
+    It is the softmax of the winners alone. The best expert comes first.
+    """
+    weights, ids = logits.softmax(-1, dtype=torch.float32).topk(top_k, dim=-1)
+    weights = weights / weights.sum(-1, keepdim=True)
+    return weights.to(logits.dtype), ids
 
 
 class Experts(nn.Module):
-    """All experts of a layer in two tensors, applied to tokens sorted by expert.
+    """All experts of a layer in two tensors.
 
     `gate_up_proj` [E, 2 I, D]: an expert's gate rows, then its up rows;
     `down_proj` [E, D, I].
@@ -51,17 +60,25 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, dim, width))
 
     def forward(self, x, weights, ids):
-        """x [N, D]; weights, ids [N, top_k] -> sum_k weights_k expert_k(x) [N, D]."""
-        order = ids.flatten().argsort(
-            stable=True
-        )  # [N * top_k], tokens of expert 0 first
-        count = ids.flatten().bincount(minlength=len(self.down_proj))
-        ends = count.cumsum(0)
-        h = x.index_select(0, order // ids.shape[1])  # [N * top_k, D], x once a choice
-        gate, up = grouped_linear(h, self.gate_up_proj, ends).chunk(2, dim=-1)
-        h = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
-        h = h.index_select(0, order.argsort()).view(*ids.shape, -1)  # [N, top_k, D]
-        return (h * weights[..., None]).sum(1)
+        """x [N, D]; weights, ids [N, top_k] -> [N, D]: see `experts`."""
+        return experts(x, weights, ids, self.gate_up_proj, self.down_proj)
+
+
+@operation
+def experts(x, weights, ids, gate_up_proj, down_proj):
+    """sum_k weights_k expert_k(x), tokens sorted by expert. x [N, D] -> [N, D].
+
+    weights, ids [N, top_k]; gate_up_proj [E, 2 I, D]; down_proj [E, D, I].
+    """
+    flat = ids.flatten()
+    order = flat.argsort(stable=True)  # [N * top_k], tokens of expert 0 first
+    count = flat.new_zeros(len(down_proj)).scatter_add_(0, flat, torch.ones_like(flat))
+    ends = count.cumsum(0)
+    h = x.index_select(0, order // ids.shape[1])  # [N * top_k, D], x once a choice
+    gate, up = grouped_linear(h, gate_up_proj, ends).chunk(2, dim=-1)
+    h = grouped_linear(F.silu(gate) * up, down_proj, ends)
+    h = h.index_select(0, order.argsort()).view(*ids.shape, -1)  # [N, top_k, D]
+    return (h * weights[..., None]).sum(1)
 
 
 def grouped_linear(x, weight, ends):
@@ -71,6 +88,11 @@ def grouped_linear(x, weight, ends):
     bytes); else one product for each expert that was chosen.
     """
     E, *widths = weight.shape
+    if torch.compiler.is_compiling() and x.dtype != torch.bfloat16:
+        # NOTE: torch 2.13 cannot trace the grouped product of other dtypes.
+        row = torch.arange(len(x), device=x.device)
+        expert = torch.searchsorted(ends, row, right=True)
+        return (weight[expert] @ x[..., None])[..., 0]
     if len(x) and all(w * x.element_size() % 16 == 0 for w in widths):
         return F.grouped_mm(x.contiguous(), weight.mT, offs=ends.int())
     out = x.new_empty(len(x), widths[0])
@@ -85,20 +107,25 @@ def grouped_linear(x, weight, ends):
 class SparseMoE(nn.Module):
     """Routed experts, plus one expert every token uses, scaled by a gate of its own."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg, layer=None):
         super().__init__()
+        self.layer = layer
         D, E = cfg.hidden_size, cfg.num_experts
         self.gate = Router(D, E, cfg.num_experts_per_tok)
         self.experts = Experts(D, E, cfg.moe_intermediate_size)
         self.shared_expert = MLP(D, cfg.shared_expert_intermediate_size)
-        self.shared_expert_gate = nn.Linear(D, 1, bias=False)
+        self.shared_expert_gate = Linear(D, 1)
 
     def forward(self, x):
         """x [B, T, D] -> [B, T, D]."""
         rows = x.flatten(0, 1)  # [N, D]
-        weights, ids, _ = self.gate(rows)
+        weights, ids, logits = self.gate(rows)
+        weights, ids, _ = tap(
+            "router", self.layer, weights=weights, ids=ids, logits=logits
+        )
         routed = self.experts(rows, weights, ids)
-        shared = self.shared_expert_gate(rows).sigmoid() * self.shared_expert(rows)
+        opening = tap("shared_gate", self.layer, logit=self.shared_expert_gate(rows))
+        shared = opening.sigmoid() * self.shared_expert(rows)
         return (routed + shared).view_as(x)
 
 

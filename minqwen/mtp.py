@@ -5,6 +5,7 @@ from torch import nn
 
 from .block import Block
 from .config import FULL
+from .forms import Linear
 from .norm import RMSNorm
 
 
@@ -19,14 +20,14 @@ class Drafter(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         D, eps = cfg.hidden_size, cfg.rms_norm_eps
-        self.fc = nn.Linear(2 * D, D, bias=False)
+        self.fc = Linear(2 * D, D)
         self.pre_fc_norm_embedding = RMSNorm(D, eps)
         self.pre_fc_norm_hidden = RMSNorm(D, eps)
-        self.layers = nn.ModuleList([Block(cfg, FULL)])
+        self.layers = nn.ModuleList([Block(cfg, FULL, "mtp")])
         self.norm = RMSNorm(D, eps)
 
-    def forward(self, embeds, hidden, call, cache=None):
+    def forward(self, embeds, hidden, context, cache=None):
         """embeds, hidden [B, T, D] -> [B, T, D], to be drafted from or fed back."""
         pair = [self.pre_fc_norm_embedding(embeds), self.pre_fc_norm_hidden(hidden)]
         x = self.fc(torch.cat(pair, dim=-1))
-        return self.norm(self.layers[0](x, call, cache))
+        return self.norm(self.layers[0](x, context, cache))

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .forms import operation
+
 
 def l2norm(x):
     """x / |x| over the last axis, in fp32: x * rsqrt(sum(x^2) + 1e-6).
@@ -15,8 +17,29 @@ def l2norm(x):
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
-class RMSNorm(nn.Module):
+@operation
+def rms_norm(x, weight, eps):
     """y = x * rsqrt(mean(x^2) + eps) * (1 + w), all in fp32, cast back at the end.
+
+    x [..., D]; weight [D]. Returns x's shape and dtype.
+    """
+    y = x.float()
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    # NOTE: 1 + w, where most models have w. Without the 1 it still runs, and babbles.
+    return (y * (1 + weight.float())).to(x.dtype)
+
+
+@operation
+def gated_rms_norm(x, z, weight, eps):
+    """y = x * rsqrt(mean(x^2) + eps) * w * silu(z). x, z [..., V]; gives z's dtype."""
+    y = x.float()
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
+    y = weight * y.to(z.dtype)  # NOTE: w alone here, no 1 +
+    return (y * F.silu(z.float())).to(z.dtype)
+
+
+class RMSNorm(nn.Module):
+    """`rms_norm` and its weight.
 
     Zero-centred: the checkpoint stores w, the distance of the gain from one, so that
     weight decay pulls the gain to 1 and not to 0. x [..., D]; weight [D], 0 at first.
@@ -28,13 +51,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        return (y * (1 + self.weight.float())).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class GatedRMSNorm(nn.Module):
-    """y = x * rsqrt(mean(x^2) + eps) * w * silu(z): the one norm with a plain gain.
+    """`gated_rms_norm` and its weight: the one norm with a plain gain.
 
     Used on the output of the delta rule only, per head. x, z [..., V]; weight [V],
     1 at first, and fp32 on disk and in memory. Returns z's dtype.
@@ -46,7 +67,4 @@ class GatedRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x, z):
-        y = x.float()
-        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
-        y = self.weight * y.to(z.dtype)
-        return (y * F.silu(z.float())).to(z.dtype)
+        return gated_rms_norm(x, z, self.weight, self.eps)

@@ -75,8 +75,13 @@ def bench_options(sub):
     add("--growth", action="store_true",
         help="instead, decode time against context: 3:1 layers beside attention "
         "in every layer")  # fmt: skip
-    add("--memory", type=size, default="8GiB", metavar="SIZE",
-        help="with --growth, for weights and caches of a batch (default: 8GiB)")
+    add(
+        "--memory",
+        type=size,
+        default="8GiB",
+        metavar="SIZE",
+        help="with --growth, for weights and caches of a batch (default: 8GiB)",
+    )
     add("--out", metavar="FOLDER", help="write a .json and a .png there")
 
 

@@ -4,7 +4,7 @@ from bisect import bisect_right
 
 import torch
 
-from .kernels import reader
+from .forms import whole
 
 PIECE = 1024  # tokens in one forward; more is hardly faster, and takes more memory
 VISION = (
@@ -81,6 +81,19 @@ def pieces(cfg, inputs, size=PIECE):
         result.append(piece)
         start = end
     return result
+
+
+def reader(model, inputs, cache):
+    """A form of the whole model for a prompt of one row, text alone, no padding.
+
+    f(ids [1, T], cache) -> the last token's logits; None where the model itself should
+    read, a piece at a time.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    text = set(inputs) <= {"input_ids", "attention_mask"}
+    if not text or len(ids) > 1 or not (mask is None or mask.all()):
+        return None
+    return whole("read", model, cache, ids.shape[1])
 
 
 def prefill(model, inputs, cache, size=PIECE):

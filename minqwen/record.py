@@ -1,23 +1,18 @@
 """Recording a trace: what routers chose and what the delta rule was fed, by listening.
 
-Nothing of the model is changed. Routers get forward hooks, which see what a module
-returned; `GatedDeltaNet.gates` and `Qwen.hidden` are no modules, so while the recording
-lasts each is covered by a function of the same name on the instance, which calls it.
+Nothing of the model is changed: a recorder is one more listener to its taps (taps.py).
 """
 
 from contextlib import contextmanager
-from functools import partial
-from inspect import signature
 from weakref import WeakKeyDictionary
 
 import torch
 
 from .config import FULL, LINEAR
 from .errors import InputError
-from .model import real_tokens
-from .moe import Router
 from .record_columns import columns, overview
 from .record_rows import Sequence
+from .taps import listen
 from .trace import Trace
 
 
@@ -36,7 +31,7 @@ def record(model, states=(), norms=False, processor=None):
     and did not want is there too: a batch's rows that have ended go on being fed their
     last token, and drafts leave their last guesses. `Trace.first` cuts such ends off.
     """
-    if hasattr(model, "share"):
+    if model.ranks > 1:
         raise InputError(
             "one of several processes has some of the heads alone, and no whole trace; "
             "load the model in one process to record it"
@@ -44,10 +39,9 @@ def record(model, states=(), norms=False, processor=None):
     recorder = Recorder(model, check_heads(model.cfg.text, states), norms)
     trace = Recording()
     try:
-        recorder.attach()
-        yield trace
+        with listen(model, **recorder.listeners()):
+            yield trace
     finally:
-        recorder.detach()
         trace.rows = recorder.rows()
     if processor is not None:
         trace.name_tokens(processor)
@@ -113,84 +107,65 @@ class Recorder:
         self.layers = {layer for layer, _ in heads}
         self.blocks = model.model.language_model.layers
         self.sequences, self.by_cache = [], WeakKeyDictionary()
-        self.heard, self.hooks, self.covered = {}, [], []
+        self.heard, self.call = {}, None  # of the call under way
         self.pool, self.pooled = [], None  # (ids, real, heard) of calls, their sequence
 
     # ---- listening ----
 
-    def attach(self):
-        self.cover(self.model, "hidden", self.hidden)
-        self.signature = signature(type(self.model).hidden)
-        for i, block in enumerate(self.blocks):
-            if isinstance(getattr(block.mlp, "gate", None), Router):
-                self.hook(block.mlp.gate, i, "router")
-                self.hook(block.mlp.shared_expert_gate, i, "shared")
-            if block.kind == LINEAR and (self.norms or i in self.layers):
-                gates = block.linear_attn.gates
-                self.cover(block.linear_attn, "gates", partial(self.gates, gates, i))
-            elif i in self.layers:
-                self.hook(block.self_attn.q_norm, i, "q")
-                self.hook(block.self_attn.k_norm, i, "k")
-                hear = partial(self.angles, i)
-                hook = block.self_attn.register_forward_pre_hook(hear, with_kwargs=True)
-                self.hooks.append(hook)
+    def listeners(self):
+        """Only what will be kept, so that fast forms run where nothing is."""
+        kinds = {self.blocks[i].kind for i in self.layers}
+        heard = {"tokens": self.begin, "final_norm": self.end,
+                 "router": self.router, "shared_gate": self.shared_gate}  # fmt: skip
+        if self.norms or LINEAR in kinds:
+            heard["rule"] = self.rule
+        if FULL in kinds:
+            heard["qkv"] = self.qkv
+        return heard
 
-    def detach(self):
-        for hook in self.hooks:
-            hook.remove()
-        for owner, name in self.covered:
-            delattr(owner, name)
-        self.hooks, self.covered = [], []
+    def router(self, layer, weights, ids, logits):
+        self.heard["router", layer] = weights, ids, logits
 
-    def cover(self, owner, name, function):
-        if name in vars(owner):
-            raise InputError("the model is being recorded already; end that block")
-        self.covered.append((owner, name))
-        object.__setattr__(owner, name, function)
+    def shared_gate(self, layer, logit):
+        self.heard["shared", layer] = logit
 
-    def hook(self, module, layer, what):
-        def hear(module, args, output):
-            self.heard[what, layer] = output
+    def rule(self, layer, **fed):
+        if self.norms or layer in self.layers:
+            self.heard["rule", layer] = tuple(fed.values())
 
-        self.hooks.append(module.register_forward_hook(hear))
+    def qkv(self, layer, q, k, v):
+        if layer in self.layers:
+            self.heard["qk", layer] = q, k
 
-    def angles(self, layer, attention, args, kwargs):
-        names = ("x", "cos", "sin")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        self.heard["angles", layer] = given["cos"], given["sin"]
-
-    def gates(self, original, layer, x, qkv):
-        fed = original(x, qkv)
-        self.heard["rule", layer] = fed
-        return fed
-
-    def hidden(self, *args, **kwargs):
-        """In place of `Qwen.hidden`: the same, then what was heard is kept."""
-        call = self.signature.bind(self.model, *args, **kwargs).arguments
-        cache, ids = call.get("cache"), call["input_ids"]
-        past, T = cache.length if cache else 0, ids.shape[1]
+    def begin(self, layer, input_ids, real, pictures, cache):
+        """A call begins: note which sequence it continues, and its states before."""
+        past, T = 0 if cache is None else cache.length, input_ids.shape[1]
         sequence = self.by_cache.get(cache) if past else None
         new = sequence is None or past < sequence.start_at
         if new or sequence is not self.pooled or past != sequence.end or T > 1:
             self.empty()
         before = self.states(cache) if past and (new or not self.pool) else {}
+        self.call = past, None if new else sequence, before
+        self.call += input_ids, real, pictures, cache
         self.heard = {}
-        hidden = type(self.model).hidden(self.model, *args, **kwargs)
-        real = real_tokens(call.get("attention_mask"), T, past)
-        if new:
+
+    def end(self, layer, x):
+        """It went well: keep what was heard."""
+        past, sequence, before, ids, real, pictures, cache = self.call
+        if sequence is None:
             sequence = Sequence(self.model.cfg, past, before)
             self.sequences.append(sequence)
-            if cache:
+            if cache is not None:
                 self.by_cache[cache] = sequence
         if past != sequence.end:
             sequence.cut(past)
         if not self.pool:
             self.pooled, self.before = sequence, before
         self.pool.append((ids.clone(), real, self.heard))
-        sequence.read(T, call)
-        if T > 1 or len(self.pool) == self.POOL:
+        self.heard = {}  # what the draft head says next is nobody's
+        sequence.read(ids, pictures)
+        if ids.shape[1] > 1 or len(self.pool) == self.POOL:
             self.empty()
-        return hidden
 
     def states(self, cache):
         """The states of the delta layers listened to: {layer: [B, H, K, V]}."""

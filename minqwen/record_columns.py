@@ -1,13 +1,12 @@
 """From what one layer said in one call to columns of a trace: all layers, many calls.
 
 `calls` are what was heard in calls of one shape [B, T] that follow each other, each a
-dict from (what, layer) to what a module returned. Columns are {name: [B, n T, ...]}.
+dict from (what, layer) to what a tap said. Columns are {name: [B, n T, ...]}.
 """
 
 import torch
 
 from .delta import delta_step
-from .rope import rotate
 
 
 def columns(calls, shape, heads):
@@ -17,9 +16,7 @@ def columns(calls, shape, heads):
         if ("rule", layer) in calls[0]:
             kind, parts = "delta", rule(joined(calls, "rule", layer), head)
         else:
-            angles = joined(calls, "angles", layer)
-            q, k = joined(calls, "q", layer), joined(calls, "k", layer)
-            kind, parts = "attention", attention(q, k, angles, head)
+            kind, parts = "attention", attention(*joined(calls, "qk", layer), head)
         for part, value in parts.items():
             result[f"{kind}.{layer}.{head}.{part}"] = value.float()
     return result
@@ -68,11 +65,9 @@ def rule(fed, head):
     return own | {"g": g[:, :, head], "beta": beta[:, :, head]}
 
 
-def attention(q, k, angles, head):
-    """One query head's queries, and its keys, both rotated: [B, T, K]."""
-    own = head // (q.shape[2] // k.shape[2])
-    pair = rotate(q[:, :, [head]], *angles), rotate(k[:, :, [own]], *angles)
-    return {"q": pair[0][:, :, 0], "k": pair[1][:, :, 0]}
+def attention(q, k, head):
+    """One query head's queries, and the keys it looks at, both rotated: [B, T, K]."""
+    return {"q": q[:, :, head], "k": k[:, :, head // (q.shape[2] // k.shape[2])]}
 
 
 def overview(calls, before):

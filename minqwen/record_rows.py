@@ -4,7 +4,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .prefill import VISION
 from .trace import Trace
 from .trace_file import PIXELS, VERSION
 
@@ -35,10 +34,10 @@ class Sequence:
         self.kept, self.end = kept, column
         self.pictures = [p for p in self.pictures if p[1] < column]
 
-    def read(self, count, call):
-        """Note `count` more columns, and the pictures that came with them."""
-        self.pictures += pictures(self.cfg, call, self.end)
-        self.end += count
+    def read(self, ids, given):
+        """Note the columns of ids [B, T], and the pictures that came with them."""
+        self.pictures += pictures(self.cfg, ids, given, self.end)
+        self.end += ids.shape[1]
 
     def keep(self, found):
         """Keep columns that were read: {name: [B, n, ...]}, with `real` [B, n] bool."""
@@ -86,20 +85,20 @@ class Sequence:
         return Trace(meta, tensors)
 
 
-def pictures(cfg, call, start):
-    """(row, column, kind, pixels) of each picture and frame that a call brought."""
-    ids, result = call["input_ids"], []
-    for patches_name, grid_name, pad in VISION:
-        patches, grid = call.get(patches_name), call.get(grid_name)
+def pictures(cfg, ids, given, start):
+    """(row, column, kind, pixels) of each picture and frame in given {kind: (patches,
+    grid_thw)}, whose placeholders are in ids [B, T]."""
+    result = []
+    for kind, (patches, grid) in given.items():
         if patches is None:
             continue
         m = cfg.vision.spatial_merge_size
         frames = grid.repeat_interleave(grid[:, 0], 0)[:, 1:]  # [frames, 2], in patches
         sizes = frames.prod(-1)
-        places = (ids == getattr(cfg, pad)).nonzero()  # row by row, as the patches come
+        # row by row, as the patches come
+        places = (ids == getattr(cfg, f"{kind}_token_id")).nonzero()
         first = places[(sizes.cumsum(0) - sizes) // m**2].tolist()
         parts = patches.split(sizes.tolist())
-        kind = pad.split("_")[0]
         for (b, column), size, part in zip(first, frames.tolist(), parts, strict=True):
             result.append((b, start + column, kind, pixels(cfg.vision, part, size)))
     return sorted(result, key=lambda picture: picture[:2])

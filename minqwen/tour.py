@@ -12,6 +12,7 @@ import torch
 from .config import FULL
 from .errors import InputError
 from .generate import generate
+from .taps import listen
 from .terminal import follow, styled
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -41,11 +42,17 @@ def tour(assets=ASSETS):
         shape += f", {text.num_experts} experts in each"
     print(styled("A whole Qwen3.5, but small", 1), end=": ")
     print(f"{shape}, {count['total'] / 1e6:.1f} million numbers.\n")
-    fired = watch(model)
-    ask(model, processor, QUESTION)
-    print(sketch(assets / PICTURE))
-    ask(model, processor, PICTURE_QUESTION, assets / PICTURE)
-    if fired:
+    fired = torch.zeros(text.num_hidden_layers, text.num_experts or 0, dtype=torch.long)
+
+    def count(layer, ids, **_):
+        if layer != "mtp":
+            fired[layer] += ids.cpu().flatten().bincount(minlength=text.num_experts)
+
+    with listen(model, router=count):
+        ask(model, processor, QUESTION)
+        print(sketch(assets / PICTURE))
+        ask(model, processor, PICTURE_QUESTION, assets / PICTURE)
+    if text.num_experts:
         print(experts(fired, text))
     took = perf_counter() - begun
     print(f"{took:.1f} s in all, {loaded:.1f} s of them to load; {memory()}.")
@@ -71,26 +78,8 @@ def ask(model, processor, question, picture=None):
 # ---- which experts fired ----
 
 
-def watch(model):
-    """Count, from here on, how often each layer's router picks each expert: [L][E]."""
-    counts = []
-    for layer in model.model.language_model.layers:
-        router = getattr(layer.mlp, "gate", None)
-        if model.cfg.text.num_experts:
-            counts.append(torch.zeros(model.cfg.text.num_experts, dtype=torch.long))
-            router.register_forward_hook(counter(counts[-1]))
-    return counts
-
-
-def counter(count):
-    def hook(router, args, output):
-        count.add_(torch.bincount(output[1].flatten().cpu(), minlength=len(count)))
-
-    return hook
-
-
 def experts(counts, text):
-    """A line a layer: how often each expert fired, and the three that did most."""
+    """A line a layer of counts [L, E]: how often each fired, and which did most."""
     tokens = int(counts[0].sum()) // text.num_experts_per_tok
     share = text.num_experts_per_tok / text.num_experts
     lines = [

@@ -19,8 +19,9 @@ from .config import Config
 from .deltanet import GatedDeltaNet
 from .errors import InputError
 from .model import Qwen
-from .moe import Router, balance_loss
+from .moe import balance_loss
 from .rope import positions
+from .taps import listen
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,11 @@ def long_memories(model):
             module.dt_bias.copy_(step.expm1().log())  # the inverse of softplus
 
 
-def losses(model, batch, recipe, routed):
+def losses(model, batch, recipe):
     """Next-token loss, next-but-one loss of the MTP head, and imbalance of the experts.
 
     batch: input_ids and targets [B, T], -100 where nothing is to be learned, and
-    pictures if any; `routed` is filled by the routers' hooks during the call.
+    pictures if any.
     """
     batch, targets = dict(batch), batch["targets"]
     del batch["targets"]
@@ -107,17 +108,20 @@ def losses(model, batch, recipe, routed):
         ids, everyone, ids.new_zeros(len(ids)), model.cfg,
         batch.get("image_grid_thw"), batch.get("video_grid_thw"),
     )  # fmt: skip
-    routed.clear()
-    hidden = model.hidden(**batch, position_ids=where)
+    imbalance = []
+
+    def weigh(layer, ids, logits, **_):
+        imbalance.append(balance_loss(logits, ids))
+
+    with listen(model, router=weigh):
+        hidden = model.hidden(**batch, position_ids=where)
+        drafted, _ = model.draft(hidden[:, :-1], ids[:, 1:], where[:, :, :-1])
     cfg = model.cfg
     pictured = (ids == cfg.image_token_id) | (ids == cfg.video_token_id)
     weight = torch.where(pictured.any(1), recipe.picture_weight, 1.0)
     loss = {"next": row_loss(model.logits(hidden), targets, weight)}
-    drafted, _ = model.draft(hidden[:, :-1], ids[:, 1:], where[:, :, :-1])
     loss["mtp"] = row_loss(drafted, targets[:, 1:], weight)
-    loss["balance"] = torch.stack(
-        [balance_loss(logits, e) for _, e, logits in routed]
-    ).mean()
+    loss["balance"] = torch.stack(imbalance).mean()
     return loss
 
 
@@ -226,11 +230,6 @@ def train(out, recipe, resume=False, save_every=100):
     else:
         teach_tower(model, corpus, recipe)
         keep(out / "resume.pt", model, optimizer, recipe, 0, time.monotonic() - started)
-    routed, routers = [], [m for m in model.modules() if isinstance(m, Router)]
-    hooks = [
-        router.register_forward_hook(lambda _, args, result: routed.append(result))
-        for router in routers
-    ]
     end = recipe.all_steps
     bar = tqdm(range(step, end), initial=step, total=end, unit="step")
     started -= spent
@@ -239,7 +238,7 @@ def train(out, recipe, resume=False, save_every=100):
             group["lr"] = rate(step, recipe) * group["scale"]
         share = recipe.picture_share if step < recipe.steps else recipe.last_share
         batch = corpus.batch(step, recipe.batch_size, recipe.seq_len, share)
-        loss = losses(model, batch, recipe, routed)
+        loss = losses(model, batch, recipe)
         total = loss["next"] + recipe.mtp_weight * loss["mtp"]
         (total + model.cfg.text.router_aux_loss_coef * loss["balance"]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -249,8 +248,6 @@ def train(out, recipe, resume=False, save_every=100):
         if (step + 1) % save_every == 0:
             keep(out / "resume.pt", model, optimizer, recipe, step + 1,
                  time.monotonic() - started)  # fmt: skip
-    for hook in hooks:
-        hook.remove()
     return model.eval(), time.monotonic() - started
 
 

@@ -98,18 +98,21 @@ def layer_tensor(rest, x, cfg, fused):
         yield "ffn_gate_exps.weight", x[:, :half]
         yield "ffn_up_exps.weight", x[:, half:]
     else:
-        yield {
-            "gate.weight": "ffn_gate_inp.weight",
-            "experts.gate_up_proj": "ffn_gate_up_exps.weight",
-            "experts.down_proj": "ffn_down_exps.weight",
-            "shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
-            "shared_expert.up_proj.weight": "ffn_up_shexp.weight",
-            "shared_expert.down_proj.weight": "ffn_down_shexp.weight",
-            "shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
-            "gate_proj.weight": "ffn_gate.weight",
-            "up_proj.weight": "ffn_up.weight",
-            "down_proj.weight": "ffn_down.weight",
-        }[kind], x[0] if kind == "shared_expert_gate.weight" else x
+        yield (
+            {
+                "gate.weight": "ffn_gate_inp.weight",
+                "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+                "experts.down_proj": "ffn_down_exps.weight",
+                "shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
+                "shared_expert.up_proj.weight": "ffn_up_shexp.weight",
+                "shared_expert.down_proj.weight": "ffn_down_shexp.weight",
+                "shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
+                "gate_proj.weight": "ffn_gate.weight",
+                "up_proj.weight": "ffn_up.weight",
+                "down_proj.weight": "ffn_down.weight",
+            }[kind],
+            x[0] if kind == "shared_expert_gate.weight" else x,
+        )
 
 
 def write(model, path, kind=Kind.F32, fused=False, tokenizer=None, change=None,
@@ -214,4 +217,3 @@ def add_tokenizer(writer, processor, vocab_size):
     writer.add_eos_token_id(tokenizer.token_to_id(settings["eos_token"]))
     writer.add_pad_token_id(tokenizer.token_to_id(settings["pad_token"]))
     writer.add_chat_template(processor.files["chat_template.jinja"].decode())
-

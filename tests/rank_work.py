@@ -13,8 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from tap_names import hear_all
 from torch.distributed import TCPStore
-from torch.distributed.tensor import DTensor
 
 from minqwen import cli, generate, parallel, ranks
 
@@ -128,12 +128,13 @@ def compare(folders, inputs):
         model = parallel.load(folder, dtype=None)
         read = None if before is None else bytes_asked_for() - before
         held = {
-            name: tuple((p.to_local() if isinstance(p, DTensor) else p).shape)
+            name.removesuffix(".own"): tuple(p.shape)
             for name, p in model.named_parameters()
         }
         cache = model.new_cache(1, 8).num_bytes()
         found = answers(model, inputs[name])
-        told[name] = dict(found=found, read=read, held=held, cache=cache)
+        heard = hear_all(model, lambda m, given=inputs[name]["plain"]: m(**given))
+        told[name] = dict(found=found, read=read, held=held, cache=cache, heard=heard)
     ranks.leave()
     return told
 

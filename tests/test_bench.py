@@ -73,9 +73,14 @@ def test_a_context_that_is_filled_in(monkeypatch):
             assert player.cache.layers[3].k[:, :, 250].abs().max() > 0
         else:
             assert player.cache.get_seq_length() == 302
-    run = {"context": 300, "read": False, "dtype": "float32", "moved": 1,
-           "bytes a second": [1.0],
-           "contestants": {"minqwen": {"prefill": [None], "decode": [1.0], "peak": 0}}}
+    run = {
+        "context": 300,
+        "read": False,
+        "dtype": "float32",
+        "moved": 1,
+        "bytes a second": [1.0],
+        "contestants": {"minqwen": {"prefill": [None], "decode": [1.0], "peak": 0}},
+    }
     run["contestants"]["minqwen torch"] = run["contestants"]["minqwen"]
     assert "filled in at random, not read" in bench.tell(run)
 

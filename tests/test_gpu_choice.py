@@ -1,4 +1,4 @@
-"""Who chooses Triton, what a dressed model computes, and that nothing needs a GPU."""
+"""Who chooses Triton, what a model computes with it, and that nothing needs a GPU."""
 
 import os
 import subprocess
@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import minqwen
-from minqwen import kernels
-from minqwen.delta import delta_recurrent
-from minqwen.deltanet import causal_conv
+from minqwen import forms, kernels
+from minqwen.generate import decoder
 from tests.gpu_forms import DEVICE, error
 from tests.tiny_models import small_model
 
@@ -20,36 +19,35 @@ TINY = "assets/tiny"
 
 
 def twins(**changes):
-    """A model as it is and the same with its modules in Triton."""
+    """A model as it is and the same with its operations in Triton."""
     few = {} if "moe" in changes else dict(num_experts=9, num_experts_per_tok=2)
     changes |= dict(vision=False) | few
     pair = small_model(**changes).to(DEVICE), small_model(**changes).to(DEVICE)
     for model, kind in zip(pair, ("torch", "triton"), strict=True):
         model.kernels = kind
-        kernels.dress(model)
     return pair
 
 
 @torch.inference_mode()
-def test_a_dressed_model_is_the_model():
-    plain, dressed = twins()
+def test_a_fast_model_is_the_model():
+    plain, fast = twins()
     ids = torch.randint(0, 300, (2, 4), device=DEVICE)
     mask = torch.ones_like(ids)
     mask[1, :2] = 0
-    ours, theirs = dressed.new_cache(2, 20), plain.new_cache(2, 20)
-    mine, reference = dressed(ids, mask, cache=ours), plain(ids, mask, cache=theirs)
+    ours, theirs = fast.new_cache(2, 20), plain.new_cache(2, 20)
+    mine, reference = fast(ids, mask, cache=ours), plain(ids, mask, cache=theirs)
     assert error(mine[mask.bool()], reference[mask.bool()]) < 2e-5
     for token in ids.T[:1, :, None]:
-        mine, reference = dressed(token, cache=ours), plain(token, cache=theirs)
+        mine, reference = fast(token, cache=ours), plain(token, cache=theirs)
         assert error(mine, reference) < 2e-5
 
 
 @torch.inference_mode()
 def test_listeners_hear_the_same():
-    plain, dressed = twins()
+    plain, fast = twins()
     ids = torch.randint(0, 300, (1, 3), device=DEVICE)
     traces = []
-    for model in (plain, dressed):
+    for model in (plain, fast):
         with minqwen.record(model, states=[(1, 2)]) as trace:
             model(ids)
         traces.append(trace.tensors)
@@ -59,12 +57,12 @@ def test_listeners_hear_the_same():
         assert apart <= weights if mine.dtype.kind in "iu" else apart < 1e-2, name
 
 
-def test_a_dressed_model_has_gradients():
-    plain, dressed = twins(moe=False)
+def test_a_fast_model_has_gradients():
+    plain, fast = twins(moe=False)
     ids = torch.randint(0, 300, (1, 6), device=DEVICE)
-    for model in (plain, dressed):
+    for model in (plain, fast):
         model(ids).float().logsumexp(-1).mean().backward()
-    others = dict(dressed.named_parameters())
+    others = dict(fast.named_parameters())
     for name, p in plain.named_parameters():
         if p.grad is not None:
             assert error(others[name].grad, p.grad) < 1e-4, name
@@ -73,15 +71,14 @@ def test_a_dressed_model_has_gradients():
 @torch.inference_mode()
 def test_a_step_of_fixed_shape_is_the_model():
     """All of a CUDA graph but the recording, which wants a GPU."""
-    from minqwen.kernels.graph import Step, suits
+    from minqwen.kernels.graph import Step
 
-    plain, dressed = twins()
-    assert suits(dressed) and not suits(plain)
+    plain, fast = twins()
     ids = torch.randint(0, 300, (1, 3), device=DEVICE)
-    ours, theirs = dressed.new_cache(1, 20), plain.new_cache(1, 20)
-    for model, cache in ((dressed, ours), (plain, theirs)):
+    ours, theirs = fast.new_cache(1, 20), plain.new_cache(1, 20)
+    for model, cache in ((fast, ours), (plain, theirs)):
         model(ids, cache=cache)
-    step = Step(dressed, ours, span=16)
+    step = Step(fast, ours, span=16)
     for token in (3, 200):
         step.id.fill_(token)
         step.position.copy_(theirs.next_position)
@@ -95,12 +92,12 @@ def test_a_step_of_fixed_shape_is_the_model():
 def test_a_recorded_answer_is_the_model():
     from minqwen.kernels import graph
 
-    plain, dressed = twins()
+    plain, fast = twins()
     ids = torch.randint(0, 300, (1, 9), device=DEVICE)
-    ours, theirs = dressed.new_cache(1, 60), plain.new_cache(1, 60)
-    for model, cache in ((dressed, ours), (plain, theirs)):
+    ours, theirs = fast.new_cache(1, 60), plain.new_cache(1, 60)
+    for model, cache in ((fast, ours), (plain, theirs)):
         model(ids, cache=cache)
-    decode = kernels.decoder(dressed, ours, 50)
+    decode = decoder(fast, ours, 50)
     assert isinstance(decode, graph.Decoder)
     for token in torch.randint(0, 300, (40, 1, 1), device=DEVICE):
         assert error(decode(token, ours), plain(token, cache=theirs)) < 1e-4
@@ -110,19 +107,19 @@ def test_a_recorded_answer_is_the_model():
 
 def test_what_is_picked(monkeypatch):
     x = torch.zeros(1, 300, 2, 4, device=DEVICE)
-    with kernels.using("triton"):
-        assert kernels.pick("delta_rule", x) is gpu.delta_rule
-        assert kernels.pick("causal_conv", x) is causal_conv, "gradients are wanted"
+    with forms.using("triton"):
+        assert forms.chosen("delta_rule", x) is gpu.delta_rule
+        assert forms.chosen("causal_conv", x) is None, "gradients are wanted"
         with torch.no_grad():
-            assert kernels.pick("causal_conv", x) is gpu.causal_conv
-        assert kernels.kind_for(x.double(), 300) == "torch"
-        assert kernels.kind_for(x.to("meta"), 300) == "torch"
+            assert forms.chosen("causal_conv", x) is gpu.causal_conv
+        assert forms.chosen("delta_rule", x.double()) is None
+        assert forms.chosen("delta_rule", x.to("meta")) is None
     if DEVICE == "cuda":
-        assert kernels.pick("delta_rule", x) is gpu.delta_rule
+        assert forms.chosen("delta_rule", x) is gpu.delta_rule
     # Triton and fla may be installed where there is no GPU: left alone, nothing asks.
     monkeypatch.setattr(kernels, "installed", lambda library: library != "numba")
-    assert kernels.pick("delta_rule", x[:, :1].cpu()) is delta_recurrent
-    assert kernels.kind_for(x.cpu(), 300) == "torch"
+    assert forms.chosen("delta_rule", x[:, :1].cpu()) is None
+    assert forms.chosen("delta_rule", x.cpu()) is None
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="of machines without a GPU")
@@ -134,14 +131,14 @@ def test_without_a_gpu_a_wrong_choice_is_one_sentence(monkeypatch):
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert "kernels='triton' needs an NVIDIA GPU" in done.stderr
     with pytest.raises(minqwen.InputError, match="pip install flash-linear-attention"):
-        kernels.known("fla")
+        forms.known("fla")
     monkeypatch.setattr(kernels, "installed", lambda library: True)
     with pytest.raises(minqwen.InputError, match="kernels='fla' needs an NVIDIA GPU"):
         minqwen.load(TINY, kernels="fla")
-    assert kernels.known("triton") == "triton", "its interpreter is there"
+    assert forms.known("triton") == "triton", "its interpreter is there"
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(minqwen.InputError, match="needs an NVIDIA GPU"):
-        kernels.known("triton")
+        forms.known("triton")
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="of machines without a GPU")

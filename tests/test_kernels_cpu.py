@@ -8,13 +8,15 @@ import pytest
 import torch
 
 import minqwen
-from minqwen import kernels
+from minqwen import forms, kernels
 from minqwen.delta import delta_recurrent
 from minqwen.deltanet import causal_conv
+from minqwen.generate import decoder
 from minqwen.kernels import cpu, read
-from minqwen.kernels.decode import Decoder, suits
+from minqwen.kernels.decode import Decoder
 from minqwen.kernels.read import Reader
-from minqwen.prefill import prefill
+from minqwen.prefill import prefill, reader
+from minqwen.taps import listen
 from tests.tiny_models import scatter, small_config, small_model
 
 TINY = "assets/tiny"
@@ -159,7 +161,7 @@ def test_who_reads_a_prompt(monkeypatch):
     cache = model.new_cache(1, kernels.ENOUGH)
 
     def chosen(**inputs):
-        return kernels.reader(model, {"input_ids": ids} | inputs, cache)
+        return reader(model, {"input_ids": ids} | inputs, cache)
 
     assert isinstance(chosen(), Reader)
     assert isinstance(chosen(attention_mask=mask), Reader)
@@ -167,7 +169,7 @@ def test_who_reads_a_prompt(monkeypatch):
     assert chosen(pixel_values=torch.zeros(4, 6)) is None
     assert chosen(input_ids=ids[:, 1:]) is None, "too little to wait for numba"
     assert chosen(input_ids=ids.expand(2, -1)) is None
-    with kernels.using("torch"):
+    with forms.using("torch"):
         assert chosen() is None
     with pytest.raises(minqwen.InputError, match="outside the vocabulary"):
         prefill(model, {"input_ids": ids + 300}, cache)
@@ -199,7 +201,7 @@ def test_decoder_after_a_picture():
     inputs = processor.chat([{"role": "user", "content": content}])
     written = {}
     for kind in ("torch", "numba"):
-        with kernels.using(kind):
+        with forms.using(kind):
             steps = minqwen.generate(model, inputs, processor=processor)
             written[kind] = [step.token for step in steps]
     assert written["numba"] == written["torch"]
@@ -216,7 +218,7 @@ def test_a_long_answer_changes_over_without_a_seam(monkeypatch):
     model, inputs = small_model(), {"input_ids": torch.arange(5)[None]}
     written = {}
     for kind in ("auto", "torch"):
-        with kernels.using(kind):
+        with forms.using(kind):
             steps = minqwen.generate(model, inputs, kernels.ENOUGH, stop_ids=())
             written[kind] = [step.token for step in steps]
     assert written["auto"] == written["torch"]
@@ -244,41 +246,45 @@ def test_threads_stay_as_torch_has_them():
 def test_what_is_picked():
     x = torch.zeros(1, kernels.ENOUGH, 2, 4)
     with torch.no_grad():
-        assert kernels.pick("delta_rule", x) is cpu.delta_rule
-        assert kernels.pick("causal_conv", x[:, 1:]) is causal_conv
-        with kernels.using("numba"):
-            assert kernels.pick("causal_conv", x[:, :1]) is cpu.causal_conv
-            with kernels.using("auto"):  # asks for nothing, so the outer one counts
-                assert kernels.pick("causal_conv", x[:, :1]) is cpu.causal_conv
-        with kernels.using("torch"):
-            assert kernels.pick("causal_conv", x) is causal_conv
-    assert kernels.pick("causal_conv", x) is causal_conv, "numba has no gradients"
+        assert forms.chosen("delta_rule", x) is cpu.delta_rule
+        assert forms.chosen("causal_conv", x[:, 1:]) is None
+        with forms.using("numba"):
+            assert forms.chosen("causal_conv", x[:, :1]) is cpu.causal_conv
+            with forms.using("auto"):  # asks for nothing, so the outer one counts
+                assert forms.chosen("causal_conv", x[:, :1]) is cpu.causal_conv
+        with forms.using("torch"):
+            assert forms.chosen("causal_conv", x) is None
+    assert forms.chosen("causal_conv", x) is None, "numba has no gradients"
 
 
 @torch.no_grad()
 def test_who_may_be_decoded_so():
+    def suits(model):
+        with forms.using("numba"):
+            form = forms.whole("step", model, model.new_cache(1, 9), 1)
+        return isinstance(form, Decoder)
+
     model = small_model()
     assert suits(model) and suits(model.to(torch.bfloat16))
-    hook = model.model.language_model.layers[0].register_forward_hook(print)
-    assert not suits(model), "a hook must be called"
-    hook.remove()
+    with listen(model, resid_post=print):
+        assert not suits(model), "a listener must hear"
     assert suits(model) and not suits(model.to(torch.float64))
     model = small_model()
     padded = model.new_cache(1, 9)
     ids, mask = torch.ones(1, 4, dtype=torch.long), torch.tensor([[0, 1, 1, 1]])
     model(ids, mask, cache=padded)
     fresh = model.new_cache(1, 9)
-    with kernels.using("numba"):
-        assert isinstance(kernels.decoder(model, fresh, 1), Decoder)
-        assert not isinstance(kernels.decoder(model, padded, 1), Decoder)
+    with forms.using("numba"):
+        assert isinstance(decoder(model, fresh, 1), Decoder)
+        assert not isinstance(decoder(model, padded, 1), Decoder)
         two = model.new_cache(2, 9)
-        assert not isinstance(kernels.decoder(model, two, 1), Decoder)
-    assert not isinstance(kernels.decoder(model, fresh, 1), Decoder)
+        assert not isinstance(decoder(model, two, 1), Decoder)
+    assert not isinstance(decoder(model, fresh, 1), Decoder)
 
 
 def test_a_wrong_choice_is_one_sentence():
     with pytest.raises(minqwen.InputError, match="'cuda' is not one of auto, torch"):
-        with kernels.using("cuda"):
+        with forms.using("cuda"):
             pass
     with pytest.raises(minqwen.InputError, match="not one of"):
         minqwen.load(TINY, kernels="fast")
@@ -293,6 +299,6 @@ def test_without_numba_nothing_is_missing(monkeypatch):
     monkeypatch.setattr(kernels, "installed", lambda library: False)
     x = torch.zeros(1, kernels.ENOUGH, 2, 4)
     with torch.no_grad():
-        assert kernels.pick("causal_conv", x) is causal_conv
+        assert forms.chosen("causal_conv", x) is None
     with pytest.raises(minqwen.InputError, match="needs numba: pip install"):
-        kernels.known("numba")
+        forms.known("numba")

@@ -1,6 +1,6 @@
 """Beside llama.cpp, where there is one: tools/llama_parity.py says what is needed.
 
-    MINQWEN_LLAMA=PREFIX MINQWEN_LLAMA_SOURCE=SOURCE pytest tests/test_llama.py
+MINQWEN_LLAMA=PREFIX MINQWEN_LLAMA_SOURCE=SOURCE pytest tests/test_llama.py
 """
 
 import os

@@ -23,7 +23,7 @@ from tools.execute import (
 
 PATHS = notebooks.stored()
 MODEL_PART = "config family norm rope attention delta deltanet moe vision block".split()
-MODEL_PART += "cache mtp model".split()
+MODEL_PART += "cache mtp model forms taps".split()
 AROUND_IT = ["text"]  # and yet shown to the last line
 TAGS = {"predict", "stub", "solution", "figure", "volatile", "nbval-ignore-output"}
 each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name[:2])
@@ -90,7 +90,7 @@ def test_a_class_may_go_on_in_another_cell():
     pairs = [("norm.RMSNorm", m) for m in (None, "__init__", "forward")]
     assert complaints == [] and taught == pairs
     scope = {}
-    exec("import torch; from torch import nn; import torch.nn.functional as F", scope)
+    exec("import torch; from torch import nn; from minqwen.norm import rms_norm", scope)
     for cell in cells:
         exec(cell["source"], scope)
     import torch

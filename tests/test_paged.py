@@ -14,7 +14,7 @@ from tiny_models import small_model
 import minqwen
 from minqwen.errors import InputError
 from minqwen.weights import memory, paged
-from minqwen.weights.paged import MappedExperts, PagedExperts
+from minqwen.weights.paged import Mapped, OnDisk
 from tools.disk_speed import Limit
 
 ONE = 3 * 24 * 64  # parameters of an expert; 33 in each of 5 layers, 5 for a token
@@ -61,7 +61,7 @@ def test_logits_are_bit_equal(folder, dtype, slots):
         return
     size = slots * ONE * dtype.itemsize
     model = minqwen.load(folder, dtype=dtype, experts="disk", expert_cache=size)
-    layers = [m for m in model.modules() if isinstance(m, PagedExperts)]
+    layers = {m.layer for m in model.modules() if isinstance(m, OnDisk)}
     assert len(layers) == 5 and not pages_of(model).mapped
     assert pages_of(model).capacity == min(slots, 5 * 33)
     assert pages_of(model).cache_bytes <= size
@@ -73,7 +73,7 @@ def test_mapped_where_all_fit(folder):
     kept = minqwen.load(folder, dtype=None)
     model = minqwen.load(folder, dtype=None, experts="disk")
     layer = model.model.language_model.layers[0].mlp.experts
-    if isinstance(layer, MappedExperts):
+    if isinstance(layer.down_proj, Mapped):
         assert pages_of(model).mapped and folder.name.startswith("fused")
     else:
         assert pages_of(model).capacity == 5 * 33
@@ -88,10 +88,10 @@ def test_the_released_layout(tmp_path):
     minqwen.save(small_model(mtp_num_hidden_layers=1).to(torch.bfloat16), tmp_path)
     model = minqwen.load(tmp_path, dtype=None, experts="disk")
     kinds = [m for m in model.modules() if hasattr(m, "pages")]
-    assert sum(isinstance(m, MappedExperts) for m in kinds) == 4
+    assert len({m.layer for m in kinds if isinstance(m, Mapped)}) == 4
     head = model.mtp.layers[0].mlp.experts
-    assert isinstance(head, PagedExperts) and head.pages.capacity == 33
-    assert head.pages.stats is kinds[0].pages.stats
+    assert type(head.down_proj) is OnDisk and head.down_proj.pages.capacity == 33
+    assert head.down_proj.pages.stats is kinds[0].pages.stats
     assert torch.equal(logits(model), logits(minqwen.load(tmp_path, dtype=None)))
 
 
@@ -151,7 +151,7 @@ def test_the_longest_unused_makes_room(folder):
     assert pages.stats.misses == 4 and pages.stats.hits == 4
     kept = minqwen.load(folder, dtype=None).get_submodule(layer)
     for kind in ("gate_up_proj", "down_proj"):
-        held = getattr(pages.slots, kind)[slots]
+        held = pages.slots[kind][slots]
         assert torch.equal(held, getattr(kept, kind)[[3, 0, 2]])
 
 

@@ -14,9 +14,9 @@ from tiny_models import small_model
 import minqwen
 from minqwen.convert import convert
 from minqwen.errors import InputError
-from minqwen.kernels.decode import suits
+from minqwen.kernels import whole_on_cpu
 from minqwen.weights.forms import FORMS, KEPT, rows_of, take
-from minqwen.weights.quantised import Packed, PackedExperts, PackedLinear, widen
+from minqwen.weights.quantised import Packed
 
 LAYER = "model.language_model.layers."
 Q_PROJ = LAYER + "3.self_attn.q_proj.weight"
@@ -139,35 +139,32 @@ def test_same_as_widened_first(source, choice, dtype):
     model = minqwen.load(source, quantize=choice, dtype=dtype)
     wide = minqwen.load(source, dtype=dtype)
     parameters = dict(wide.named_parameters())
-    for prefix, module in model.named_modules():
-        if isinstance(module, Packed):
-            for kind in module.kinds:
-                p = parameters[f"{prefix}.{kind}"]
-                parts = module.parts(kind)
-                p.data = widen(module.form, parts, kind, p.shape[-1], dtype)
+    for name, weight in model.named_modules():
+        if isinstance(weight, Packed):
+            parameters[name].data = weight.widened()
+            assert weight.widened().dtype == dtype
     assert torch.equal(logits(model), logits(wide))
 
 
 def test_what_is_quantised(source):
     """Experts and the large matrices; nothing of plan's list of what is kept."""
     model = minqwen.load(source, quantize="int4:int8")
-    names = set()
-    for prefix, module in model.named_modules():
-        if isinstance(module, Packed):
-            names |= {f"{prefix}.{kind}" for kind in module.kinds}
-            expert = isinstance(module, PackedExperts)
-            assert module.form == ("int4" if expert else "int8")
-    assert not any(word in name for name in names for word in KEPT)
-    left = {n for n, p in model.named_parameters() if p.dim() > 1 and not p.is_meta}
+    packed = {n: m for n, m in model.named_modules() if isinstance(m, Packed)}
+    for name, weight in packed.items():
+        assert weight.form == ("int4" if ".experts." in name else "int8")
+        assert not any(word in name for word in KEPT)
+    left = {n for n, p in model.named_parameters() if p.dim() > 1}
     assert all(any(word in name for word in KEPT) for name in left)
     experts = minqwen.load(source, quantize="int4:stored")
-    assert not any(isinstance(m, PackedLinear) for m in experts.modules())
+    found = {m.kind for m in experts.modules() if isinstance(m, Packed)}
+    assert found == {"gate_up_proj", "down_proj"}
 
 
 def test_generates_with_any_kernels(source):
     """The compiled decoder takes no packed weights, so torch writes the answer."""
     model = minqwen.load(source, quantize="int4", kernels="numba")
-    assert not suits(model)
+    with torch.no_grad():
+        assert not whole_on_cpu(model, model.new_cache(1, 9), 9)
     inputs = dict(input_ids=torch.arange(5, 20)[None])
     fast = [step.token for step in minqwen.generate(model, inputs, 8)]
     model.kernels = "torch"

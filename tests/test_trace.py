@@ -1,6 +1,7 @@
 """Traces: what is recorded against transformers and the rule itself; files; imports."""
 
 import base64
+import copy
 import io
 import json
 import subprocess
@@ -125,13 +126,23 @@ def test_an_exception_leaves_nothing_behind(model):
         trace["expert_ids"]
 
 
-def test_two_recordings_at_once_are_refused(model):
+def test_two_recordings_at_once_hear_the_same(model):
     before = everything(model)
-    with minqwen.record(model):
-        with pytest.raises(InputError, match="already"), minqwen.record(model):
-            pass
+    with minqwen.record(model) as whole:
         model(ids(3))
+        with minqwen.record(model) as part:
+            model(ids(4))
     assert everything(model) == before
+    assert [row.length for row in whole.rows] == [3, 4]
+    assert (whole.rows[1]["expert_ids"] == part["expert_ids"]).all()
+
+
+def test_a_copy_made_while_recording_is_not_recorded(model):
+    with minqwen.record(model) as trace:
+        twin = copy.deepcopy(model)
+        twin(ids(5))
+        model(ids(3))
+    assert trace.length == 3 and torch.equal(twin(ids(3)), model(ids(3)))
 
 
 def test_heads_that_do_not_exist_are_named(model):

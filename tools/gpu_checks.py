@@ -26,7 +26,8 @@ import torch
 
 from minqwen.bench.machine import installed
 from minqwen.config import FULL, Config
-from minqwen.kernels import decoder, dress, suited
+from minqwen.generate import decoder
+from minqwen.kernels import suited
 from minqwen.model import Qwen
 from minqwen.plan import step_bytes
 
@@ -188,7 +189,6 @@ def random_model(cfg):
             p.fill_(1.0 if "linear_attn.norm" in name else 0.0)
         else:
             p.normal_(0, 1 if "embed" in name else p.shape[-1] ** -0.5)
-    dress(model)
     return model
 
 

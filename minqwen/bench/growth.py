@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from .. import kernels
 from ..config import Config
+from ..generate import decoder
 from ..plan import memory_bytes, weight_bytes
 from ..prefill import prefill
 from . import SMALL
@@ -104,13 +105,13 @@ def contest(models, context, rows, steps, repeats):
 
 def step_time(model, context, rows, steps):
     """Seconds of writing one token for each of `rows` texts, the first not counted."""
-    device = model.model.language_model.embed_tokens.weight.device
+    device = model.device
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     cache = model.new_cache(rows, context + steps + 1)
     ids = torch.randint(0, 100, (rows, PROMPT), device=device)
     token = prefill(model, {"input_ids": ids}, cache)[:, -1:].argmax(-1)
     fill(cache, context)
-    read = kernels.decoder(model, cache, steps)
+    read = decoder(model, cache, steps)
     for step in range(steps + 1):
         if step == 1:
             wait()
@@ -122,7 +123,7 @@ def step_time(model, context, rows, steps):
 
 def reading(model, repeats):
     """{tokens: [seconds of reading them, by round]}, turn about."""
-    device = model.model.language_model.embed_tokens.weight.device
+    device = model.device
     seconds = {count: [] for count in READS}
     for _ in tqdm(range(repeats), desc="reading", leave=False):
         for count in READS:

@@ -83,12 +83,12 @@ class Ours:
         self.vocab = self.model.cfg.text.vocab_size
 
     def read(self, ids, room):
-        from minqwen import kernels
+        from minqwen.generate import decoder
         from minqwen.prefill import prefill
 
         self.cache = self.model.new_cache(1, room)
         logits = prefill(self.model, {"input_ids": ids}, self.cache)
-        self.decoder = kernels.decoder(self.model, self.cache, room)
+        self.decoder = decoder(self.model, self.cache, room)
         return logits
 
     def fill(self, context):

@@ -5,29 +5,30 @@ import numpy as np
 import torch
 
 from ..config import FULL
-from ..moe import Experts, SparseMoE
+from ..forms import wanted
+from ..moe import SparseMoE
 from ..rope import rope_angles
+from . import PATIENCE
 from .cpu import numbers, share_threads
-from .layers import WIDE, attention_layer, delta_layer, mlp, moe_layer
+from .layers import attention_layer, delta_layer, mlp, moe_layer
 from .loops import FAST, product, rms_norm, wide
 
 
-def suits(model):
-    """Is this a model whose every weight lies in memory as it was trained?
+def step(model, cache, tokens):
+    """The form "step" of a model on a CPU: at once where it was asked for by name.
 
-    On a CPU, fp32 or bf16, no experts elsewhere, and nobody listening in: a hook on a
-    module would not be called.
+    Unasked, only when the answer has proved long: it may end soon, and numba compiles.
     """
-    dtypes = {p.dtype for p in model.parameters()} - {torch.float32, torch.bfloat16}
-    devices = {p.device.type for p in model.parameters()}
-    plain = all(
-        not m._forward_hooks and not m._forward_pre_hooks for m in model.modules()
-    )
-    known = all(
-        type(m.experts) is Experts for m in model.modules() if isinstance(m, SparseMoE)
-    )
-    narrow = model.cfg.text.head_dim <= WIDE
-    return not dtypes and devices == {"cpu"} and plain and known and narrow
+    fast, begun = Decoder(model), cache.length
+    if wanted() != "auto":
+        return fast
+
+    def patient(ids, cache):
+        if cache.length >= begun + PATIENCE:
+            return fast(ids, cache)
+        return model(ids, cache=cache, last_only=True)
+
+    return patient
 
 
 class Decoder:

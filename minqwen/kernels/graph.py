@@ -2,34 +2,51 @@
 
 At one token a layer's kernels take microseconds, and Python as long for each launch. A
 graph replays them all without Python, but on the same addresses and shapes. So id,
-position and length live in tensors; new keys go where the length says; attention looks
-at the first `span` places of the store and masks those that are still empty; and a
-delta layer's memory is overwritten where it lies. `span` grows in steps of SPAN, and
-with each the step is recorded anew.
+position and length live in tensors, and the model's own layers run on a memory of fixed
+shape: new keys go where the length says, attention looks at the first `span` places of
+the store and is masked where those are still empty, and a delta layer's memory is
+overwritten where it lies. `span` grows in steps of SPAN, and with each the step is
+recorded anew.
 """
 
 import torch
-import torch.nn.functional as F
 
-from ..config import FULL
-from ..moe import Experts, SparseMoE
-from ..rope import inverse_frequencies, rotate
-from . import using
+from ..block import Context
+from ..cache import KV
+from ..forms import using
+from ..rope import inverse_frequencies
 
 SPAN = 2048  # tokens by which the part of the KV store that a graph reads grows
 
 
-def suits(model):
-    """Is nobody listening in, who would not be called, and no expert elsewhere?
+def step(model, cache, tokens):
+    """The form "step" of a model whose kernels are Triton's: see forms.py."""
+    return Decoder(model)
 
-    The norm tells whether the model's modules run in gpu/ (`kernels.dress`).
-    """
-    modules = list(model.modules())
-    heard = any(m._forward_hooks or m._forward_pre_hooks for m in modules)
-    moes = (m for m in modules if isinstance(m, SparseMoE))
-    here = all(type(m.experts) is Experts for m in moes)
-    dressed = "forward" in vars(model.model.language_model.norm)
-    return dressed and here and not heard and "hidden" not in vars(model)
+
+class FixedKV:
+    """The first `span` places of a KV, as a layer sees it: its length is a tensor."""
+
+    def __init__(self, kv, span, length):
+        self.k, self.v, self.length = kv.k[:, :, :span], kv.v[:, :, :span], length
+
+    def append(self, k, v):
+        """Store k, v [1, Hkv, 1, K]; returns all places, [1, Hkv, span, K]."""
+        self.k.index_copy_(2, self.length, k.to(self.k.dtype))
+        self.v.index_copy_(2, self.length, v.to(self.v.dtype))
+        return self.k, self.v
+
+
+class FixedDelta:
+    """A DeltaState as a layer sees it, which keeps what is new where the old lies."""
+
+    def __init__(self, memory):
+        self.conv, self.state = memory.conv, memory.state
+
+    def keep(self, conv, state):
+        self.conv.copy_(conv)
+        if state.data_ptr() != self.state.data_ptr():  # a kernel may have changed it
+            self.state.copy_(state)
 
 
 class Step:
@@ -40,63 +57,28 @@ class Step:
     """
 
     def __init__(self, model, cache, span):
-        self.model, self.span = model, min(span, cache.max_len)
-        device = model.model.language_model.embed_tokens.weight.device
-        self.id = torch.zeros(1, 1, dtype=torch.long, device=device)
-        self.position = torch.zeros(1, dtype=torch.long, device=device)
-        self.length = torch.zeros(1, dtype=torch.long, device=device)
-        self.places = torch.arange(self.span, device=device)
+        self.model, span = model, min(span, cache.max_len)
+        self.id = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        self.position = torch.zeros(1, dtype=torch.long, device=model.device)
+        self.length = torch.zeros(1, dtype=torch.long, device=model.device)
+        self.places = torch.arange(span, device=model.device)
         t = model.cfg.text
-        self.frequency, self.scale = inverse_frequencies(t.rope, t.head_dim, device)
+        self.frequency, self.scale = inverse_frequencies(
+            t.rope, t.head_dim, model.device
+        )
         self.layers = [
-            memory if kind == FULL else InPlace(memory)
-            for kind, memory in zip(t.layer_types, cache.layers, strict=True)
+            FixedKV(x, span, self.length) if isinstance(x, KV) else FixedDelta(x)
+            for x in cache.layers
         ]
 
     def __call__(self):
-        with using(self.model.kernels):
-            return self.run()
-
-    def run(self):
         core = self.model.model.language_model
-        x = core.embed_tokens(self.id)
         angle = (self.position.float() * self.frequency).repeat(2)[None, None]
         cos, sin = angle.cos() * self.scale, angle.sin() * self.scale
         seen = (self.places <= self.length)[None, None, None]  # [1, 1, 1, span]
-        for block, memory in zip(core.layers, self.layers, strict=True):
-            h = block.input_layernorm(x)
-            if block.kind == FULL:
-                x = x + self.attend(block.self_attn, h, cos, sin, memory, seen)
-            else:
-                x = x + block.linear_attn(h, None, memory)
-            x = x + block.mlp(block.post_attention_layernorm(x))
-        return self.model.logits(core.norm(x))
-
-    def attend(self, m, x, cos, sin, kv, seen):
-        """`GatedAttention.forward` at B = T = 1 on a store whose length is a tensor."""
-        q, gate = m.q_proj(x).view(1, 1, m.heads, -1).chunk(2, dim=-1)
-        k = m.k_proj(x).view(1, 1, m.kv_heads, m.head_dim)
-        v = m.v_proj(x).view(1, 1, m.kv_heads, m.head_dim)
-        q, k = rotate(m.q_norm(q), cos, sin), rotate(m.k_norm(k), cos, sin)
-        kv.k.index_copy_(2, self.length, k.transpose(1, 2).to(kv.k.dtype))
-        kv.v.index_copy_(2, self.length, v.transpose(1, 2).to(kv.v.dtype))
-        q = q.view(1, m.kv_heads, -1, m.head_dim)  # heads that share a key are rows
-        keys, values = kv.k[:, :, : self.span], kv.v[:, :, : self.span]
-        out = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
-        return m.o_proj(out.view(1, 1, -1) * gate.reshape(1, 1, -1).sigmoid())
-
-
-class InPlace:
-    """A DeltaState as a layer sees it, to which assigning means copying into place."""
-
-    def __init__(self, memory):
-        vars(self)["memory"] = memory
-
-    def __getattr__(self, name):
-        return getattr(self.memory, name)
-
-    def __setattr__(self, name, value):
-        getattr(self.memory, name).copy_(value)
+        with using(self.model.kernels):
+            x = core.embed_tokens(self.id)
+            return self.model.logits(core(x, Context(cos, sin, seen), self))
 
 
 class Decoder:

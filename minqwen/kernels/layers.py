@@ -9,6 +9,7 @@ residual stream. What torch rounds to bfloat16 between two products stays float3
 import numpy as np
 from numba import njit, prange
 
+from . import WIDE
 from .loops import (
     FAST,
     correct,
@@ -25,7 +26,6 @@ from .loops import (
 )
 
 SPLIT = 256  # tokens of a KV cache that one task looks at
-WIDE = 256  # no head is wider
 LINES = 32  # outputs that one task sums over all experts
 
 

@@ -57,6 +57,11 @@ class Team:
         list(self.pool.map(part, range(self.size)))
 
 
+def read(model, cache, tokens):
+    """The form "read" of a model on a CPU: see forms.py."""
+    return Reader(model)
+
+
 class Reader:
     """`model(ids, cache=cache, last_only=True)` for a prompt of one row, no padding.
 
@@ -78,7 +83,8 @@ class Reader:
     def read(self, ids, cache):
         """Take a piece through all layers, the last as far as its memory needs."""
         cfg, self.T, self.past = self.model.cfg.text, ids.shape[1], cache.length
-        self.y = self.model.embed(ids)[0]  # [T, D], to be added to x by the next pass
+        # [T, D], to be added to x by the next pass
+        self.y = self.model.model.language_model.embed(ids)[0]
         self.x = np.zeros(self.y.shape, np.float32)  # the residual stream
         self.h = torch.empty_like(self.y)
         place = cache.next_position + torch.arange(self.T)

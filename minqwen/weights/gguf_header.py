@@ -215,9 +215,7 @@ class Header:
     def data_start(self, keys):
         align = keys.get("general.alignment", ALIGNMENT)
         if type(align) is not int or align < 1 or align & (align - 1):
-            raise self.fault(
-                f"has general.alignment {show(align)}, not a power of two"
-            )
+            raise self.fault(f"has general.alignment {show(align)}, not a power of two")
         return -(-self.at // align) * align, align
 
 

@@ -14,7 +14,7 @@ import torch
 
 from ..config import Config
 from ..errors import InputError
-from ..kernels import dress, known
+from ..forms import chosen, known, using
 from .forms import FORMS, read_choice
 from .header import show, unchanged
 from .hub import resolve
@@ -23,7 +23,7 @@ from .layout import DTYPES, STORED, Lean, skeleton, slice_of
 from .match import base, match
 from .memory import settle
 from .paged import put_back, take_out
-from .quantised import pack_modules, places
+from .quantised import pack, places
 from .rows import requantise
 from .scheme import OWN, Scheme, read_scheme
 
@@ -70,7 +70,7 @@ def load(
                 f"{show(path)} without it."
             )
         model = load_gguf(path, device, dtype, experts)
-        return dressed(model, kernels)
+        return ready(model, kernels)
     table, model, forms, plan = examine(path, dtype)
     if quantize and choice[1] is None and not model.cfg.is_moe:
         raise InputError(
@@ -81,7 +81,7 @@ def load(
     if experts == "disk":
         taken = take_out(model, path)
         memory = [step for step in plan if ".experts." not in step[1]]
-    pack_modules(model, held.get)
+    pack(model, held.get)
     with Lean():
         model.to_empty(device=device)
     changed = {name for name, form in forms.items() if held[name] != form}
@@ -89,12 +89,13 @@ def load(
     requantise(model, table, [s for s in memory if base(s[1]) in changed], forms)
     if taken:
         put_back(model, taken, plan, table, expert_cache, device, forms)
-    return dressed(model, kernels)
+    return ready(model, kernels)
 
 
-def dressed(model, kernels):
+def ready(model, kernels):
     model.kernels = kernels
-    dress(model)
+    with using(kernels):
+        chosen("rms_norm", model.model.language_model.norm.weight)  # or an InputError
     return model.eval()
 
 
@@ -176,7 +177,7 @@ def _read_all(model, table, plan, forms):
     from tqdm import tqdm
 
     parameters = places(model)
-    widths = {name: p.shape[-1] for name, p in model.named_parameters() if p.dim()}
+    modules = dict(model.named_modules())
     # In the order of the bytes on disk, so that the disk never has to seek.
     plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
     total = sum(table[source].end - table[source].start for source, _, _ in plan)
@@ -199,7 +200,7 @@ def _read_all(model, table, plan, forms):
                     check_finite(entry.file, source, target)
                 else:
                     suffix = name.removeprefix(base(name))
-                    parts, width = {suffix: place}, widths[base(name)]
+                    parts, width = {suffix: place}, modules[base(name)].shape[-1]
                     check_packed(entry.file, source, form, parts, width)
             if file is not None:
                 unchanged(entry, file.fileno())

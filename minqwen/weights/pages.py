@@ -16,7 +16,7 @@ import torch
 from ..errors import InputError
 from .header import Entry, show, unchanged
 from .layout import STORED
-from .quantised import PackedExperts
+from .quantised import Packed
 
 PIECE = 4 << 20  # bytes of one positioned read
 THREADS = 8  # reads under way at once; disks answer several sooner than one by one
@@ -39,7 +39,7 @@ class Stats:
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes of a file that are rows [low, high) of one expert's parameter `kind`."""
+    """Bytes of a file: rows [low, high) of one expert in the target `kind`."""
 
     entry: Entry
     start: int
@@ -91,8 +91,8 @@ def _close(descriptors):
 class Pages:
     """A cache of experts in front of the files, least recently used out first.
 
-    `parts` maps (layer's name, expert) to its Parts. `slots` is an Experts whose
-    experts are the cache's places: [slots, 2 I, D] and [slots, D, I].
+    `parts` maps (layer's name, expert) to its Parts. `slots` are the cache's places:
+    {"gate_up_proj": [slots, 2 I, D], "down_proj": [slots, D, I]}, tensors or Packed.
     """
 
     mapped = False
@@ -101,14 +101,18 @@ class Pages:
         self.parts, self.slots, self.stats = parts, slots, stats
         self.files = Files({p.entry for found in parts.values() for p in found})
         self.place = OrderedDict()  # (layer, expert) -> slot, longest unused first
-        self.free = list(range(len(slots.down_proj)))[::-1]
+        self.free = list(range(len(slots["down_proj"])))[::-1]
         self.capacity = len(self.free)
         self.threads = ThreadPoolExecutor(THREADS)
 
+        self.packed = {k: p for k, p in slots.items() if isinstance(p, Packed)}
+        self.targets = {k: t for k, t in slots.items() if k not in self.packed}
+        for kind, packed in self.packed.items():
+            self.targets |= {kind + s: part for s, part in packed.parts().items()}
+
     @property
     def cache_bytes(self):
-        held = [*self.slots.parameters(), *self.slots.buffers()]
-        return sum(t.nbytes for t in held if not t.is_meta)
+        return sum(target.nbytes for target in self.targets.values())
 
     def fetch(self, layer, experts):
         """The slots of at most `capacity` experts of a layer, read where need be."""
@@ -130,8 +134,7 @@ class Pages:
                 self.stats.bytes_read += count
             for file in {part.entry.file for part, *_ in reads}:
                 self.files.check(file)
-            if isinstance(self.slots, PackedExperts):
-                self._check(new)
+            self._check(new)
         except BaseException:
             # What a slot holds is unknown now: nobody may take it for an expert.
             self.free += self.place.values()
@@ -143,20 +146,20 @@ class Pages:
     def _check(self, new):
         """InputError for a scale that is no number; of weights, the sums will tell."""
         for (layer, expert), slot in new:
-            fault = self.slots.bad_scales(slot)
-            if fault:
-                raise InputError(
-                    f"{layer}: expert {expert} {fault}, which no writer means; copy or "
-                    "download the checkpoint again."
-                )
+            for fault in [p.bad_scales(slot) for p in self.packed.values()]:
+                if fault:
+                    raise InputError(
+                        f"{layer}: expert {expert} {fault}, which no writer means; "
+                        "copy or download the checkpoint again."
+                    )
 
     def _reads(self, key, slot):
         """(part, first byte, target) for each piece of an expert; targets are flat."""
         for part in self.parts[key]:
-            rows = getattr(self.slots, part.kind)[slot, part.low : part.high]
+            rows = self.targets[part.kind][slot, part.low : part.high]
             width = STORED[part.entry.dtype].itemsize
             at = part.start
-            for target in rows.detach().reshape(-1).split(PIECE // width):
+            for target in rows.reshape(-1).split(PIECE // width):
                 yield part, at, target
                 at += len(target) * width
 

@@ -1,47 +1,57 @@
-"""Modules whose matrices stay in a form of forms.py and are widened when they are used.
+"""Weights that stay in a form of forms.py and are widened when they are used.
 
 A piece at a time, in a buffer of bounded size: the numbers are those of the whole
-matrix widened first, without its memory. Each keeps the parameter's name, on the meta
-device: shape and dtype that it computes in, without memory.
+matrix widened first, without its memory.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import moe
+from ..forms import Stored, register
 from ..moe import Experts
 from .forms import FORMS, quantisable, take
 
 BUFFER = 64 << 20  # bytes of float32 widened at once
-PACKED = "_packed"  # buffers are the parameter's name, this, and the form's suffix
+for form in FORMS:
+    register("linear", form, f"{__name__}:linear")
+    register("experts", form, f"{__name__}:experts")
 
 
-class Packed(nn.Module):
-    """Parameters `kinds` {name: shape} in a form, as buffers."""
+class Packed(Stored):
+    """A parameter, called `kind` in its module, in a form: buffers by suffix."""
 
-    def __init__(self, form, kinds, dtype):
-        super().__init__()
-        self.form, self.kinds = form, kinds
-        for kind, shape in kinds.items():
-            meta = torch.empty(shape, dtype=dtype, device="meta")
-            self.register_parameter(kind, nn.Parameter(meta, requires_grad=False))
-            for suffix, (size, stored) in parts_of(form, kind, shape).items():
-                buffer = torch.empty(size, dtype=stored)
-                self.register_buffer(kind + PACKED + suffix, buffer, persistent=False)
+    def __init__(self, form, kind, shape, dtype):
+        super().__init__(form, shape, dtype)
+        self.kind = kind
+        for suffix, (size, stored) in parts_of(form, kind, shape).items():
+            buffer = torch.empty(size, dtype=stored)
+            self.register_buffer("part" + suffix, buffer, persistent=False)
 
-    def parts(self, kind, index=None):
-        """{suffix: tensor} of a parameter, or of some of its experts."""
-        found = {s: getattr(self, kind + PACKED + s) for s in FORMS[self.form].suffixes}
+    def parts(self, index=None):
+        """{suffix: tensor} of it, or of some of its experts."""
+        found = {s: self.get_buffer("part" + s) for s in FORMS[self.form].suffixes}
         return found if index is None else {s: t[index] for s, t in found.items()}
+
+    def widened(self, index=None):
+        """The numbers it stands for, or those of some of its experts."""
+        parts = self.parts(index)
+        return widen(self.form, parts, self.kind, self.shape[-1], self.dtype)
+
+    def bad_scales(self, expert):
+        """What is wrong with one expert's scales, as a phrase, or None."""
+        parts = self.parts(expert)
+        scales = {s: t for s, t in parts.items() if s or len(parts) == 1}
+        return FORMS[self.form].fault(scales, self.shape[-1])
 
     def _apply(self, fn, recurse=True):
         """Moves reach what is stored, casts only the dtype that is computed in."""
         for name, buffer in self._buffers.items():
             self._buffers[name] = fn(buffer.view(torch.uint8)).view(buffer.dtype)
-        for name, p in self._parameters.items():
-            dtype = fn(torch.empty(0, dtype=p.dtype)).dtype
-            meta = torch.empty_like(p, dtype=dtype, device="meta")
-            self._parameters[name] = nn.Parameter(meta, requires_grad=False)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return self
 
 
@@ -68,64 +78,33 @@ def widen(form, parts, kind, width, dtype):
     return wide.flatten(1, 2) if kind == "gate_up_proj" else wide
 
 
-class PackedLinear(Packed):
-    """nn.Linear without bias."""
-
-    def __init__(self, form, out_features, in_features, dtype):
-        super().__init__(form, {"weight": (out_features, in_features)}, dtype)
-
-    def forward(self, x):
-        rows, width = self.weight.shape
-        step = max(1, BUFFER // 4 // width // 128) * 128
-        parts, out = self.parts("weight"), []
-        for low in range(0, rows, step):
-            piece = take(parts, low, min(low + step, rows), rows)
-            weight = widen(self.form, piece, "weight", width, self.weight.dtype)
-            out.append(F.linear(x, weight))
-        return out[0] if len(out) == 1 else torch.cat(out, -1)
+def linear(x, weight):
+    """`forms.linear` for a Packed weight, so many of its rows at a time."""
+    rows, width = weight.shape
+    step = max(1, BUFFER // 4 // width // 128) * 128
+    parts, out = weight.parts(), []
+    for low in range(0, rows, step):
+        piece = take(parts, low, min(low + step, rows), rows)
+        out.append(F.linear(x, widen(weight.form, piece, "", width, weight.dtype)))
+    return out[0] if len(out) == 1 else torch.cat(out, -1)
 
 
-class PackedExperts(Packed):
-    """moe.Experts, of which only those chosen are widened, some at a time."""
+def experts(x, weights, ids, gate_up_proj, down_proj):
+    """`moe.experts` for Packed ones, of which only those chosen are widened."""
+    one = 4 * sum(p.shape[1] * p.shape[2] for p in (gate_up_proj, down_proj))
+    some = partial(widened_experts, gate_up_proj, down_proj)
+    return in_waves(some, max(1, BUFFER // one), x, weights, ids)
 
-    def __init__(self, form, shapes, dtype):
-        super().__init__(form, shapes, dtype)
-        one = 4 * sum(shape[1] * shape[2] for shape in shapes.values())
-        self.room = max(1, BUFFER // one)
 
-    def forward(self, x, weights, ids):
-        """x [N, D]; weights, ids [N, top_k] -> sum_k weights_k expert_k(x) [N, D]."""
-        return in_waves(self._some, self.room, x, weights, ids)
-
-    def _some(self, x, weights, ids, chosen):
-        place = ids.new_zeros(len(self.down_proj))
-        place[chosen] = torch.arange(len(chosen), device=ids.device)
-        return self.widened(chosen)(x, weights, place[ids])
-
-    def widened(self, chosen):
-        """An Experts of these experts alone."""
-        with torch.device("meta"):
-            wide = Experts(1, 0, 1)
-        for kind, shape in self.kinds.items():
-            dtype = getattr(self, kind).dtype
-            parts = self.parts(kind, chosen)
-            w = widen(self.form, parts, kind, shape[-1], dtype)
-            setattr(wide, kind, nn.Parameter(w, requires_grad=False))
-        return wide
-
-    def bad_scales(self, expert):
-        """What is wrong with one expert's scales, as a phrase, or None."""
-        for kind, shape in self.kinds.items():
-            parts = self.parts(kind, expert)
-            scales = {s: t for s, t in parts.items() if s or len(parts) == 1}
-            fault = FORMS[self.form].fault(scales, shape[-1])
-            if fault:
-                return fault
-        return None
+def widened_experts(gate_up_proj, down_proj, x, weights, ids, chosen):
+    place = ids.new_zeros(len(down_proj))
+    place[chosen] = torch.arange(len(chosen), device=ids.device)
+    matrices = gate_up_proj.widened(chosen), down_proj.widened(chosen)
+    return moe.experts(x, weights, place[ids], *matrices)
 
 
 def in_waves(some, room, x, weights, ids):
-    """`Experts`, by calls of some(x, weights, ids, chosen) for `room` at most."""
+    """`moe.experts`, by calls of some(x, weights, ids, chosen) for `room` at most."""
     chosen = ids.unique().tolist()
     if len(chosen) <= room:
         return some(x, weights, ids, chosen)
@@ -140,33 +119,23 @@ def in_waves(some, room, x, weights, ids):
     return (each.view(*ids.shape, -1) * weights[..., None]).sum(1)
 
 
-def pack_modules(model, form_of):
-    """Put Packed modules in the place of those whose form_of(parameter's name) is one.
-
-    The model is on the meta device and stays there.
-    """
+def pack(model, form_of):
+    """Let every parameter whose form_of(name) is one be Packed, on the meta device."""
     with torch.device("meta"):
-        for name, module in list(model.named_modules()):
-            if isinstance(module, Experts):
-                form = form_of(name + ".gate_up_proj")
-                shapes = {kind: p.shape for kind, p in module.named_parameters()}
-                dtype = module.down_proj.dtype
-                new = form and PackedExperts(form, shapes, dtype)
-            elif isinstance(module, nn.Linear) and quantisable(name + ".weight"):
-                form, weight = form_of(name + ".weight"), module.weight
-                new = form and PackedLinear(form, *weight.shape, weight.dtype)
-            else:
+        for prefix, module in list(model.named_modules()):
+            if not isinstance(module, Experts | nn.Linear):
                 continue
-            if new:
-                model.set_submodule(name, new)
+            for kind, p in list(module.named_parameters(recurse=False)):
+                name = f"{prefix}.{kind}"
+                form = form_of(name) if quantisable(name) else None
+                if form:
+                    Packed(form, kind, p.shape, p.dtype).take_place(module, kind)
 
 
 def places(model):
-    """{name: tensor}: parameters, and the stored parts of those that are packed."""
+    """{name: tensor}: parameters, and the stored parts of those that are Packed."""
     found = dict(model.named_parameters())
-    for prefix, module in model.named_modules():
+    for name, module in model.named_modules():
         if isinstance(module, Packed):
-            for kind in module.kinds:
-                for suffix, part in module.parts(kind).items():
-                    found[f"{prefix}.{kind}{suffix}"] = part
+            found |= {name + suffix: part for suffix, part in module.parts().items()}
     return found

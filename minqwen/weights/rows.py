@@ -109,11 +109,9 @@ def requantise(model, table, plan, forms):
 
     if not plan:
         return
-    targets, packed = places(model), {}
-    for prefix, module in model.named_modules():
-        packed |= {f"{prefix}.{kind}": module for kind in getattr(module, "kinds", ())}
+    targets, packed = places(model), dict(model.named_modules())
     names = dict.fromkeys(base(name) for _, name, _ in plan)
-    shapes = {name: dict(model.named_parameters())[name].shape for name in names}
+    shapes = {name: packed[name].shape for name in names}
     rows = Rows(plan, table, forms, shapes)
     for name in tqdm(names, desc="quantising", disable=len(names) < 100):
         form, count = packed[name].form, rows.shapes[name][-2]

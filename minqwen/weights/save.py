@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError
+from ..forms import Stored
 from .header import show
 from .index import INDEX
 from .layout import DTYPES, stored_tensors
-from .quantised import Packed
 from .written import named
 
 CHUNK = 64 << 20  # bytes copied off a device at once
@@ -35,14 +35,18 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
     folder = Path(folder)
-    form = next((m.form for m in model.modules() if isinstance(m, Packed)), None)
-    if form:
-        raise InputError(f"save does not write {form} weights; use minqwen convert.")
-    if hasattr(model, "share"):
+    if model.ranks > 1:
         raise InputError(
             "one of several processes holds a part of the model alone, which is not "
             "saved; load it in one process for that."
         )
+    for name, module in model.named_modules():
+        if isinstance(module, Stored):
+            raise InputError(
+                f"{name} is held as {module.form}, and save writes plain tensors; load "
+                "the model without quantize and with experts='memory', or use minqwen "
+                "convert."
+            )
     tensors = list(stored_tensors(model))
     for name, tensor in tensors:
         if tensor.is_meta:

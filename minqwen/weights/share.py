@@ -65,17 +65,17 @@ class Share:
     def words(self):
         """Its range of the vocabulary, of which the last rank may have fewer."""
         count = self.cfg.text.vocab_size
-        each = -(-count // self.ranks)  # as DTensor divides
+        each = -(-count // self.ranks)
         first = min(count, self.rank * each)
         return range(first, min(count, first + each))
 
     def config(self):
-        """The sizes of the rank's own modules, but for the routed experts."""
+        """The rank's own sizes; words and experts are counted as of the whole."""
         t = self.cfg.text
         sizes = {name: len(self.own(getattr(t, name)))
                  for name in DIVIDED if getattr(t, name)}  # fmt: skip
-        sizes.pop("num_experts", None)  # the router stays whole
-        return self.cfg.replace(vocab_size=len(self.words), **sizes)
+        sizes.pop("num_experts", None)
+        return self.cfg.replace(**sizes)
 
     @cached_property
     def cuts(self):
@@ -101,8 +101,10 @@ class Share:
             "linear_attn.out_proj": (1, [values]),
             "language_model.embed_tokens": words, "lm_head": words,
         }  # fmt: skip
-        for mlp, width in (("mlp", t.intermediate_size),
-                           ("shared_expert", t.shared_expert_intermediate_size)):
+        for mlp, width in (
+            ("mlp", t.intermediate_size),
+            ("shared_expert", t.shared_expert_intermediate_size),
+        ):
             for name in ("gate_proj", "up_proj", "down_proj") if width else ():
                 axis = int(name == "down_proj")
                 found[f"{mlp}.{name}"] = axis, [wide(own(width), 1)]

@@ -1,0 +1,38 @@
+"""`deltanet.remember` on a GPU: one kernel for a token, 16 bits for more."""
+
+import torch
+import torch.nn.functional as F
+
+from ... import deltanet
+from ...norm import l2norm
+from ...taps import heard
+from .rule import delta_rule
+from .step import delta_token
+
+
+def remember(qkv, x, mixer, window=None, state=None):
+    """For a token of a cache, delta_token, which changes `state` where it lies.
+
+    For more, q, k and v stay in x's dtype: the reference widens them to fp32, and the
+    rule would then be computed, and read and written, in that. Where somebody listens
+    to what the rule is fed, the reference runs, on the kernels of its own operations.
+    """
+    if heard("rule") or heard("state"):
+        return deltanet.remember.reference(qkv, x, mixer, window, state)
+    (B, T, _), m = x.shape, mixer
+    a, b = m.in_proj_a(x), m.in_proj_b(x)
+    if T == 1 and state is not None and not torch.is_grad_enabled():
+        o, window = delta_token(
+            qkv[:, 0], a[:, 0], b[:, 0], weight=m.conv1d.weight, window=window,
+            A_log=m.A_log, dt_bias=m.dt_bias, state=state,
+        )  # fmt: skip
+        return o[:, None], window, state
+    qkv, window = deltanet.causal_conv(qkv, m.conv1d.weight, window)
+    keys = m.key_heads * m.K
+    q, k, v = qkv.split([keys, keys, m.heads * m.V], dim=-1)
+    q, k = (l2norm(y.view(B, T, m.key_heads, m.K)) for y in (q, k))
+    q, k = (q * m.K**-0.5).to(x.dtype), k.to(x.dtype)
+    v = v.view(B, T, m.heads, m.V)
+    g = -m.A_log.float().exp() * F.softplus(a.float() + m.dt_bias.float())
+    o, state = delta_rule(q, k, v, g=g, beta=b.sigmoid(), state=state)
+    return o, window, state

@@ -22,12 +22,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from .config import FULL, LINEAR
-from .errors import InputError
-from .files import write_whole
-from .weights.index import read_table, show
+from .errors import InputError, show
+from .files import Reader, write_whole
+from .weights.header import lay_out, read_header
 
 KEY = "minqwen_trace"
 VERSION = 1
@@ -35,6 +34,7 @@ UNKNOWN = "unknown"  # the type of a layer in a trace that does not say
 PIXELS = 16  # of a stored picture, for each token and side
 FLOATS = ("F16", "F32")
 NUMPY = {"F16": "<f2", "F32": "<f4", "U8": "u1", "U16": "<u2", "U32": "<u4"}
+LABELS = {np.dtype(code): label for label, code in NUMPY.items()}
 HEAD = re.compile(r"(delta|attention)\.(\d{1,4})\.(\d{1,4})\.(q|k|v|beta|g|start)")
 PICTURE = re.compile(r"picture\.(0|[1-9]\d{0,5})")
 
@@ -42,8 +42,9 @@ PICTURE = re.compile(r"picture\.(0|[1-9]\d{0,5})")
 def to_bytes(meta, tensors):
     """The file's bytes: the same for the same content, whenever they are made."""
     text = json.dumps(meta, sort_keys=True, ensure_ascii=False)
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    return save(tensors, {KEY: text})
+    labels = {n: (LABELS[array.dtype], array.shape) for n, array in tensors.items()}
+    raw, places = lay_out(dict(sorted(labels.items())), {KEY: text})
+    return raw + b"".join(tensors[name].tobytes() for name in places)
 
 
 def write(path, meta, tensors):
@@ -54,21 +55,18 @@ def write(path, meta, tensors):
 
 def read(path):
     """(meta, {name: array}) of a trace file; InputError for anything that is wrong."""
-    path = Path(path)
-    name = show(path.name)
-    table = read_table(path)  # the header, each promise of the format checked
     tensors = {}
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        meta = parse_meta(header.get("__metadata__", {}), name)
+    with Reader(path) as file:
+        name = show(file.path.name)
+        metadata, table = read_header(file)
+        meta = parse_meta(metadata, name)
         for tensor, entry in table.items():
             if entry.dtype not in NUMPY:
                 raise InputError(
                     f"{name}: {show(tensor)} is {entry.dtype}; a trace holds "
                     f"{', '.join(NUMPY)} only"
                 )
-            file.seek(entry.start)
-            data = file.read(entry.end - entry.start)
+            data = file.read(entry.nbytes, entry.start)
             array = np.frombuffer(data, NUMPY[entry.dtype])
             tensors[tensor] = array.reshape(entry.shape)
     check(meta, tensors, name)
@@ -102,7 +100,7 @@ def check(meta, tensors, name):
     check_meta(meta, tensors, name)
     for tensor, array in tensors.items():
         kinds, shape = expected(tensor, meta, tensors, name)
-        kind = {np.dtype(code): kind for kind, code in NUMPY.items()}.get(array.dtype)
+        kind = LABELS.get(array.dtype)
         if kind not in kinds or array.shape != shape:
             raise InputError(
                 f"{name}: {show(tensor)} is {kind or array.dtype} "
@@ -125,10 +123,8 @@ def check_meta(meta, tensors, name):
         if not good:
             raise InputError(f"{name}: {key} in {KEY} is wrong, expected {wanted}")
 
-    T, measured = (
-        meta.get("length"),
-        tensors.get("expert_ids", tensors.get("token_ids")),
-    )
+    T = meta.get("length")
+    measured = tensors.get("expert_ids", tensors.get("token_ids"))
     need(whole(T, 1, 2**31), "length", "a whole number of tokens, at least one")
     held = None if measured is None or not measured.ndim else len(measured)
     need(held == T, "length", "the first size of expert_ids, or else of token_ids")

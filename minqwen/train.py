@@ -6,7 +6,6 @@ checkpoint as if nothing had happened.
 """
 
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from .config import Config
 from .deltanet import GatedDeltaNet
 from .errors import InputError
+from .files import replaced, told
 from .model import Qwen
 from .moe import Router, balance_loss
 from .rope import positions
@@ -258,8 +258,8 @@ def keep(path, model, optimizer, recipe, step, spent):
     """Write all that is needed to go on, whole or not at all."""
     whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
              "recipe": asdict(recipe), "step": step, "seconds": spent}  # fmt: skip
-    torch.save(whole, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with told(path, "written"), replaced(path) as file:
+        torch.save(whole, file)
 
 
 def unfinished(path, recipe):

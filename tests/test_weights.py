@@ -14,6 +14,7 @@ from tiny_models import small_config, small_model
 import minqwen
 from minqwen.config import Config
 from minqwen.errors import InputError
+from minqwen.files import Reader
 from minqwen.model import Qwen
 from minqwen.weights import expected_tensors, open_checkpoint
 from minqwen.weights.layout import DTYPES, FUSED, per_expert
@@ -162,7 +163,7 @@ def test_conversion_in_pieces(tmp_path):
     entry = open_checkpoint(tmp_path)[name]
     target = torch.full([320 * 64], torch.nan, dtype=torch.bfloat16)
     counts = []
-    with open(entry.file, "rb", buffering=0) as file:
+    with Reader(entry.file) as file:
         buffer = torch.empty(1000, dtype=torch.uint8)
         read_tensor(file, entry, name, target, buffer, counts.append)
     assert torch.equal(target.view(320, 64), model.state_dict()[name].bfloat16())

@@ -26,6 +26,7 @@ import torch
 
 from minqwen.bench.machine import installed
 from minqwen.config import FULL, Config
+from minqwen.files import as_json, write_whole
 from minqwen.kernels import decoder, dress, suited
 from minqwen.model import Qwen
 from minqwen.plan import step_bytes
@@ -64,9 +65,7 @@ def main(arguments=None):
         except Exception as error:  # what was measured before must not be lost
             result[name] = {"failed": f"{type(error).__name__}: {error}"}
         print(name, json.dumps(result[name], indent=1), flush=True)
-        whole = options.out.with_suffix(".tmp")
-        whole.write_text(json.dumps(result, indent=1))
-        whole.replace(options.out)
+        write_whole(options.out, as_json(result))
     return int(any("failed" in result[name] for name in plan))
 
 

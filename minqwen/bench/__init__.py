@@ -67,9 +67,9 @@ def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
                     result["runs"].append(run)
                     print(tell(run), flush=True)
     if out:
-        from .report import write
+        from . import report
 
-        write(Path(out), result)
+        report.keep(out, "bench", result, report.draw)
     return result
 
 

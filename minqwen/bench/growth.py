@@ -16,7 +16,6 @@ which should not depend on how many there are.
 
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -58,9 +57,9 @@ def growth(memory, steps, repeats, threads, out=None):
         result["read"] = reading(delta_layers(), repeats)
         print(tell_reading(result["read"]))
     if out:
-        from .report import write_growth
+        from . import report
 
-        write_growth(Path(out), result)
+        report.keep(out, "growth", result, report.draw_growth)
     return result
 
 

@@ -1,25 +1,16 @@
 """What a bench measured, kept as JSON and drawn."""
 
-import json
 import statistics
+from pathlib import Path
 
-from ..files import write_whole
-
-
-def write(folder, result):
-    """bench.json and, where matplotlib is installed, bench.png."""
-    keep(folder, "bench", result, draw)
-
-
-def write_growth(folder, result):
-    """growth.json and growth.png."""
-    keep(folder, "growth", result, draw_growth)
+from ..files import as_json, write_whole
 
 
 def keep(folder, name, result, draw):
+    """NAME.json and, where matplotlib is installed, NAME.png."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1, sort_keys=True) + "\n"
-    write_whole(folder / f"{name}.json", text.encode())
+    write_whole(folder / f"{name}.json", as_json(result))
     try:
         import matplotlib
 

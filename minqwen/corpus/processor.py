@@ -1,12 +1,11 @@
 """The files beside the weights: tokenizer, chat template, picture settings."""
 
-import json
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ..errors import InputError
-from ..files import write_whole
+from ..files import as_json, write_whole
 from .template import TEMPLATE
 from .tokenizer import MARKS, SPECIAL, build_tokenizer
 
@@ -38,7 +37,7 @@ def write_processor(folder):
     tokenizer = load_tokenizer(folder)
     write_whole(folder / "chat_template.jinja", TEMPLATE.encode())
     for name, content in settings(tokenizer).items():
-        write_whole(folder / name, (json.dumps(content, indent=2) + "\n").encode())
+        write_whole(folder / name, as_json(content))
 
 
 def load_tokenizer(folder):

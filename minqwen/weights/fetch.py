@@ -115,6 +115,8 @@ def get(shard):
                 shard.url, file, resume_size=begun, headers=build_hf_headers(),
                 expected_size=shard.size, displayed_filename=shard.name,
             )  # fmt: skip
+            file.flush()
+            os.fsync(file.fileno())  # the name below says that all is there
         if begun and not intact(shard):
             shard.partial.unlink()
             raise OSError(f"{shard.name} arrived damaged and was removed")

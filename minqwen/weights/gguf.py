@@ -6,17 +6,16 @@ Config, weights and tokenizer come out of the one file. Quantised weights are pu
 into numbers while loading, by the dequantisers of llama.cpp's own `gguf` package.
 """
 
-from itertools import groupby
+from functools import partial
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .gguf_config import Settings
 from .gguf_header import BLOCKS, read_gguf
 from .gguf_names import moves, order, plain
-from .header import show, unchanged
-from .layout import DTYPES, Lean, skeleton
-from .load import BAR_FROM, check_finite, read_bytes
+from .layout import DTYPES, Lean, bytes_of, skeleton
+from .load import check_finite, read_in_order
 from .match import unfit
 from .memory import settle
 
@@ -84,37 +83,20 @@ def squeezed(shape):
 def _main_dtype(table):
     size = {}
     for entry in table.values():
-        size[entry.dtype] = size.get(entry.dtype, 0) + entry.end - entry.start
+        size[entry.dtype] = size.get(entry.dtype, 0) + entry.nbytes
     return DTYPES.get(max(size, key=size.get), torch.bfloat16)
 
 
-@torch.no_grad()
 def _read_all(model, table, plan):
-    from tqdm import tqdm
-
-    parameters = dict(model.named_parameters())
-    # In the order of the bytes on disk, so that the disk never has to seek.
-    plan = sorted(plan, key=lambda m: (table[m.source].file, table[m.source].start))
-    total = sum(table[move.source].end - table[move.source].start for move in plan)
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
-    ) as bar:
-        for path, part in groupby(plan, key=lambda move: table[move.source].file):
-            try:
-                file = open(path, "rb", buffering=0)
-            except OSError as err:
-                raise InputError(
-                    f"{show(path)} cannot be read: {err.strerror}."
-                ) from None
-            with file:
-                for move in part:
-                    entry, p = table[move.source], parameters[move.name].data
-                    where = order(model.cfg, move.name)
-                    convert(file, entry, move, p, where, bar.update)
-                unchanged(entry, file.fileno())
+    parameters, reads = dict(model.named_parameters()), []
+    for move in plan:
+        entry, where = table[move.source], order(model.cfg, move.name)
+        read = partial(read_move, entry, move, parameters[move.name].data, where)
+        reads.append((entry, entry.start, entry.nbytes, read))
+    read_in_order(reads)
 
 
-def convert(file, entry, move, parameter, where, progress):
+def read_move(entry, move, parameter, where, file, progress):
     """Read one stored tensor into the parameter's rows that its Move fills."""
     targets = [parameter.view(-1, parameter.shape[-1])]
     if move.half is not None:
@@ -125,7 +107,7 @@ def convert(file, entry, move, parameter, where, progress):
         for first, values in pieces(file, entry, move, start, target, progress):
             place(target, first, values, *where)
         check_finite(entry.file, move.source, target)
-        start += (entry.end - entry.start) // len(targets)
+        start += entry.nbytes // len(targets)
 
 
 def pieces(file, entry, move, start, target, progress):
@@ -136,7 +118,7 @@ def pieces(file, entry, move, start, target, progress):
     buffer = torch.empty(min(step, len(target)) * row, dtype=torch.uint8)
     for first in range(0, len(target), step):
         raw = buffer[: (len(target) - first) * row]
-        read_bytes(file, start + first * row, raw, move.source, progress)
+        file.fill(bytes_of(raw), start + first * row, move.source, progress)
         values = plain(move.name, numbers(raw, entry.dtype))
         if values.isnan().any() and move.name.endswith("A_log"):
             raise InputError(

@@ -8,9 +8,8 @@ afterwards, whether they were before or not. Ids are the same.
 
 import json
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .gguf_header import read_gguf
-from .header import show
 
 PRE = "qwen35"
 PATTERN = (

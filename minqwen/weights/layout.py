@@ -17,6 +17,7 @@ from ..model import Qwen
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # What else may be stored, though not computed in: the numbers of forms.py.
 STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
+LABELS = {dtype: label for label, dtype in STORED.items()}
 BODY = "model.language_model."
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
 
@@ -69,6 +70,11 @@ def per_expert(name, shape):
 def slice_of(tensor, part):
     """The part of a parameter that one stored tensor holds; all of it if None."""
     return tensor if part is None else tensor[part[0], part[1] : part[2]]
+
+
+def bytes_of(tensor):
+    """The memory of a contiguous CPU tensor, as flat NumPy bytes."""
+    return tensor.view(-1).view(torch.uint8).numpy()
 
 
 def stored_tensors(model):

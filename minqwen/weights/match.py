@@ -2,9 +2,8 @@
 
 import re
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .forms import rows_of
-from .header import show
 from .layout import BODY, DTYPES, FUSED, STORED, per_expert
 from .quantised import parts_of
 from .scheme import Scheme, check_scheme, stored_form

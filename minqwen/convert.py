@@ -15,7 +15,7 @@ from shutil import disk_usage
 import torch
 
 from .errors import InputError, show
-from .files import FILES, Reader, as_json, read_whole, replaced, temporary, told
+from .files import FILES, Reader, as_json, read_whole, replaced, telling, temporary
 from .units import human
 from .weights.forms import FORMS, read_choice, rows_of
 from .weights.header import lay_out
@@ -56,7 +56,7 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     shards = split(groups, max_shard_bytes)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     rows = Rows(plan, table, forms, shapes)
-    with told(folder, "written", KEPT):
+    with telling(folder, "written", KEPT):
         options = scheme.experts, scheme.rest, max_shard_bytes
         lock = _claim(folder, fingerprint(table, model.cfg, *options))
         _write_shards(folder, shards, rows, scheme)

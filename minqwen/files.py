@@ -24,7 +24,7 @@ STEP = 256 << 20  # bytes asked of the system at once, so that a progress bar mo
 
 
 @contextmanager
-def told(path, what, remedy=""):
+def telling(path, what, remedy=""):
     """Within: an error of the system becomes "PATH cannot be `what`: why"."""
     try:
         yield
@@ -49,7 +49,7 @@ class Reader:
 
     def __init__(self, path):
         self.path = Path(path)
-        with told(path, "read"):
+        with telling(path, "read"):
             if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait
                 name = show(self.path.name)
                 raise InputError(f"{name} is not a regular file and cannot be read.")
@@ -162,7 +162,7 @@ def replaced(path):
 
 def write_whole(path, content):
     """Put bytes in the place of a file: all of them, or InputError and none."""
-    with told(path, "written"), replaced(path) as file:
+    with telling(path, "written"), replaced(path) as file:
         file.write(content)
 
 

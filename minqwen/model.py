@@ -118,13 +118,8 @@ class Qwen(nn.Module):
 
     def embed(self, input_ids):
         """Ids [B, T] -> [B, T, D]; InputError for an id outside the vocabulary."""
-        if input_ids.device.type == "cpu" and input_ids.numel():
-            low, high = input_ids.aminmax()
-            if low < 0 or high >= self.cfg.text.vocab_size:
-                raise InputError(
-                    f"token id {low if low < 0 else high} is outside the vocabulary of "
-                    f"{self.cfg.text.vocab_size}; is the tokenizer another model's?"
-                )
+        if input_ids.device.type == "cpu":
+            check_ids(input_ids, self.cfg.text.vocab_size)
         return self.model.language_model.embed_tokens(input_ids)
 
     def fuse(self, x, input_ids, kind, token, pixel_values, grid_thw):
@@ -194,6 +189,16 @@ class Qwen(nn.Module):
             one = 3 * t.hidden_size * t.moe_intermediate_size
             idle = t.num_hidden_layers * (t.num_experts - t.num_experts_per_tok) * one
         return count | {"total": sum(count.values()), "active": count["text"] - idle}
+
+
+def check_ids(ids, vocab_size):
+    """InputError for an id outside the vocabulary."""
+    low, high = ids.aminmax() if ids.numel() else (0, 0)
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of "
+            f"{vocab_size}; is the tokenizer another model's?"
+        )
 
 
 def real_tokens(attention_mask, T, past):

@@ -20,7 +20,7 @@ import numpy as np
 from .errors import InputError, show
 from .files import read_whole
 from .trace import Trace
-from .trace_file import UNKNOWN, VERSION, check
+from .trace_file import UNKNOWN, VERSION, check_trace
 
 
 def open_trace(path):
@@ -168,7 +168,7 @@ def ids_only(ids, config, token_ids, processor, source, layers=None):
         "prompt_length": None,
         "pictures": [],
     }
-    check(meta, tensors, f"{source}'s trace")
+    check_trace(meta, tensors, f"{source}'s trace")
     trace = Trace(meta, tensors)
     if processor is not None:
         trace.name_tokens(processor)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .config import Config
 from .deltanet import GatedDeltaNet
 from .errors import InputError
-from .files import replaced, told
+from .files import replaced, telling
 from .model import Qwen
 from .moe import Router, balance_loss
 from .rope import positions
@@ -203,7 +203,7 @@ def run(out, recipe=None, resume=False, threads=2):
     write_processor(out)
     model, seconds = train(out, recipe, resume)
     save(model.to(torch.bfloat16), out)
-    figures = card.write(out, recipe, seconds, threads)
+    figures = card.write_card(out, recipe, seconds, threads)
     (out / "resume.pt").unlink(missing_ok=True)
     return figures
 
@@ -258,7 +258,7 @@ def keep(path, model, optimizer, recipe, step, spent):
     """Write all that is needed to go on, whole or not at all."""
     whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
              "recipe": asdict(recipe), "step": step, "seconds": spent}  # fmt: skip
-    with told(path, "written"), replaced(path) as file:
+    with telling(path, "written"), replaced(path) as file:
         torch.save(whole, file)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from minqwen.bench.machine import installed
+from minqwen.bench.machine import version_of
 from minqwen.config import FULL, Config
 from minqwen.files import as_json, write_whole
 from minqwen.kernels import decoder, dress, suited
@@ -46,7 +46,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=Path("gpu_checks.json"))
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args(arguments)
-    found = {name: installed(name) for name in LIBRARIES}
+    found = {name: version_of(name) for name in LIBRARIES}
     plan = ["tests/test_gpu_*.py"] if options.call == "tests" else list(options.only)
     if options.dry_run:
         print(json.dumps({"would run": plan, "installed": found}, indent=1))
@@ -95,7 +95,7 @@ def rule(_):
     from minqwen.kernels import fla, gpu
 
     forms = {"ours": gpu.delta_rule}
-    if installed("flash-linear-attention"):
+    if version_of("flash-linear-attention"):
         forms["fla"] = fla.delta_rule
     found = {name: {} for name in forms}
     for T in LENGTHS:
@@ -223,7 +223,7 @@ def slice(speed):
     found, model = {"layers": layers}, random_model(slice_config(layers))
     found["decode"] = decode_table(model, speed)
     found["prefill"] = prefill_table(model)
-    if installed("transformers"):
+    if version_of("transformers"):
         found["transformers"] = beside(model)
     del model
     torch.cuda.empty_cache()

@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..model import Qwen
 from ..plan import step_bytes
 from ..weights import save
-from .machine import bandwidth, installed, machine
+from .machine import bandwidth, hardware, version_of
 from .worker import LLAMA, PEERS, READ, llama_bench
 
 SMALL = dict(
@@ -54,7 +54,7 @@ def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
     """
     torch.set_num_threads(threads)
     files = dict(zip(dtypes, llama_files(gguf, dtypes), strict=True))
-    result = {"machine": machine(threads), "size": size, "steps": steps, "runs": []}
+    result = {"machine": hardware(threads), "size": size, "steps": steps, "runs": []}
     with tempfile.TemporaryDirectory() as folder:
         folder = checkpoint(size, folder)
         cfg = Config.from_json(folder)
@@ -69,7 +69,7 @@ def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
     if out:
         from . import report
 
-        report.keep(out, "bench", result, report.draw)
+        report.keep_result(out, "bench", result, report.draw_speeds)
     return result
 
 
@@ -117,7 +117,7 @@ def checkpoint(size, folder):
 
 def peers(folder, gguf):
     """{name: what it loads}: ours, and of the others those that are here."""
-    names = [n for n in PEERS if n.startswith("minqwen") or installed("transformers")]
+    names = [n for n in PEERS if n.startswith("minqwen") or version_of("transformers")]
     return dict.fromkeys(names, folder) | ({LLAMA: gguf} if gguf else {})
 
 

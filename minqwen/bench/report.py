@@ -6,7 +6,7 @@ from pathlib import Path
 from ..files import as_json, write_whole
 
 
-def keep(folder, name, result, draw):
+def keep_result(folder, name, result, draw):
     """NAME.json and, where matplotlib is installed, NAME.png."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -20,7 +20,7 @@ def keep(folder, name, result, draw):
     draw(result).savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
-def points(runs, part, name):
+def speed_points(runs, part, name):
     """Contexts that a contestant took part in, and its tokens a second there."""
     x, speed = [], []
     for run in runs:
@@ -32,7 +32,7 @@ def points(runs, part, name):
     return x, speed
 
 
-def draw(result):
+def draw_speeds(result):
     """Tokens a second against context, a panel for prefill and one for decoding."""
     import matplotlib.pyplot as plt
 
@@ -45,7 +45,7 @@ def draw(result):
         for axis, part in zip(axis_row, ("prefill", "decode"), strict=True):
             names = dict.fromkeys(n for run in runs for n in run["contestants"])
             for name, marker in zip(names, "osv^D", strict=False):
-                x, speed = points(runs, part, name)
+                x, speed = speed_points(runs, part, name)
                 axis.plot(x, speed, marker=marker, label=name)
             axis.set_xscale("log", base=2)
             axis.set_ylim(bottom=0)

@@ -36,7 +36,7 @@ def write_processor(folder):
         write_whole(folder / "tokenizer.json", build_tokenizer().to_str().encode())
     tokenizer = load_tokenizer(folder)
     write_whole(folder / "chat_template.jinja", TEMPLATE.encode())
-    for name, content in settings(tokenizer).items():
+    for name, content in settings_files(tokenizer).items():
         write_whole(folder / name, as_json(content))
 
 
@@ -50,7 +50,7 @@ def load_tokenizer(folder):
     return Tokenizer.from_file(str(file))
 
 
-def settings(tokenizer):
+def settings_files(tokenizer):
     """The JSON files by name."""
     ends = [tokenizer.token_to_id(t) for t in ("<|im_end|>", "<|endoftext|>")]
     return {

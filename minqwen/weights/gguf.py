@@ -13,11 +13,11 @@ import torch
 from ..errors import InputError, show
 from .gguf_config import Settings
 from .gguf_header import BLOCKS, read_gguf
-from .gguf_names import moves, order, plain
+from .gguf_names import as_trained, head_order, moves
 from .layout import DTYPES, Lean, bytes_of, skeleton
 from .load import check_finite, read_in_order
 from .match import unfit
-from .memory import settle
+from .memory import populate
 
 CHUNK = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
 
@@ -45,14 +45,14 @@ def load_gguf(path, device, dtype, experts="memory"):
         )
     cfg, table, _ = open_gguf(path)
     model = skeleton(cfg, dtype or _main_dtype(table), show(path.name))
-    plan = match(path, model, table)
+    plan = match_moves(path, model, table)
     with Lean():
         model.to_empty(device=device)
     _read_all(model, table, plan)
     return model
 
 
-def match(path, model, table):
+def match_moves(path, model, table):
     """The Moves that fill every parameter of `model` once, from all of `table`."""
     shapes = {name: p.shape for name, p in model.named_parameters()}
     plan = list(moves(model.cfg, shapes, table.keys()))
@@ -90,7 +90,7 @@ def _main_dtype(table):
 def _read_all(model, table, plan):
     parameters, reads = dict(model.named_parameters()), []
     for move in plan:
-        entry, where = table[move.source], order(model.cfg, move.name)
+        entry, where = table[move.source], head_order(model.cfg, move.name)
         read = partial(read_move, entry, move, parameters[move.name].data, where)
         reads.append((entry, entry.start, entry.nbytes, read))
     read_in_order(reads)
@@ -103,14 +103,14 @@ def read_move(entry, move, parameter, where, file, progress):
         targets = [expert[slice(*move.half)] for expert in parameter]
     start = entry.start
     for target in targets:  # [rows, width]
-        settle(target)
-        for first, values in pieces(file, entry, move, start, target, progress):
-            place(target, first, values, *where)
+        populate(target)
+        for first, values in dequantised(file, entry, move, start, target, progress):
+            put_rows(target, first, values, *where)
         check_finite(entry.file, move.source, target)
         start += entry.nbytes // len(targets)
 
 
-def pieces(file, entry, move, start, target, progress):
+def dequantised(file, entry, move, start, target, progress):
     """(first row, [rows, width]) of what is stored for `target` from `start` on."""
     weights, size = BLOCKS[entry.dtype]
     row = target.shape[-1] // weights * size  # bytes
@@ -119,7 +119,7 @@ def pieces(file, entry, move, start, target, progress):
     for first in range(0, len(target), step):
         raw = buffer[: (len(target) - first) * row]
         file.fill(bytes_of(raw), start + first * row, move.source, progress)
-        values = plain(move.name, numbers(raw, entry.dtype))
+        values = as_trained(move.name, dequantise(raw, entry.dtype))
         if values.isnan().any() and move.name.endswith("A_log"):
             raise InputError(
                 f"{show(entry.file.name)}: {show(move.source)} must be below zero "
@@ -128,7 +128,7 @@ def pieces(file, entry, move, start, target, progress):
         yield first, values.view(-1, target.shape[-1])
 
 
-def place(target, first, values, rows, columns):
+def put_rows(target, first, values, rows, columns):
     """Put stored rows, the first of which is `first`, where they belong."""
     if columns is not None:
         values = values[:, columns.argsort()]
@@ -139,7 +139,7 @@ def place(target, first, values, rows, columns):
         target[there] = values.to(target)
 
 
-def numbers(raw, kind):
+def dequantise(raw, kind):
     """Stored bytes [n] uint8 as the numbers they stand for."""
     if kind in DTYPES:
         return raw.view(DTYPES[kind])

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, show
-from ..files import Reader, told
+from ..files import Reader, telling
 from .header import MAX_HEADER, Entry, stamp_of
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
@@ -94,7 +94,7 @@ def read_gguf(path):
 
 def _read_one(path):
     name = show(path.name)
-    with Reader(path) as file, told(path, "read"):
+    with Reader(path) as file, telling(path, "read"):
         info, header = file.stat(), Header(name, file)
         keys, tensors = header.keys(), header.tensors()
         start, align = header.data_start(keys)
@@ -210,9 +210,7 @@ class Header:
     def data_start(self, keys):
         align = keys.get("general.alignment", ALIGNMENT)
         if type(align) is not int or align < 1 or align & (align - 1):
-            raise self.fault(
-                f"has general.alignment {show(align)}, not a power of two"
-            )
+            raise self.fault(f"has general.alignment {show(align)}, not a power of two")
         return -(-self.at // align) * align, align
 
 

@@ -12,6 +12,7 @@ from ..errors import InputError, show
 from .gguf_header import read_gguf
 
 PRE = "qwen35"
+# Contractions, letters with their marks, single digits, punctuation, line ends, spaces.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

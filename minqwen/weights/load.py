@@ -22,8 +22,8 @@ from .header import unchanged
 from .hub import resolve
 from .index import open_checkpoint
 from .layout import DTYPES, STORED, Lean, bytes_of, skeleton, slice_of
-from .match import base, match
-from .memory import settle
+from .match import base, match_tensors
+from .memory import populate
 from .paged import put_back, take_out
 from .quantised import pack_modules, places
 from .rows import requantise
@@ -112,7 +112,7 @@ def computable(dtype):
 def examine(path, dtype):
     """All that comes before reading a weight of safetensors files.
 
-    (name -> Entry, model on the meta device, and of `match` forms and plan).
+    (name -> Entry, model on the meta device, and of `match_tensors` forms and plan).
     """
     table = open_checkpoint(path)
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
@@ -120,7 +120,7 @@ def examine(path, dtype):
     cfg, table = _agree_on_parts(path, cfg, table)
     _check_depth(path, cfg, table)
     model = skeleton(cfg, dtype or _main_dtype(table))
-    return table, model, *match(path, model, table, scheme)
+    return table, model, *match_tensors(path, model, table, scheme)
 
 
 def _main_dtype(table):
@@ -204,7 +204,7 @@ def _read_all(model, table, plan, forms):
         entry, form = table[source], forms[base(name)]
         place = slice_of(parameters[name].data, part)
         target = place.reshape(-1)
-        settle(target)
+        populate(target)
         read_tensor(file, entry, source, target, buffer, progress)
         if form is None:
             check_finite(entry.file, source, target)

@@ -13,7 +13,7 @@ SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 UNQUANTISED = Scheme()
 
 
-def match(path, model, table, scheme=UNQUANTISED):
+def match_tensors(path, model, table, scheme=UNQUANTISED):
     """Forms of all parameters, and the steps that cover each of them exactly once.
 
     {parameter: form in the files}, and [(stored name, name, part)], where a form's

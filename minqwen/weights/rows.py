@@ -15,7 +15,7 @@ STEP = 32 << 20  # bytes of float32 worked on at once
 
 
 class Rows:
-    """The parameters that the steps of a plan (see `match`) make up.
+    """The parameters that the steps of a plan (see `match_tensors`) make up.
 
     Each is one matrix [R, C], or one for each expert [E, R, C]; what has another rank
     is taken as [first, rest].

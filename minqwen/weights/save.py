@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import InputError, show
-from ..files import as_json, created, publish, temporary, told
+from ..files import as_json, created, publish, telling, temporary
 from .header import lay_out
 from .index import INDEX
 from .layout import DTYPES, LABELS, stored_tensors
@@ -61,7 +61,7 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
         small["model" + INDEX] = as_json(index_of(shards, sum(n for _, n in groups)))
     names = sorted([*shards, *small], key=lambda name: (name.endswith(INDEX), name))
     try:
-        with told(folder, "written"):
+        with telling(folder, "written"):
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(folder)
             for name, part in shards.items():

@@ -12,7 +12,7 @@ import torch
 from .header import Entry
 from .layout import DTYPES, bytes_of, slice_of
 from .load import CHUNK, check_finite, read_in_order, read_tensor
-from .memory import settle
+from .memory import populate
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Piece:
         return self.target.numel() * DTYPES[self.entry.dtype].itemsize
 
 
-def pieces(source, entry, target, part, cut):
+def cut_pieces(source, entry, target, part, cut):
     """The Pieces of one stored tensor that belong into `target`, the rank's parameter.
 
-    part: as in `load.match`, for a tensor that is one expert's; cut: see `Share`.
+    part: as in `match_tensors`, for a tensor that is one expert's; cut: see `Share`.
     """
     axis, ranges = cut or (0, [(0, len(target))])
     row = (entry.end - entry.start) // entry.shape[0]  # bytes
@@ -59,7 +59,7 @@ def pieces(source, entry, target, part, cut):
 
 
 def read_share(model, table, plan, share):
-    """Fill a rank's model, in memory, from the files; see `load.match` for the plan.
+    """Fill a rank's model, in memory, from the files; see `match_tensors` for the plan.
 
     Raises InputError if a file changes meanwhile, or holds NaN or infinite values.
     """
@@ -67,14 +67,14 @@ def read_share(model, table, plan, share):
     buffer = torch.empty(CHUNK, dtype=torch.uint8)
     for source, name, part in plan:
         target = parameters[name].data
-        for piece in pieces(source, table[source], target, part, share.cut(name)):
+        for piece in cut_pieces(source, table[source], target, part, share.cut(name)):
             read = partial(read_piece, piece, buffer)
             reads.append((piece.entry, piece.start, piece.num_bytes, read))
     read_in_order(reads)
 
 
 def read_piece(piece, buffer, file, progress):
-    settle(piece.target)
+    populate(piece.target)
     read = read_columns if piece.stride else read_rows
     read(file, piece, buffer, progress)
     check_finite(piece.entry.file, piece.source, piece.target.reshape(-1))

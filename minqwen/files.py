@@ -102,15 +102,26 @@ def read_whole(path):
 
 
 def read_json(content, name):
-    """The JSON object in `content`, bytes of the file `name`; InputError if none."""
+    """The JSON object in `content`, bytes of what `name` names; no key twice."""
+
+    def pairs(items):
+        found = {}
+        for key, value in items:
+            if key in found:
+                raise InputError(f"{name} has the key {show(key)} twice.")
+            found[key] = value
+        return found
+
     try:
-        value = json.loads(content)
+        value = json.loads(content.decode(), object_pairs_hook=pairs)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{name} is not JSON ({error}); copy it again from the checkpoint"
+            f"{name} is not JSON ({show(error)}); copy it again from the checkpoint."
         ) from None
     if not isinstance(value, dict):
-        raise InputError(f"{name} holds no JSON object; copy it from the checkpoint")
+        raise InputError(f"{name} is not a JSON object; copy it from the checkpoint.")
     return value
 
 

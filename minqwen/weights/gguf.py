@@ -14,7 +14,7 @@ from ..errors import InputError, show
 from .gguf_config import Settings
 from .gguf_header import BLOCKS, read_gguf
 from .gguf_names import as_trained, head_order, moves
-from .layout import DTYPES, Lean, bytes_of, skeleton
+from .layout import DTYPES, Lean, bytes_of, main_dtype, skeleton
 from .load import check_finite, read_in_order
 from .match import unfit
 from .memory import populate
@@ -44,7 +44,8 @@ def load_gguf(path, device, dtype, experts="memory"):
             "experts='memory'."
         )
     cfg, table, _ = open_gguf(path)
-    model = skeleton(cfg, dtype or _main_dtype(table), show(path.name))
+    dtype = dtype or main_dtype((e.dtype, e.nbytes) for e in table.values())
+    model = skeleton(cfg, dtype, show(path.name))
     plan = match_moves(path, model, table)
     with Lean():
         model.to_empty(device=device)
@@ -78,13 +79,6 @@ def match_moves(path, model, table):
 def squeezed(shape):
     """Without axes of one, which llama.cpp writes or leaves out as it likes."""
     return [size for size in shape if size != 1]
-
-
-def _main_dtype(table):
-    size = {}
-    for entry in table.values():
-        size[entry.dtype] = size.get(entry.dtype, 0) + entry.nbytes
-    return DTYPES.get(max(size, key=size.get), torch.bfloat16)
 
 
 def _read_all(model, table, plan):

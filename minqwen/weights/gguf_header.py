@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import InputError, show
 from ..files import Reader, telling
-from .header import MAX_HEADER, Entry, stamp_of
+from .header import MAX_HEADER, Entry, check_place, stamp_of
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 ALIGNMENT = 32  # where general.alignment is not given
@@ -229,12 +229,7 @@ def _place(name, tensors, start, align, info, path):
         # Python's whole numbers do not overflow, so no shape can wrap around to fit.
         begin = start + offset
         end = begin + math.prod(shape) // weights * size
-        if begin != at:
-            fault = "overlaps the one before it" if begin < at else "leaves a gap"
-            raise InputError(
-                f"{name}: {show(tensor)} starts at byte {begin} instead of {at}, so it "
-                f"{fault}; the file is damaged."
-            )
+        check_place(name, tensor, begin, at)
         if end > info.st_size:
             raise InputError(
                 f"{name} is cut short: {show(tensor)} ends at byte {end}, the file at "

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, show
-from ..files import Reader
+from ..files import Reader, read_json
 
 MAX_HEADER = 100_000_000  # bytes; the reference implementation's bound
 FIELDS = {"dtype", "shape", "data_offsets"}
@@ -98,7 +98,7 @@ def parse_header(raw, data_size, name):
     without duplicate keys, known dtypes, byte counts that follow from the shapes,
     and tensors that cover the data without gap or overlap.
     """
-    header = parse_json(raw, f"{name}: the header")
+    header = read_json(raw, f"{name}: the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) for value in metadata.values()
@@ -108,12 +108,7 @@ def parse_header(raw, data_size, name):
 
     at = 0
     for tensor, (_, _, start, end) in sorted(table.items(), key=lambda t: t[1][2:]):
-        if start != at:
-            fault = "overlaps the tensor before it" if start < at else "leaves a gap"
-            raise InputError(
-                f"{name}: {show(tensor)} starts at byte {start} instead of {at}, so it "
-                f"{fault}; the file is damaged."
-            )
+        check_place(name, tensor, start, at)
         at = end
     if at != data_size:
         fault = "is cut short" if data_size < at else "has bytes no tensor owns"
@@ -122,6 +117,16 @@ def parse_header(raw, data_size, name):
             f"holds {data_size}; copy or download it again."
         )
     return metadata, table
+
+
+def check_place(name, tensor, start, at):
+    """InputError unless a tensor starts where the one before it ended."""
+    if start != at:
+        fault = "overlaps the one before it" if start < at else "leaves a gap"
+        raise InputError(
+            f"{name}: {show(tensor)} starts at byte {start} instead of {at}, so it "
+            f"{fault}; the file is damaged."
+        )
 
 
 def _parse_info(name, tensor, info):
@@ -154,29 +159,6 @@ def _whole(values):
         return False
     # bool is an int in Python, but not in a shape.
     return all(type(v) is int and 0 <= v < 2**63 for v in values)
-
-
-def parse_json(raw, what):
-    """A JSON object without duplicate keys, or InputError beginning with `what`."""
-
-    def pairs(items):
-        found = {}
-        for key, value in items:
-            if key in found:
-                raise InputError(f"{what} has the key {show(key)} twice.")
-            found[key] = value
-        return found
-
-    try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as err:
-        fault = str(err).splitlines()[0] if str(err) else "unreadable"
-        raise InputError(f"{what} is not JSON ({show(fault)}).") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{what} is not a JSON object.")
-    return parsed
 
 
 def lay_out(tensors, metadata):

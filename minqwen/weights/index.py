@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..errors import InputError, show
-from ..files import Reader
-from .header import MAX_HEADER, parse_json, read_table
+from ..files import Reader, read_json
+from .header import MAX_HEADER, read_table
 
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 INDEX = ".safetensors.index.json"
@@ -88,7 +88,7 @@ def _follow(index):
         size = file.stat().st_size
         if size > MAX_HEADER:
             raise InputError(f"{name} is {size} bytes long; {MAX_HEADER} are allowed.")
-        content = parse_json(file.read(size), name)
+        content = read_json(file.read(size), name)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{name} has no weight_map from tensor names to files.")

@@ -7,6 +7,8 @@ head). And text-only files, which write `model.layers` for
 `model.language_model.layers`.
 """
 
+from collections import Counter
+
 import torch
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
@@ -70,6 +72,14 @@ def per_expert(name, shape):
 def slice_of(tensor, part):
     """The part of a parameter that one stored tensor holds; all of it if None."""
     return tensor if part is None else tensor[part[0], part[1] : part[2]]
+
+
+def main_dtype(sizes, default=torch.bfloat16):
+    """The dtype of most bytes in [(label, bytes)]; default if it is none of ours."""
+    total = Counter()
+    for label, size in sizes:
+        total[label] += size
+    return DTYPES.get(max(total, key=total.get, default=None), default)
 
 
 def bytes_of(tensor):

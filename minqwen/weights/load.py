@@ -21,7 +21,7 @@ from .forms import FORMS, read_choice
 from .header import unchanged
 from .hub import resolve
 from .index import open_checkpoint
-from .layout import DTYPES, STORED, Lean, bytes_of, skeleton, slice_of
+from .layout import DTYPES, STORED, Lean, bytes_of, main_dtype, skeleton, slice_of
 from .match import base, match_tensors
 from .memory import populate
 from .paged import put_back, take_out
@@ -119,17 +119,9 @@ def examine(path, dtype):
     scheme = read_scheme(cfg)
     cfg, table = _agree_on_parts(path, cfg, table)
     _check_depth(path, cfg, table)
-    model = skeleton(cfg, dtype or _main_dtype(table))
+    sizes = ((e.dtype, e.nbytes) for e in table.values() if e.dtype in DTYPES)
+    model = skeleton(cfg, dtype or main_dtype(sizes, torch.float32))
     return table, model, *match_tensors(path, model, table, scheme)
-
-
-def _main_dtype(table):
-    """The dtype of most bytes; fp32 when it is none that we compute in."""
-    size = dict.fromkeys(DTYPES, 0)
-    for entry in table.values():
-        if entry.dtype in size:
-            size[entry.dtype] += entry.nbytes
-    return DTYPES[max(size, key=size.get)] if any(size.values()) else torch.float32
 
 
 def _agree_on_parts(path, cfg, table):

@@ -14,7 +14,7 @@ from ..errors import InputError, show
 from ..files import as_json, created, publish, telling, temporary
 from .header import lay_out
 from .index import INDEX
-from .layout import DTYPES, LABELS, stored_tensors
+from .layout import DTYPES, LABELS, main_dtype, stored_tensors
 from .quantised import Packed
 from .written import FORMAT, index_of, split
 
@@ -55,7 +55,8 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
             )
     groups = [([name], tensor.nbytes) for name, tensor in tensors.items()]
     shards = split(groups, max_shard_bytes)
-    config = model.cfg.to_dict() | {"dtype": _main_dtype(tensors)}
+    main = main_dtype((LABELS[t.dtype], t.nbytes) for t in tensors.values())
+    config = model.cfg.to_dict() | {"dtype": str(main).removeprefix("torch.")}
     small = {"config.json": as_json(config)}
     if len(shards) > 1:
         small["model" + INDEX] = as_json(index_of(shards, sum(n for _, n in groups)))
@@ -77,14 +78,6 @@ def save(model, folder, max_shard_bytes=5_000_000_000):
         for name in names:
             with suppress(OSError):
                 temporary(folder / name).unlink()
-
-
-def _main_dtype(tensors):
-    """The name of the dtype most bytes have, as config.json spells it."""
-    size = {}
-    for tensor in tensors.values():
-        size[tensor.dtype] = size.get(tensor.dtype, 0) + tensor.nbytes
-    return str(max(size, key=size.get)).removeprefix("torch.")
 
 
 # ---- files ----

@@ -39,7 +39,7 @@ def cut_pieces(source, entry, target, part, cut):
     part: as in `match_tensors`, for a tensor that is one expert's; cut: see `Share`.
     """
     axis, ranges = cut or (0, [(0, len(target))])
-    row = (entry.end - entry.start) // entry.shape[0]  # bytes
+    row = entry.nbytes // entry.shape[0]  # bytes
     if part is not None:
         expert, low, high = part
         (first, end), *_ = ranges
@@ -75,15 +75,12 @@ def read_share(model, table, plan, share):
 
 def read_piece(piece, buffer, file, progress):
     populate(piece.target)
-    read = read_columns if piece.stride else read_rows
-    read(file, piece, buffer, progress)
+    if piece.stride:
+        read_columns(file, piece, buffer, progress)
+    else:
+        entry = replace(piece.entry, start=piece.start)
+        read_tensor(file, entry, piece.source, piece.target.view(-1), buffer, progress)
     check_finite(piece.entry.file, piece.source, piece.target.reshape(-1))
-
-
-def read_rows(file, piece, buffer, progress):
-    entry = replace(piece.entry, start=piece.start)
-    target = piece.target.view(-1)
-    read_tensor(file, entry, piece.source, target, buffer, progress)
 
 
 def read_columns(file, piece, buffer, progress):

@@ -89,7 +89,7 @@ def packed(trace):
 
 def write_html(path, traces):
     """One file that holds the page and the traces, and asks nobody for anything."""
-    write_whole(Path(path), page(traces).encode())
+    write_whole(path, page(traces).encode())
 
 
 # ---- the server ----

@@ -130,7 +130,7 @@ def read_json(content, name):
 
 def temporary(path):
     """Where a file is written before it has its name: never taken for the file."""
-    return path.with_name(path.name + ".tmp")
+    return path.parent / (path.name + ".tmp")  # "." and ".." have no name to change
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def replaced(path):
 
 def write_whole(path, content):
     """Put bytes in the place of a file: all of them, or InputError and none."""
-    with telling(path, "written"), replaced(path) as file:
+    with telling(path, "written"), replaced(Path(path)) as file:
         file.write(content)
 
 

@@ -50,7 +50,7 @@ def to_bytes(meta, tensors):
 def write_trace(path, meta, tensors):
     """Write a trace under another name, then rename it."""
     check_trace(meta, tensors, show(path))
-    write_whole(Path(path), to_bytes(meta, tensors))
+    write_whole(path, to_bytes(meta, tensors))
 
 
 def read_trace(path):

@@ -208,7 +208,7 @@ def test_whatever_stops_a_writer_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_that_cannot_be_given(tmp_path):
+def test_a_name_that_cannot_be_given(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError) as error:
         write_whole(tmp_path / "out", b"x")
@@ -216,7 +216,12 @@ def test_a_name_that_cannot_be_given(tmp_path):
     with pytest.raises(InputError) as error:
         write_whole(tmp_path / "no" / "out", b"x")
     sentence(error, "out cannot be written: No such file")
-    assert [f.name for f in tmp_path.iterdir()] == ["out"]
+    monkeypatch.chdir(tmp_path / "out")
+    for name in (".", ".."):
+        with pytest.raises(InputError) as error:
+            write_whole(name, b"x")
+        sentence(error, f"{name} cannot be written: ")
+    assert [f.name for f in tmp_path.rglob("*")] == ["out"]
 
 
 def test_bytes_are_on_the_disk_before_the_name_is_given(tmp_path, monkeypatch):

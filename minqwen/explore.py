@@ -15,7 +15,6 @@ import threading
 import webbrowser
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from .errors import InputError
 from .files import write_whole

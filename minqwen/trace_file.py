@@ -19,7 +19,6 @@ patches, row by row). A file may come from anyone, so all of it is checked on re
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 

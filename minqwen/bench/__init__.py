@@ -30,8 +30,9 @@ from .machine import bandwidth, hardware, version_of
 from .worker import LLAMA, PEERS, READ, llama_bench
 
 SMALL = dict(
-    vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attention_heads=4,
-    num_key_value_heads=1, head_dim=256, full_attention_interval=4,
+    model_type="qwen3_5_moe_text", vocab_size=32000, hidden_size=512,
+    num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1, head_dim=256,
+    full_attention_interval=4,
     linear_num_key_heads=2, linear_num_value_heads=8, linear_key_head_dim=128,
     linear_value_head_dim=128, linear_conv_kernel_dim=4, rms_norm_eps=1e-6,
     max_position_embeddings=262144, num_experts=64, num_experts_per_tok=8,
@@ -100,7 +101,7 @@ def checkpoint(size, folder):
     folder = Path(folder)
     if size == "small":
         torch.manual_seed(0)
-        model = Qwen(Config.from_dict(SMALL | dict(model_type="qwen3_5_moe_text")))
+        model = Qwen(Config.from_dict(SMALL))
         save(model.to(torch.bfloat16), folder)
         return folder
     if not torch.cuda.is_available():

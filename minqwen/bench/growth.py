@@ -69,11 +69,8 @@ def four_layers(kinds):
 
 
 def delta_layers():
-    count = SMALL["num_hidden_layers"]
-    return random_model(
-        SMALL | {"model_type": "qwen3_5_moe_text"}
-        | {"layer_types": count * ["linear_attention"]}
-    )  # fmt: skip
+    kinds = SMALL["num_hidden_layers"] * ["linear_attention"]
+    return random_model(SMALL | {"layer_types": kinds})
 
 
 def random_model(text):

@@ -26,7 +26,9 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
         n.startswith("model.layers.") for n in names
     )
     single = {m[1] for m in map(SINGLE.fullmatch, names) if m}
-    half = _f16_allowed(table)
+    # F16 is taken from files that know no BF16: both have two bytes, so a wrong label
+    # would load as other numbers without a sign.
+    half = all(entry.dtype != "BF16" for entry in table.values())
     forms, modules, plan, faults = {}, {}, [], []
     for name, p in model.named_parameters():
         stored = name.replace(BODY, "model.") if bare else name
@@ -100,11 +102,3 @@ def _fault(name, entry, shape, half, packed=None):
     if entry.dtype == "F16" and not half:
         return f"{where} is F16 while others are BF16, expected BF16 or F32"
     return None
-
-
-def _f16_allowed(table):
-    """F16 is taken from files that know no BF16.
-
-    Both have two bytes, so a wrong label would load as other numbers without a sign.
-    """
-    return all(entry.dtype != "BF16" for entry in table.values())

@@ -39,34 +39,35 @@ def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
         raise InputError(
             f"context {context} is beyond this model's {longest} positions; give less"
         )
-    lines = [f"{name}: context {context:,}, batch {batch}", *table(cfg, context, batch)]
+    lines = [f"{name}: context {context:,}, batch {batch}"]
+    lines += size_table(cfg, context, batch)
     if gpu is None or memory is not None:
         memory = memory or 24 * 2**30
-        lines += machine(cfg, name, context, batch, memory, disk_speed, memory_speed)
+        lines += in_memory(cfg, name, context, batch, memory, disk_speed, memory_speed)
     lines += ["", *servers(cfg, name, context, batch, gpu)]
     return "\n".join(lines)
 
 
-def table(cfg, context, batch):
+def size_table(cfg, context, batch):
     """Weights by part and form, what is remembered, and what a step moves."""
     sizes = {form: weight_bytes(cfg, form) for form in FORMS}
     yield ""
-    yield row("weights", *FORMS)
+    yield table_row("weights", *FORMS)
     for part in sizes["bf16"]:
-        yield row("  " + part, *(human(s[part]) for s in sizes.values()))
-    yield row("  all", *(human(sum(s.values())) for s in sizes.values()))
-    yield row("moved for a step", *(human(step_bytes(cfg, context, batch, form))
+        yield table_row("  " + part, *(human(s[part]) for s in sizes.values()))
+    yield table_row("  all", *(human(sum(s.values())) for s in sizes.values()))
+    yield table_row("moved for a step", *(human(step_bytes(cfg, context, batch, form))
                                     for form in FORMS))  # fmt: skip
     yield "remembered"
     for what, size in memory_bytes(cfg, context, batch).items():
-        yield row("  " + what, human(size))
+        yield table_row("  " + what, human(size))
 
 
-def row(label, *cells):
+def table_row(label, *cells):
     return f"{label:<30}" + "".join(f"{cell:>12}" for cell in cells)
 
 
-def machine(cfg, name, context, batch, memory, disk_speed, memory_speed):
+def in_memory(cfg, name, context, batch, memory, disk_speed, memory_speed):
     """Each way to lie in one memory, and the commands for those that fit."""
     yield ""
     yield (
@@ -89,20 +90,20 @@ def machine(cfg, name, context, batch, memory, disk_speed, memory_speed):
     yield "here, from the exact to the fast:" if len(fitting) > 1 else "here:"
     best = 0.0
     order = list(FORMS)
-    for choice in sorted(fitting, key=lambda c: loss(c, order)):
-        commands = here(name, choice)
+    for choice in sorted(fitting, key=lambda c: coarseness(c, order)):
+        commands = local_commands(name, choice)
         if choice.speed > WORTH * best and commands:
             yield from commands
             best = choice.speed
 
 
-def loss(choice, order):
+def coarseness(choice, order):
     """What a Choice takes from the numbers, to sort by: its coarser form first."""
     forms = [order.index(form) for form in (choice.form, choice.disk) if form]
     return max(forms), sum(forms), -choice.speed
 
 
-def here(name, choice):
+def local_commands(name, choice):
     """The commands for a Choice; none where no files of its form are to be had."""
     short = name.removeprefix("Qwen/Qwen3.5-")
     words, before = ["--dtype stored"], []
@@ -154,10 +155,10 @@ def servers(cfg, name, context, batch, gpu):
         return
     if batch == 1:
         yield "(by bytes alone: engines measured at batch 1 reach about a tenth of it)"
-    yield from commands(name + fitting[1], fitting[0], context, batch)
+    yield from server_commands(name + fitting[1], fitting[0], context, batch)
 
 
-def commands(repository, count, context, batch):
+def server_commands(repository, count, context, batch):
     """To run it here, in vLLM and in SGLang; beyond 8 GPUs on nodes of 8."""
     nodes, each = math.ceil(count / 8), min(count, 8)
     # GPTQ is not read here, and packed weights are not shared between processes.

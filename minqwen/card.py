@@ -70,7 +70,7 @@ def measure(folder, seed=0):
     return figures
 
 
-def write(folder, recipe, seconds, threads):
+def write_card(folder, recipe, seconds, threads):
     """Measure the checkpoint in `folder`, write its README.md, return the figures."""
     f = measure(folder, recipe.seed)
     size = {part: f"{count / 1e6:.2f} M" for part, count in f["size"].items()}

@@ -9,11 +9,10 @@ Letters used in every file of the model part:
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import InputError
+from .files import read_json, read_whole
 
 LINEAR, FULL = "linear_attention", "full_attention"
 
@@ -115,18 +114,7 @@ class Config:
         """Read config.json (the file, or the folder that holds it)."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(
-                f"{path}: no such file; a checkpoint folder holds one"
-            ) from None
-        except (ValueError, RecursionError) as e:
-            raise InputError(f"{path}: not valid JSON ({e}); copy it anew") from None
-        if not isinstance(values, dict):
-            raise InputError(
-                f"{path}: expected a JSON object, got a {type(values).__name__}"
-            )
+        values = read_json(read_whole(path), str(path))
         return cls.from_dict(values, source=str(path))
 
     @classmethod

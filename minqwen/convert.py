@@ -8,25 +8,28 @@ the index and config.json, the last of all, are there: half a conversion never l
 import hashlib
 import json
 import os
+from itertools import groupby
 from pathlib import Path
 from shutil import disk_usage
 
 import torch
 
-from .errors import InputError
-from .files import FILES, write_whole
+from .errors import InputError, show
+from .files import FILES, Reader, as_json, read_whole, replaced, telling, temporary
 from .units import human
 from .weights.forms import FORMS, read_choice, rows_of
-from .weights.header import show
+from .weights.header import lay_out
 from .weights.hub import UNFINISHED, resolve
 from .weights.index import INDEX
+from .weights.layout import LABELS, bytes_of
 from .weights.load import BAR_FROM, examine
 from .weights.rows import Rows
 from .weights.scheme import KEY, Scheme
-from .weights.written import header, slots, split
+from .weights.written import FORMAT, index_of, slots, split
 
 CHOICES = ("int8", "int4", "fp8", "bf16")
 SHARD = 5_000_000_000  # bytes
+KEPT = "; what is there is kept, and the same command goes on from it"
 # What transformers wants beside our own files.
 OTHERS = ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
@@ -47,10 +50,13 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     folder = Path(folder)
     _keep_apart(path, folder)
     found = list(slots(model, scheme))
-    shards = split(found, max_shard_bytes)
+    parts = [list(group) for _, group in groupby(found, lambda s: (s.name, s.part))]
+    total = sum(slot.nbytes for slot in found)
+    groups = [(part, sum(slot.nbytes for slot in part)) for part in parts]
+    shards = split(groups, max_shard_bytes)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     rows = Rows(plan, table, forms, shapes)
-    try:
+    with telling(folder, "written", KEPT):
         options = scheme.experts, scheme.rest, max_shard_bytes
         lock = _claim(folder, fingerprint(table, model.cfg, *options))
         _write_shards(folder, shards, rows, scheme)
@@ -58,22 +64,15 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
         for name in (*FILES, *OTHERS):
             file = (path if path.is_dir() else path.parent) / name
             if file.exists():
-                write_whole(folder / name, file.read_bytes())
-        total = sum(slot.nbytes for slot in found)
+                _write(folder / name, read_whole(file))
         if len(shards) > 1:
-            where = {s.stored: file for file, part in shards.items() for s in part}
-            index = {"metadata": {"total_size": total}, "weight_map": where}
-            _write_json(folder / ("model" + INDEX), index)
+            names = {file: [s.stored for s in part] for file, part in shards.items()}
+            _write(folder / ("model" + INDEX), as_json(index_of(names, total)))
         config = model.cfg.to_dict() | {"dtype": "bfloat16"}
         said = scheme.config(unconverted(found, scheme, shapes))
-        _write_json(folder / "config.json", config | ({KEY: said} if said else {}))
+        _write(folder / "config.json", as_json(config | ({KEY: said} if said else {})))
         (folder / UNFINISHED).unlink()
         lock.close()
-    except OSError as err:
-        raise InputError(
-            f"{show(folder)} cannot be written: {err.strerror}; what is there is kept, "
-            "and the same command goes on from it."
-        ) from None
     return total
 
 
@@ -142,7 +141,7 @@ def _claim(folder, mark):
                 f"{show(folder)} holds {show(file.name)} already; convert into another "
                 "folder."
             )
-    write_whole(begun, (mark + "\n").encode())
+    _write(begun, (mark + "\n").encode())
     return _lock(begun)
 
 
@@ -161,8 +160,9 @@ def _lock(file):
     return held
 
 
-def _write_json(file, content):
-    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+def _write(path, content):
+    with replaced(path) as file:
+        file.write(content)
 
 
 # ---- its shards ----
@@ -174,7 +174,7 @@ def _write_shards(folder, shards, rows, scheme):
     sizes = {name: sum(slot.nbytes for slot in part) for name, part in shards.items()}
     missing = [name for name in shards if not finished(folder / name, shards[name])]
     for name in missing:
-        _temporary(folder, name).unlink(missing_ok=True)  # what a kill left
+        temporary(folder / name).unlink(missing_ok=True)  # what a kill left
     needed, free = sum(sizes[name] for name in missing), disk_usage(folder).free
     if needed > free:
         raise InputError(
@@ -188,31 +188,31 @@ def _write_shards(folder, shards, rows, scheme):
     ) as bar:  # fmt: skip
         bar.update(total - needed)
         for name in missing:
-            new = _temporary(folder, name)
-            _write_shard(new, shards[name], rows, scheme, bar.update)
-            os.replace(new, folder / name)
+            _write_shard(folder / name, shards[name], rows, scheme, bar.update)
 
 
-def _temporary(folder, name):
-    return folder / (name + ".tmp")  # not *.safetensors, so never taken for weights
+def _header(part):
+    """The first bytes of a shard, and {stored name: its first byte}."""
+    return lay_out({s.stored: (LABELS[s.dtype], s.shape) for s in part}, FORMAT)
 
 
 def finished(file, part):
     """Is this the whole shard, as far as its size and its header say?"""
     if not file.exists():
         return False
-    raw, _ = header(part)
-    with open(file, "rb") as f:
-        same = f.read(len(raw)) == raw
-    return same and file.stat().st_size == len(raw) + sum(s.nbytes for s in part)
+    raw, _ = _header(part)
+    if file.stat().st_size != len(raw) + sum(s.nbytes for s in part):
+        return False
+    with Reader(file) as there:
+        return there.read(len(raw)) == raw
 
 
-def _write_shard(file, part, rows, scheme, progress):
-    raw, places = header(part)
+def _write_shard(path, part, rows, scheme, progress):
+    raw, places = _header(part)
     groups = {}
     for slot in part:
         groups.setdefault((slot.name, slot.part), {})[slot.suffix] = slot
-    with open(file, "wb") as f:
+    with replaced(path) as f:
         f.write(raw)
         f.truncate(len(raw) + sum(slot.nbytes for slot in part))
         for (name, of), group in groups.items():
@@ -226,9 +226,7 @@ def _write_shard(file, part, rows, scheme, progress):
                     shape = slot.shape[-2:] if form else (count, 0)
                     row, _ = rows_of(shape, low - first, high - first, count)
                     row += shape[0] * e if of is None and e else 0
-                    data = memoryview(tensor.contiguous().view(torch.uint8).numpy())
+                    data = bytes_of(tensor.contiguous())
                     f.seek(places[slot.stored] + row * data.nbytes // len(tensor))
                     f.write(data)
                     progress(data.nbytes)
-        f.flush()
-        os.fsync(f.fileno())

@@ -15,7 +15,6 @@ import threading
 import webbrowser
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 from .errors import InputError
 from .files import write_whole
@@ -89,7 +88,7 @@ def packed(trace):
 
 def write_html(path, traces):
     """One file that holds the page and the traces, and asks nobody for anything."""
-    write_whole(Path(path), page(traces).encode())
+    write_whole(path, page(traces).encode())
 
 
 # ---- the server ----

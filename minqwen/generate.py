@@ -14,6 +14,7 @@ import torch
 
 from .errors import InputError
 from .forms import whole
+from .model import check_ids
 from .prefill import VISION, pieces, prefill
 from .rope import positions
 from .sampling import Sampling
@@ -143,12 +144,7 @@ def prompts(inputs, limit, cfg):
     if mask.shape != ids.shape or not mask[:, -1].all() or (mask.diff() < 0).any():
         raise InputError("attention_mask must be [B, T] with all padding on the left")
     rows = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
-    highest = max(map(max, rows))
-    if highest >= cfg.text.vocab_size:
-        raise InputError(
-            f"token id {highest} is outside the vocabulary of {cfg.text.vocab_size}; "
-            "is the tokenizer another model's?"
-        )
+    check_ids(ids[mask.bool()], cfg.text.vocab_size)
     for pixels, _, pad in VISION:
         token = getattr(cfg, pad)
         if inputs.get(pixels) is None and token in {t for row in rows for t in row}:

@@ -14,7 +14,7 @@ from .weights import expected_tensors, open_checkpoint, resolve
 from .weights.gguf import open_gguf
 from .weights.gguf_header import BLOCKS
 from .weights.header import BITS
-from .weights.layout import DTYPES
+from .weights.layout import LABELS, skeleton
 from .weights.scheme import KEY, read_scheme
 
 # Of one weight: a block of 256 in Q4_K takes 144 bytes, which is 4.5 bits each.
@@ -29,14 +29,16 @@ def describe(path):
     """
     cfg, tensors, whence = survey(path)
     scheme = read_scheme(cfg)
-    parts = by_part(asked(cfg)[1] if scheme.rest or scheme.experts else tensors)
-    lines = [("config", f"{whence}, {cfg.model_type}"), *layers(cfg.text), *tower(cfg)]
-    counts = {"": sum(parts.values())} | {part: n for part, n in parts.items() if n}
-    counts["active for a token of text"] = parts["text"] - idle(cfg.text)
-    label = "parameters"
-    for part, count in counts.items():
-        lines.append((label, f"{count:>15,} {part}"))
-        label = ""
+    lines = [("config", f"{whence}, {cfg.model_type}")]
+    lines += [*language_model(cfg.text), vision_tower(cfg.vision)]
+    if not any(name.startswith("mtp.") for name in tensors):
+        cfg = cfg.replace(mtp_num_hidden_layers=0)  # files without the head it names
+    counts = skeleton(cfg, torch.bfloat16).num_parameters()
+    words = {"total": "", "active": "active for a token of text"}
+    for i, part in enumerate(("total", "text", "vision", "mtp", "active")):
+        if counts[part]:
+            count = f"{counts[part]:>15,} {words.get(part, part)}"
+            lines.append(("" if i else "parameters", count))
     size = sum(math.prod(shape) * BITS[kind] for shape, kind in tensors.values())
     size = round(size / 8)
     kinds = Counter(kind for _, kind in tensors.values()).most_common()
@@ -55,7 +57,8 @@ def survey(path):
     short = str(path).removeprefix("Qwen/").removeprefix("Qwen3.5-")
     here = Path(path).exists()
     if not here and (short in SIZES or "/" not in str(path)):
-        return *asked(Config.named(short)), f"Qwen3.5-{short}"
+        cfg = Config.named(short)
+        return cfg, asked_tensors(cfg), f"Qwen3.5-{short}"
     found = resolve(path, wanted=["config.json"])  # never the weights, if far away
     if found.suffix == ".gguf":
         cfg, stored, _ = open_gguf(found)
@@ -65,37 +68,18 @@ def survey(path):
     folder = found if found.is_dir() else found.parent
     cfg = Config.from_json(folder)
     if not here or found.is_dir() and not any(found.glob("*.safetensors*")):
-        return *asked(cfg), f"{path} (no weights here)"
+        return cfg, asked_tensors(cfg), f"{path} (no weights here)"
     stored = open_checkpoint(found)
     return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)
 
 
-def asked(cfg):
-    """The config, and the tensors that it asks for in the released layout."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
+def asked_tensors(cfg):
+    """{name: (shape, dtype's name)} that the config asks for in the released layout."""
     tensors = expected_tensors(cfg, torch.bfloat16)
-    return cfg, {n: (shape, names[dtype]) for n, (shape, dtype) in tensors.items()}
+    return {name: (shape, LABELS[dtype]) for name, (shape, dtype) in tensors.items()}
 
 
-def by_part(tensors):
-    """Parameters of the language model, the vision tower and the draft head."""
-    parts = {"text": 0, "vision": 0, "mtp": 0}
-    for name, (shape, _) in tensors.items():
-        part = "vision" if name.startswith("model.visual") else name.split(".")[0]
-        parts[part if part in parts else "text"] += math.prod(shape)
-    return parts
-
-
-def idle(text):
-    """Parameters of the experts that a token does not visit."""
-    if not text.num_experts:
-        return 0
-    expert = 3 * text.hidden_size * text.moe_intermediate_size
-    unused = text.num_experts - text.num_experts_per_tok
-    return text.num_hidden_layers * unused * expert
-
-
-def layers(t):
+def language_model(t):
     """What the language model is built from."""
     count, full = len(t.layer_types), t.layer_types.count(FULL)
     yield "layers", f"{count}: {count - full} delta, {full} full"
@@ -114,11 +98,9 @@ def layers(t):
     yield "positions", f"{t.max_position_embeddings:,}, rope {t.rope.rope_type}"
 
 
-def tower(cfg):
-    v = cfg.vision
+def vision_tower(v):
     if v is None:
-        yield "vision", "none"
-    else:
-        pixels = v.patch_size * v.spatial_merge_size
-        size = f"{v.depth} layers, {v.hidden_size} wide, {v.num_heads} heads"
-        yield "vision", f"{size}; a token is {pixels} x {pixels} pixels"
+        return "vision", "none"
+    pixels = v.patch_size * v.spatial_merge_size
+    size = f"{v.depth} layers, {v.hidden_size} wide, {v.num_heads} heads"
+    return "vision", f"{size}; a token is {pixels} x {pixels} pixels"

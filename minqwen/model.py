@@ -35,14 +35,9 @@ class LanguageModel(nn.Module):
 
     def embed(self, input_ids):
         """Ids [B, T] -> [B, T, D]; InputError for an id outside the vocabulary."""
-        on_gpu = input_ids.device.type != "cpu"  # to look would wait for it
-        if not (on_gpu or torch.compiler.is_compiling()) and input_ids.numel():
-            low, high = input_ids.aminmax()
-            if low < 0 or high >= self.cfg.vocab_size:
-                raise InputError(
-                    f"token id {low if low < 0 else high} is outside the vocabulary of "
-                    f"{self.cfg.vocab_size}; is the tokenizer another model's?"
-                )
+        # Only on the CPU: to look at ids on a GPU would wait for it.
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_ids(input_ids, self.cfg.vocab_size)
         return self.embed_tokens(input_ids)
 
     def forward(self, x, context, cache=None):
@@ -245,6 +240,16 @@ class Qwen(nn.Module):
             one = 3 * t.hidden_size * t.moe_intermediate_size
             idle = t.num_hidden_layers * (t.num_experts - t.num_experts_per_tok) * one
         return count | {"total": sum(count.values()), "active": count["text"] - idle}
+
+
+def check_ids(ids, vocab_size):
+    """InputError for an id outside the vocabulary."""
+    low, high = ids.aminmax() if ids.numel() else (0, 0)
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"token id {low if low < 0 else high} is outside the vocabulary of "
+            f"{vocab_size}; is the tokenizer another model's?"
+        )
 
 
 def real_tokens(attention_mask, T, past):

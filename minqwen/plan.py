@@ -21,7 +21,6 @@ from .weights.scheme import Scheme
 # Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
 # BF16 for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
 FORMS = {"bf16": 16, "fp8": 8 + 16 / 128**2, "int8": 8 + 16 / 128, "int4": 4 + 16 / 128}
-BITS = FORMS | {"fp32": 32}  # the last is how a CPU may compute, not how one keeps them
 # Experts in the files, and what stays in memory, where they are left on disk.
 PAGED = (("bf16", "bf16"), ("bf16", "int8"), ("bf16", "int4"), ("fp8", "fp8"),
          ("fp8", "int8"), ("int4", "int8"), ("int4", "int4"))  # fmt: skip
@@ -112,7 +111,7 @@ def distinct(cfg, batch):
 def expert_bytes(cfg, form="bf16"):
     dim, width = cfg.text.hidden_size, cfg.text.moe_intermediate_size
     if form not in PACKED:
-        return 3 * dim * width * BITS[form] // 8
+        return 3 * dim * width * (4 if form == "fp32" else 2)
     parts = [
         *parts_of(form, "gate_up_proj", (1, 2 * width, dim)).values(),
         *parts_of(form, "down_proj", (1, dim, width)).values(),

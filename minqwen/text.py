@@ -17,16 +17,9 @@ import torch
 
 from .chat import json_only, plain_messages
 from .errors import InputError
-from .files import (
-    BYTE_OF_LETTER,
-    FILES,
-    read_json,
-    read_template,
-    read_tokenizer,
-    token_text,
-    write_whole,
-)
+from .files import FILES, read_json, read_whole, write_whole
 from .images import picture_to_patches, read_options
+from .tokenizer import BYTE_OF_LETTER, read_template, read_tokenizer, token_text
 from .videos import video_to_patches
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
@@ -81,10 +74,10 @@ class Processor:
                 f"{folder} has no tokenizer.json, so text cannot become ids; "
                 "copy it from the published checkpoint"
             )
-        files = {name: (folder / name).read_bytes() for name in found}
+        files = {name: read_whole(folder / name) for name in found}
         processor = cls(files, str(folder), video_outer_pair=video_outer_pair)
         if (folder / "config.json").is_file():
-            config = read_json((folder / "config.json").read_bytes(), "config.json")
+            config = read_json(read_whole(folder / "config.json"), "config.json")
             processor._check_ids(config)
         return processor
 

@@ -32,11 +32,11 @@ class Trace:
     @classmethod
     def load(cls, path):
         """Read a trace file; InputError, one sentence, for anything wrong with it."""
-        return cls(*trace_file.read(path))
+        return cls(*trace_file.read_trace(path))
 
     def save(self, path):
         """Write it: the same bytes for the same trace, never half a file."""
-        trace_file.write(path, self.meta, self.tensors)
+        trace_file.write_trace(path, self.meta, self.tensors)
 
     def __getitem__(self, name):
         if name not in self.tensors:

@@ -19,15 +19,13 @@ patches, row by row). A file may come from anyone, so all of it is checked on re
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from .config import FULL, LINEAR
-from .errors import InputError
-from .files import write_whole
-from .weights.index import read_table, show
+from .errors import InputError, show
+from .files import Reader, write_whole
+from .weights.header import lay_out, read_header
 
 KEY = "minqwen_trace"
 VERSION = 1
@@ -35,6 +33,7 @@ UNKNOWN = "unknown"  # the type of a layer in a trace that does not say
 PIXELS = 16  # of a stored picture, for each token and side
 FLOATS = ("F16", "F32")
 NUMPY = {"F16": "<f2", "F32": "<f4", "U8": "u1", "U16": "<u2", "U32": "<u4"}
+LABELS = {np.dtype(code): label for label, code in NUMPY.items()}
 HEAD = re.compile(r"(delta|attention)\.(\d{1,4})\.(\d{1,4})\.(q|k|v|beta|g|start)")
 PICTURE = re.compile(r"picture\.(0|[1-9]\d{0,5})")
 
@@ -42,36 +41,34 @@ PICTURE = re.compile(r"picture\.(0|[1-9]\d{0,5})")
 def to_bytes(meta, tensors):
     """The file's bytes: the same for the same content, whenever they are made."""
     text = json.dumps(meta, sort_keys=True, ensure_ascii=False)
-    tensors = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    return save(tensors, {KEY: text})
+    labels = {n: (LABELS[array.dtype], array.shape) for n, array in tensors.items()}
+    raw, places = lay_out(dict(sorted(labels.items())), {KEY: text})
+    return raw + b"".join(tensors[name].tobytes() for name in places)
 
 
-def write(path, meta, tensors):
+def write_trace(path, meta, tensors):
     """Write a trace under another name, then rename it."""
-    check(meta, tensors, show(path))
-    write_whole(Path(path), to_bytes(meta, tensors))
+    check_trace(meta, tensors, show(path))
+    write_whole(path, to_bytes(meta, tensors))
 
 
-def read(path):
+def read_trace(path):
     """(meta, {name: array}) of a trace file; InputError for anything that is wrong."""
-    path = Path(path)
-    name = show(path.name)
-    table = read_table(path)  # the header, each promise of the format checked
     tensors = {}
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        meta = parse_meta(header.get("__metadata__", {}), name)
+    with Reader(path) as file:
+        name = show(file.path.name)
+        metadata, table = read_header(file)
+        meta = parse_meta(metadata, name)
         for tensor, entry in table.items():
             if entry.dtype not in NUMPY:
                 raise InputError(
                     f"{name}: {show(tensor)} is {entry.dtype}; a trace holds "
                     f"{', '.join(NUMPY)} only"
                 )
-            file.seek(entry.start)
-            data = file.read(entry.end - entry.start)
+            data = file.read(entry.nbytes, entry.start)
             array = np.frombuffer(data, NUMPY[entry.dtype])
             tensors[tensor] = array.reshape(entry.shape)
-    check(meta, tensors, name)
+    check_trace(meta, tensors, name)
     return meta, tensors
 
 
@@ -97,12 +94,12 @@ def parse_meta(metadata, name):
 # ---- checks ----
 
 
-def check(meta, tensors, name):
+def check_trace(meta, tensors, name):
     """InputError, one sentence beginning with `name`, unless all agrees."""
     check_meta(meta, tensors, name)
     for tensor, array in tensors.items():
-        kinds, shape = expected(tensor, meta, tensors, name)
-        kind = {np.dtype(code): kind for kind, code in NUMPY.items()}.get(array.dtype)
+        kinds, shape = expected_form(tensor, meta, tensors, name)
+        kind = LABELS.get(array.dtype)
         if kind not in kinds or array.shape != shape:
             raise InputError(
                 f"{name}: {show(tensor)} is {kind or array.dtype} "
@@ -125,47 +122,46 @@ def check_meta(meta, tensors, name):
         if not good:
             raise InputError(f"{name}: {key} in {KEY} is wrong, expected {wanted}")
 
-    T, measured = (
-        meta.get("length"),
-        tensors.get("expert_ids", tensors.get("token_ids")),
-    )
-    need(whole(T, 1, 2**31), "length", "a whole number of tokens, at least one")
+    T = meta.get("length")
+    measured = tensors.get("expert_ids", tensors.get("token_ids"))
+    need(is_whole(T, 1, 2**31), "length", "a whole number of tokens, at least one")
     held = None if measured is None or not measured.ndim else len(measured)
     need(held == T, "length", "the first size of expert_ids, or else of token_ids")
     ids = tensors.get("expert_ids")
     kinds = meta.get("layer_types")
     L = len(kinds or ()) if ids is None or ids.ndim != 3 else ids.shape[1]
-    named = texts(kinds, L) and set(kinds) <= {FULL, LINEAR, UNKNOWN}
+    named = are_texts(kinds, L) and set(kinds) <= {FULL, LINEAR, UNKNOWN}
     need(named, "layer_types", f"{L} of {FULL}, {LINEAR}, {UNKNOWN}")
     experts = meta.get("num_experts")
-    need(whole(experts, 0, 65535), "num_experts", "a whole number up to 65535")
-    need(texts([meta.get("model"), meta.get("source")], 2), "model or source", "text")
+    need(is_whole(experts, 0, 65535), "num_experts", "a whole number up to 65535")
+    named = are_texts([meta.get("model"), meta.get("source")], 2)
+    need(named, "model or source", "text")
     tokens, prompt = meta.get("tokens", 0), meta.get("prompt_length", -1)
-    need(tokens is None or texts(tokens, T), "tokens", f"null or {T} texts")
-    need(prompt is None or whole(prompt, 0, T), "prompt_length", f"null or 0 to {T}")
+    need(tokens is None or are_texts(tokens, T), "tokens", f"null or {T} texts")
+    need(prompt is None or is_whole(prompt, 0, T), "prompt_length", f"null or 0 to {T}")
     pictures = meta.get("pictures")
     need(isinstance(pictures, list), "pictures", "a list")
     for i, picture in enumerate(pictures):
         picture = picture if isinstance(picture, dict) else {}
         sides = [picture.get("rows"), picture.get("columns")]
-        good = all(whole(side, 1, T) for side in sides) and f"picture.{i}" in tensors
-        good = good and whole(picture.get("start"), 0, T - sides[0] * sides[1])
+        good = all(is_whole(side, 1, T) for side in sides) and f"picture.{i}" in tensors
+        good = good and is_whole(picture.get("start"), 0, T - sides[0] * sides[1])
         good = good and picture.get("kind") in ("image", "video")
         need(good, f"picture {i}", "its kind, start, rows and columns, and its pixels")
 
 
-def whole(value, low, high):
+def is_whole(value, low, high):
     return type(value) is int and low <= value <= high
 
 
-def texts(values, count):
+def are_texts(values, count):
     """Whether it is a list of `count` texts, without halves of surrogate pairs."""
     right = isinstance(values, list) and len(values) == count
     right = right and all(isinstance(value, str) for value in values)
     return right and not re.search("[\ud800-\udfff]", "".join(values))
 
 
-def expected(tensor, meta, tensors, name):
+def expected_form(tensor, meta, tensors, name):
     """What `tensor` should be: dtypes, and a shape."""
     T, kinds, array = meta["length"], meta["layer_types"], tensors[tensor]
     L, last = len(kinds), array.shape[-1] if array.ndim else 0

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, show
+from .files import read_whole
 from .trace import Trace
-from .trace_file import UNKNOWN, VERSION, check
-from .weights.index import show
+from .trace_file import UNKNOWN, VERSION, check_trace
 
 
 def open_trace(path):
@@ -57,7 +57,7 @@ def from_routed_experts(routed, config=None, shape=None, token_ids=None,
 def as_array(routed, shape):
     """`routed`, in any of its forms, as an array."""
     if isinstance(routed, Path):
-        return read_npy(open_file(routed), show(routed.name))
+        return read_npy(io.BytesIO(read_whole(routed)), show(routed.name))
     if not isinstance(routed, str | bytes):
         return np.asarray(routed)
     try:
@@ -81,13 +81,6 @@ def as_array(routed, shape):
     return np.frombuffer(data, "<i4").reshape(-1, L, K)
 
 
-def open_file(path):
-    try:
-        return io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{show(path)} cannot be read: {error.strerror}") from None
-
-
 def read_npy(file, name):
     try:
         return np.load(file, allow_pickle=False)
@@ -105,7 +98,7 @@ def from_llama_csv(path, config=None, top_k=None, token_ids=None, processor=None
     runs the last layer only for tokens whose logits it wants: where it is shorter than
     the others, that layer is left out.
     """
-    name, lines = show(path), open_file(Path(path)).read().splitlines()
+    name, lines = show(path), read_whole(path).splitlines()
     lines = lines[1:] if lines and lines[0].startswith(b"layer") else lines
     try:
         pairs = np.array([line.split(b",") for line in lines if line], np.int64)
@@ -175,7 +168,7 @@ def ids_only(ids, config, token_ids, processor, source, layers=None):
         "prompt_length": None,
         "pictures": [],
     }
-    check(meta, tensors, f"{source}'s trace")
+    check_trace(meta, tensors, f"{source}'s trace")
     trace = Trace(meta, tensors)
     if processor is not None:
         trace.name_tokens(processor)

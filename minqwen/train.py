@@ -6,7 +6,6 @@ checkpoint as if nothing had happened.
 """
 
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from .config import Config
 from .deltanet import GatedDeltaNet
 from .errors import InputError
+from .files import replaced, telling
 from .model import Qwen
 from .moe import balance_loss
 from .rope import positions
@@ -207,7 +207,7 @@ def run(out, recipe=None, resume=False, threads=2):
     write_processor(out)
     model, seconds = train(out, recipe, resume)
     save(model.to(torch.bfloat16), out)
-    figures = card.write(out, recipe, seconds, threads)
+    figures = card.write_card(out, recipe, seconds, threads)
     (out / "resume.pt").unlink(missing_ok=True)
     return figures
 
@@ -255,8 +255,8 @@ def keep(path, model, optimizer, recipe, step, spent):
     """Write all that is needed to go on, whole or not at all."""
     whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
              "recipe": asdict(recipe), "step": step, "seconds": spent}  # fmt: skip
-    torch.save(whole, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    with telling(path, "written"), replaced(path) as file:
+        torch.save(whole, file)
 
 
 def unfinished(path, recipe):

@@ -14,6 +14,7 @@ import time
 
 import pytest
 import torch
+from loading import refused
 from safetensors.torch import load_file, save_file
 from tiny_models import small_model
 
@@ -46,17 +47,6 @@ def one(saved, tmp_path):
 def shards(saved, tmp_path):
     """A good checkpoint in several files with an index, to be spoilt."""
     return shutil.copytree(saved / "shards", tmp_path / "shards")
-
-
-def refused(path, *words):
-    """`load` raises one InputError: a single line that holds all the words."""
-    with pytest.raises(InputError) as caught:
-        minqwen.load(path)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 2000
-    for word in words:
-        assert word in message, message
-    return message
 
 
 def edit(folder, change):

@@ -66,7 +66,7 @@ def test_a_context_that_is_filled_in(monkeypatch):
     for kind in (worker.Ours, worker.Theirs):
         way = "torch" if kind is worker.Ours else "eager"
         player = kind(Path(TINY), torch.float32, "cpu", way)
-        took = worker.run(player, "cpu", 300, 2)
+        took = worker.timed_run(player, "cpu", 300, 2)
         assert took["prefill"] is None and took["decode"] > 0
         if kind is worker.Ours:
             assert player.cache.length == 302 and player.cache.layers[3].length == 302
@@ -134,7 +134,8 @@ def test_growth(tmp_path, monkeypatch):
     short, long = result["batch"]
     assert short["rows"][growth.HYBRID] > long["rows"][growth.HYBRID] > 0
     assert long["rows"][growth.FULL] == 0
-    assert "does not fit" in growth.tell(long) and "x" in growth.tell(short)
+    assert "does not fit" in growth.tell_context(long)
+    assert "x" in growth.tell_context(short)
     assert json.loads((tmp_path / "growth.json").read_text())["memory"] == memory
     assert (tmp_path / "growth.png").stat().st_size > 5000
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_models import scatter, small_config
+from safetensors.torch import load_file, save_file
+from tiny_models import scatter, small_config, small_model
 
 import minqwen
 from minqwen import cli, terminal
@@ -207,6 +208,19 @@ def test_info_knows_the_family_without_weights(run, name, facts):
     code, out, _ = run("info", name)
     assert code == 0 and all(fact in out for fact in facts)
     assert "unknown keys none" in out and max(map(len, out.splitlines())) <= 80
+
+
+def test_info_counts_what_the_files_hold(run, tmp_path):
+    """transformers writes a config that names the draft head, and no such head."""
+    model = small_model(mtp_num_hidden_layers=1)
+    minqwen.save(model, tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = {n: t for n, t in load_file(file).items() if not n.startswith("mtp.")}
+    save_file(tensors, file)
+    code, out, _ = run("info", tmp_path)
+    count = model.num_parameters()
+    assert code == 0 and " mtp" not in out
+    assert f"{count['total'] - count['mtp']:,}\n" in out
 
 
 def test_info_of_a_config_alone(run, checkpoint, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from minqwen.corpus import Corpus, chats, digits, write_processor
-from minqwen.corpus.chats import one_digit, picture_chat, text_chats, turn
+from minqwen.corpus.chats import exchange, one_digit, picture_chat, text_chats
 from minqwen.corpus.digits import SIZES, TRAIN_FONTS, UNSEEN_FONTS, draw_digit
 from minqwen.corpus.text import BUILT_IN, built_in_page, documents, paragraphs
 from minqwen.corpus.tokenizer import MARKS, SPECIAL, VOCAB_SIZE, build_tokenizer
@@ -141,7 +141,7 @@ def test_template_writes_what_the_corpus_trains_on(hf_tokenizer):
         (None, "It counts."),
         ("len is built in.", "It counts."),
     ):
-        chat = turn(user["content"], content, reasoning)
+        chat = exchange(user["content"], content, reasoning)
         prompt = hf_tokenizer.apply_chat_template(
             [user],
             add_generation_prompt=True,

@@ -13,7 +13,7 @@ from minqwen.config import Config
 from minqwen.info import describe
 from minqwen.weights import expected_tensors, open_checkpoint
 from minqwen.weights.layout import skeleton
-from minqwen.weights.load import match
+from minqwen.weights.match import match_tensors
 from tools.full_size import TOKEN, make, steer
 
 
@@ -46,7 +46,7 @@ def test_the_layout_is_what_the_model_wants(folder):
     assert len(names) == 94 and "model.safetensors-00001-of-00094.safetensors" in names
     assert {n: e.shape for n, e in table.items()} == {
         n: shape for n, (shape, _) in expected_tensors(cfg).items()}  # fmt: skip
-    _, plan = match(folder, skeleton(cfg, torch.bfloat16), table)
+    _, plan = match_tensors(folder, skeleton(cfg, torch.bfloat16), table)
     assert len(plan) == len(table) == 2924
 
 

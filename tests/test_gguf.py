@@ -13,6 +13,7 @@ import pytest
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, quants
 from gguf_files import Kind
+from loading import measured, refused
 from tiny_models import small_model
 
 import minqwen
@@ -53,16 +54,6 @@ def same(model, other):
             assert torch.equal(theirs[name] + 1, p + 1), name  # all that is used of it
         else:
             assert torch.equal(theirs[name], p), name
-
-
-def refused(path, *words):
-    """`load` raises one InputError: a single line that holds all the words."""
-    with pytest.raises(InputError) as caught:
-        minqwen.load(path)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 2000
-    for word in words:
-        assert word in message, message
 
 
 # ---- what is read ----
@@ -399,14 +390,6 @@ def test_damaged(tmp_path, good, rule):
 
 
 MEASURE = """
-import sys
-import torch
-import minqwen
-
-def peak():
-    status = open("/proc/self/status").read()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
 minqwen.load(sys.argv[2])  # so that code loaded on first use is in the base line
 before = peak()
 model = minqwen.load(sys.argv[1], dtype=torch.bfloat16)
@@ -414,17 +397,13 @@ print(peak() - before, sum(p.nbytes for p in model.parameters()))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_the_model_and_a_piece(tmp_path):
     """A piece is 1 MB as stored, and some times that on its way into numbers."""
     sizes = dict(hidden_size=1024, moe_intermediate_size=512, vocab_size=16384)
     large, small = tmp_path / "large.gguf", tmp_path / "small.gguf"
     gguf_files.write(text_model(**sizes), large, Kind.Q8_0)
     gguf_files.write(text_model(moe=False), small, Kind.Q8_0)
-    command = [sys.executable, "-c", MEASURE, large, small]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    took, size = map(int, result.stdout.split())
+    took, size = measured(MEASURE, large, small)
     assert size > 400e6
     print(f"{size / 1e6:.0f} MB of weights, loaded with a peak of {took / size:.3f}x")
     assert took < size + 50e6

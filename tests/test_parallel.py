@@ -25,7 +25,7 @@ from minqwen.parallel import part_of
 from minqwen.weights import Entry
 from minqwen.weights.layout import skeleton
 from minqwen.weights.share import Share
-from minqwen.weights.slices import pieces
+from minqwen.weights.slices import cut_pieces
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
 # A layer of each kind. Attention: 4 heads on 2 key heads; delta: 4 value heads on 2 key
@@ -151,7 +151,7 @@ def test_ranks_tile_every_tensor(size, ranks):
         count = [0] * shape[cut[0] if cut else 0]
         for share in shares:
             own = torch.empty(share.shape(name, shape), device="meta")
-            for piece in pieces(name, entry, own, None, share.cut(name)):
+            for piece in cut_pieces(name, entry, own, None, share.cut(name)):
                 at, long = divmod(piece.start - 8, row)[0], len(piece.target)
                 if piece.stride:
                     at, long = (piece.start - 8) // dtype.itemsize, own.shape[1]

@@ -1,11 +1,10 @@
 """Our own int8 and int4: what is stored, what it loses, and what damage is told."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from loading import measured
 from safetensors.torch import load_file, save_file
 from test_bad_weights import edit, edit_json, refused
 from test_paged import logits
@@ -190,13 +189,6 @@ def test_nothing_to_quantise(tmp_path):
 
 
 MEASURE = """
-import sys
-import minqwen
-
-def peak():
-    status = open("/proc/self/status").read()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
 minqwen.load(sys.argv[2], quantize="int4")  # what is loaded on first use
 before = peak()
 model = minqwen.load(sys.argv[1], quantize="int4")
@@ -205,16 +197,12 @@ print(peak() - before, sum(t.nbytes for t in held if not t.is_meta))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_the_quantised_model(source, tmp_path):
     """512 MB of bf16 experts are read; never more than their int4, and a piece."""
     changes = dict(hidden_size=1024, moe_intermediate_size=640, vision=False)
     model = small_model(**changes).to(torch.bfloat16)
     minqwen.save(model, tmp_path)
-    command = [sys.executable, "-c", MEASURE, tmp_path, source]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    grown, held = map(int, done.stdout.split())
+    grown, held = measured(MEASURE, tmp_path, source)
     stored = (tmp_path / "model.safetensors").stat().st_size
     print(f"{stored / 1e6:.0f} MB of bf16 became {held / 1e6:.0f} MB in a peak of "
           f"{grown / 1e6:.0f}")  # fmt: skip

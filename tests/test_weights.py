@@ -2,18 +2,18 @@
 
 import json
 import math
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
+from loading import measured
 from safetensors.torch import load_file, save_file
 from tiny_models import small_config, small_model
 
 import minqwen
 from minqwen.config import Config
 from minqwen.errors import InputError
+from minqwen.files import Reader
 from minqwen.model import Qwen
 from minqwen.weights import expected_tensors, open_checkpoint
 from minqwen.weights.layout import DTYPES, FUSED, per_expert
@@ -162,7 +162,7 @@ def test_conversion_in_pieces(tmp_path):
     entry = open_checkpoint(tmp_path)[name]
     target = torch.full([320 * 64], torch.nan, dtype=torch.bfloat16)
     counts = []
-    with open(entry.file, "rb", buffering=0) as file:
+    with Reader(entry.file) as file:
         buffer = torch.empty(1000, dtype=torch.uint8)
         read_tensor(file, entry, name, target, buffer, counts.append)
     assert torch.equal(target.view(320, 64), model.state_dict()[name].bfloat16())
@@ -297,14 +297,6 @@ def test_we_load_what_transformers_saves(tmp_path, kind):
 # ---- cost ----
 
 MEASURE = """
-import sys
-import torch
-import minqwen
-
-def peak():
-    status = open("/proc/self/status").read()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
-
 minqwen.load(sys.argv[2])  # so that code loaded on first use is in the base line
 before = peak()
 model = minqwen.load(sys.argv[1], dtype=getattr(torch, sys.argv[3]))
@@ -335,20 +327,13 @@ def half_a_gigabyte(tmp_path_factory):
     return folder
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "layout, dtype", [("fused", "float32"), ("single", "bfloat16")]
 )
 def test_peak_memory_is_the_model_and_no_copy(half_a_gigabyte, tmp_path, layout, dtype):
     large = half_a_gigabyte / layout
     small = half_a_gigabyte / "small"
-    result = subprocess.run(
-        [sys.executable, "-c", MEASURE, large, small, dtype, tmp_path],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr
-    before, loaded, saved, size = map(int, result.stdout.split())
+    before, loaded, saved, size = measured(MEASURE, large, small, dtype, tmp_path)
     assert size > 400e6
     print(f"{layout} {dtype}: {size / 1e6:.0f} MB of weights, loaded with a peak of")
     print(

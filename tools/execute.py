@@ -15,6 +15,8 @@ import numpy as np
 from nbclient import NotebookClient
 from PIL import Image
 
+from minqwen.files import write_whole
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 SANITIZE = ROOT / "tools" / "nbval.cfg"
@@ -107,9 +109,7 @@ def _joined(outputs):
 
 def write(notebook, path):
     text = nbformat.writes(nbformat.from_dict(notebook), indent=1)
-    temporary = path.with_suffix(".ipynb.tmp")
-    temporary.write_text(text + "\n" * (not text.endswith("\n")), encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, (text + "\n" * (not text.endswith("\n"))).encode())
 
 
 def differences(stored, fresh, label):

@@ -14,7 +14,6 @@ alone, is 18.3 GiB in bf16, and becomes int8 or int4 while it is read with --qua
 import argparse
 import json
 import random
-import struct
 import tempfile
 import time
 import warnings
@@ -27,7 +26,8 @@ from minqwen.config import Config
 from minqwen.plan import expert_bytes
 from minqwen.units import human, size
 from minqwen.weights import expected_tensors
-from minqwen.weights.save import LABELS
+from minqwen.weights.header import lay_out
+from minqwen.weights.layout import LABELS
 
 SHARDS = 94
 TOKEN = 7
@@ -49,21 +49,14 @@ def make(folder, cfg, shards=SHARDS):
         parts[int((at + count / 2) * shards / total)].append(name)
         at += count
     places = {}
+    own = {n: (LABELS[dtype], shape) for n, (shape, dtype, _) in tensors.items()}
     for number, names in enumerate(parts, 1):
         file = folder / SHARD.format(number, shards)
-        header, at = {}, 0
-        for name in names:
-            shape, dtype, count = tensors[name]
-            ends = [at, at + count]
-            header[name] = dict(dtype=LABELS[dtype], shape=shape, data_offsets=ends)
-            at += count
-        raw = json.dumps(header).encode()
-        raw += b" " * (-len(raw) % 8)
+        raw, first = lay_out({name: own[name] for name in names}, {})
         with open(file, "wb") as f:
-            f.write(struct.pack("<Q", len(raw)) + raw)
-            f.truncate(8 + len(raw) + at)
-        for name in names:
-            places[name] = file, 8 + len(raw) + header[name]["data_offsets"][0]
+            f.write(raw)
+            f.truncate(len(raw) + sum(tensors[n][2] for n in names))
+        places |= {name: (file, at) for name, at in first.items()}
     index = {
         "metadata": {"total_size": total},
         "weight_map": {name: file.name for name, (file, _) in places.items()},

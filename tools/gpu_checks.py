@@ -24,8 +24,9 @@ from pathlib import Path
 
 import torch
 
-from minqwen.bench.machine import installed
+from minqwen.bench.machine import version_of
 from minqwen.config import FULL, Config
+from minqwen.files import as_json, write_whole
 from minqwen.generate import decoder
 from minqwen.kernels import suited
 from minqwen.model import Qwen
@@ -46,7 +47,7 @@ def main(arguments=None):
     parser.add_argument("--out", type=Path, default=Path("gpu_checks.json"))
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args(arguments)
-    found = {name: installed(name) for name in LIBRARIES}
+    found = {name: version_of(name) for name in LIBRARIES}
     plan = ["tests/test_gpu_*.py"] if options.call == "tests" else list(options.only)
     if options.dry_run:
         print(json.dumps({"would run": plan, "installed": found}, indent=1))
@@ -65,9 +66,7 @@ def main(arguments=None):
         except Exception as error:  # what was measured before must not be lost
             result[name] = {"failed": f"{type(error).__name__}: {error}"}
         print(name, json.dumps(result[name], indent=1), flush=True)
-        whole = options.out.with_suffix(".tmp")
-        whole.write_text(json.dumps(result, indent=1))
-        whole.replace(options.out)
+        write_whole(options.out, as_json(result))
     return int(any("failed" in result[name] for name in plan))
 
 
@@ -97,7 +96,7 @@ def rule(_):
     from minqwen.kernels import fla, gpu
 
     forms = {"ours": gpu.delta_rule}
-    if installed("flash-linear-attention"):
+    if version_of("flash-linear-attention"):
         forms["fla"] = fla.delta_rule
     found = {name: {} for name in forms}
     for T in LENGTHS:
@@ -224,7 +223,7 @@ def slice(speed):
     found, model = {"layers": layers}, random_model(slice_config(layers))
     found["decode"] = decode_table(model, speed)
     found["prefill"] = prefill_table(model)
-    if installed("transformers"):
+    if version_of("transformers"):
         found["transformers"] = beside(model)
     del model
     torch.cuda.empty_cache()

@@ -4,13 +4,12 @@ python -m tools.made_trace FILE [--layers 60 --experts 512 --tokens 2000 --chose
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from minqwen.files import write_whole
+from minqwen.trace_file import to_bytes
 
 WORDS = " the| model| router|def|(self|):|\n    |return| x|,| y|7|42|.| Größe| λ|\n"
 WORDS = WORDS.split("|")
@@ -68,7 +67,7 @@ def made_trace(
             for start, rows, columns in pictures
         ],
     }  # fmt: skip
-    return save(tensors, {"minqwen_trace": json.dumps(meta, sort_keys=True)})
+    return to_bytes(meta, tensors)
 
 
 def picture(height, width):

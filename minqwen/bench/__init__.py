@@ -26,12 +26,13 @@ from ..errors import InputError
 from ..model import Qwen
 from ..plan import step_bytes
 from ..weights import save
-from .machine import bandwidth, installed, machine
+from .machine import bandwidth, hardware, version_of
 from .worker import LLAMA, PEERS, READ, llama_bench
 
 SMALL = dict(
-    vocab_size=32000, hidden_size=512, num_hidden_layers=8, num_attention_heads=4,
-    num_key_value_heads=1, head_dim=256, full_attention_interval=4,
+    model_type="qwen3_5_moe_text", vocab_size=32000, hidden_size=512,
+    num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1, head_dim=256,
+    full_attention_interval=4,
     linear_num_key_heads=2, linear_num_value_heads=8, linear_key_head_dim=128,
     linear_value_head_dim=128, linear_conv_kernel_dim=4, rms_norm_eps=1e-6,
     max_position_embeddings=262144, num_experts=64, num_experts_per_tok=8,
@@ -54,7 +55,7 @@ def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
     """
     torch.set_num_threads(threads)
     files = dict(zip(dtypes, llama_files(gguf, dtypes), strict=True))
-    result = {"machine": machine(threads), "size": size, "steps": steps, "runs": []}
+    result = {"machine": hardware(threads), "size": size, "steps": steps, "runs": []}
     with tempfile.TemporaryDirectory() as folder:
         folder = checkpoint(size, folder)
         cfg = Config.from_json(folder)
@@ -67,9 +68,9 @@ def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
                     result["runs"].append(run)
                     print(tell(run), flush=True)
     if out:
-        from .report import write
+        from . import report
 
-        write(Path(out), result)
+        report.keep_result(out, "bench", result, report.draw_speeds)
     return result
 
 
@@ -100,7 +101,7 @@ def checkpoint(size, folder):
     folder = Path(folder)
     if size == "small":
         torch.manual_seed(0)
-        model = Qwen(Config.from_dict(SMALL | dict(model_type="qwen3_5_moe_text")))
+        model = Qwen(Config.from_dict(SMALL))
         save(model.to(torch.bfloat16), folder)
         return folder
     if not torch.cuda.is_available():
@@ -117,7 +118,7 @@ def checkpoint(size, folder):
 
 def peers(folder, gguf):
     """{name: what it loads}: ours, and of the others those that are here."""
-    names = [n for n in PEERS if n.startswith("minqwen") or installed("transformers")]
+    names = [n for n in PEERS if n.startswith("minqwen") or version_of("transformers")]
     return dict.fromkeys(names, folder) | ({LLAMA: gguf} if gguf else {})
 
 

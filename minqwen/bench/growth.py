@@ -16,7 +16,6 @@ which should not depend on how many there are.
 
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -27,7 +26,7 @@ from ..generate import decoder
 from ..plan import memory_bytes, weight_bytes
 from ..prefill import prefill
 from . import SMALL
-from .machine import machine
+from .machine import hardware
 from .worker import fill, on_device
 
 CONTEXTS = 4096, 8192, 16384, 32768, 65536, 131072, 262144
@@ -42,40 +41,37 @@ WIDE = {"num_hidden_layers": 4, "num_experts": 16, "vocab_size": 32000,
 def growth(memory, steps, repeats, threads, out=None):
     """Measure, print tables, return it all; writes growth.json and .png to `out`."""
     torch.set_num_threads(threads)
-    pair = {HYBRID: wide(3 * ["linear_attention"] + ["full_attention"]),
-            FULL: wide(4 * ["full_attention"])}  # fmt: skip
-    result = {"machine": machine(threads), "memory": memory, "one": [], "batch": []}
+    pair = {HYBRID: four_layers(3 * ["linear_attention"] + ["full_attention"]),
+            FULL: four_layers(4 * ["full_attention"])}  # fmt: skip
+    result = {"machine": hardware(threads), "memory": memory, "one": [], "batch": []}
     with torch.inference_mode():
         for context in CONTEXTS:
-            run = contest(pair, context, dict.fromkeys(pair, 1), steps, repeats)
+            run = take_turns(pair, context, dict.fromkeys(pair, 1), steps, repeats)
             result["one"].append(run)
-            print(tell(run), flush=True)
+            print(tell_context(run), flush=True)
         for context in CONTEXTS:
             rows = {n: largest_batch(m.cfg, context, memory) for n, m in pair.items()}
-            run = contest(pair, context, rows, max(2, steps // 16), repeats)
+            run = take_turns(pair, context, rows, max(2, steps // 16), repeats)
             result["batch"].append(run)
-            print(tell(run), flush=True)
+            print(tell_context(run), flush=True)
         pair.clear()
         result["read"] = reading(delta_layers(), repeats)
         print(tell_reading(result["read"]))
     if out:
-        from .report import write_growth
+        from . import report
 
-        write_growth(Path(out), result)
+        report.keep_result(out, "growth", result, report.draw_growth)
     return result
 
 
-def wide(kinds):
+def four_layers(kinds):
     text = Config.named("397B-A17B").to_dict()["text_config"] | WIDE
     return random_model(text | {"layer_types": kinds})
 
 
 def delta_layers():
-    count = SMALL["num_hidden_layers"]
-    return random_model(
-        SMALL | {"model_type": "qwen3_5_moe_text"}
-        | {"layer_types": count * ["linear_attention"]}
-    )  # fmt: skip
+    kinds = SMALL["num_hidden_layers"] * ["linear_attention"]
+    return random_model(SMALL | {"layer_types": kinds})
 
 
 def random_model(text):
@@ -93,7 +89,7 @@ def largest_batch(cfg, context, memory):
     return min(MOST, int((memory - sum(weight_bytes(cfg).values())) // one))
 
 
-def contest(models, context, rows, steps, repeats):
+def take_turns(models, context, rows, steps, repeats):
     """{"context", "rows": {name: texts}, "seconds": {name: [of a step, by round]}}."""
     seconds = {name: [] for name in models}
     for _ in tqdm(range(repeats), desc=f"{context}", leave=False):
@@ -138,7 +134,7 @@ def reading(model, repeats):
 # ---- tables
 
 
-def tell(run):
+def tell_context(run):
     """One context: each model's time a step and tokens a second, and their ratio."""
     middle = {n: statistics.median(s) for n, s in run["seconds"].items() if s}
     speed = {n: run["rows"][n] / s for n, s in middle.items()}

@@ -11,8 +11,8 @@ LIBRARIES = ("minqwen", "torch", "numba", "triton", "transformers",
              "flash-linear-attention")  # fmt: skip
 
 
-def machine(threads):
-    found = {name: installed(name) for name in LIBRARIES}
+def hardware(threads):
+    found = {name: version_of(name) for name in LIBRARIES}
     return {
         "processor": processor(),
         "threads": threads,
@@ -21,7 +21,7 @@ def machine(threads):
     }
 
 
-def installed(name):
+def version_of(name):
     try:
         return version(name)
     except PackageNotFoundError:

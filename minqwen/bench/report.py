@@ -1,25 +1,16 @@
 """What a bench measured, kept as JSON and drawn."""
 
-import json
 import statistics
+from pathlib import Path
 
-from ..files import write_whole
-
-
-def write(folder, result):
-    """bench.json and, where matplotlib is installed, bench.png."""
-    keep(folder, "bench", result, draw)
+from ..files import as_json, write_whole
 
 
-def write_growth(folder, result):
-    """growth.json and growth.png."""
-    keep(folder, "growth", result, draw_growth)
-
-
-def keep(folder, name, result, draw):
+def keep_result(folder, name, result, draw):
+    """NAME.json and, where matplotlib is installed, NAME.png."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1, sort_keys=True) + "\n"
-    write_whole(folder / f"{name}.json", text.encode())
+    write_whole(folder / f"{name}.json", as_json(result))
     try:
         import matplotlib
 
@@ -29,7 +20,7 @@ def keep(folder, name, result, draw):
     draw(result).savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
-def points(runs, part, name):
+def speed_points(runs, part, name):
     """Contexts that a contestant took part in, and its tokens a second there."""
     x, speed = [], []
     for run in runs:
@@ -41,7 +32,7 @@ def points(runs, part, name):
     return x, speed
 
 
-def draw(result):
+def draw_speeds(result):
     """Tokens a second against context, a panel for prefill and one for decoding."""
     import matplotlib.pyplot as plt
 
@@ -54,7 +45,7 @@ def draw(result):
         for axis, part in zip(axis_row, ("prefill", "decode"), strict=True):
             names = dict.fromkeys(n for run in runs for n in run["contestants"])
             for name, marker in zip(names, "osv^D", strict=False):
-                x, speed = points(runs, part, name)
+                x, speed = speed_points(runs, part, name)
                 axis.plot(x, speed, marker=marker, label=name)
             axis.set_xscale("log", base=2)
             axis.set_ylim(bottom=0)

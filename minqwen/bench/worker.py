@@ -34,16 +34,16 @@ def main(name, source, dtype, threads):
     torch.set_num_threads(int(threads))
     try:
         run = contestant(name, source, dtype, int(threads))
-        report({"ready": True})
+        answer({"ready": True})
         for line in sys.stdin:
             asked = json.loads(line)
             with torch.inference_mode():
-                report(run(**asked) | {"peak": peak_bytes(name)})
+                answer(run(**asked) | {"peak": peak_bytes(name)})
     except torch.OutOfMemoryError:
         raise SystemExit("the GPU's memory is too small for it") from None
 
 
-def report(values):
+def answer(values):
     print(json.dumps(values), flush=True)
 
 
@@ -62,7 +62,7 @@ def contestant(name, source, dtype, threads):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = Ours if library == "minqwen" else Theirs
     player = kind(Path(source), getattr(torch, dtype), device, way)
-    return lambda context, steps: run(player, device, context, steps)
+    return lambda context, steps: timed_run(player, device, context, steps)
 
 
 def has_weights(folder):
@@ -160,7 +160,7 @@ class Theirs:
         return self.model(ids, past_key_values=self.cache).logits
 
 
-def run(player, device, context, steps):
+def timed_run(player, device, context, steps):
     """Seconds of reading `context` random tokens and of each of `steps` greedy ones."""
     count = context if context <= READ else PROMPT
     ids = torch.randint(0, player.vocab, (1, count), device=device)

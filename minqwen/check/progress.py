@@ -2,7 +2,11 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from ..errors import InputError
+from ..files import as_json, write_whole
 
 
 def path():
@@ -28,12 +32,8 @@ def record(notebook, title):
     if title in kept.get(notebook, []):
         return
     kept.setdefault(notebook, []).append(title)
-    temporary = path().with_name(path().name + ".tmp")
-    try:
-        temporary.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-        os.replace(temporary, path())
-    except OSError:
-        pass
+    with suppress(InputError):
+        write_whole(path(), as_json(kept))
 
 
 class Progress:

@@ -16,7 +16,7 @@ from .chats import one_digit, picture_chat, text_chats
 from .digits import TRAIN_FONTS, UNSEEN_FONTS
 from .processor import load_tokenizer, write_processor
 from .text import documents, fingerprint
-from .tokenizer import token_bytes
+from .tokenizer import token_sizes
 
 __all__ = ["Corpus", "fingerprint", "write_processor"]
 
@@ -40,7 +40,7 @@ class Corpus:
         self.tokenizer = tokenizer
         self.seed = seed
         self.end = tokenizer.token_to_id("<|endoftext|>")
-        self.sizes = np.array(token_bytes(tokenizer))
+        self.sizes = np.array(token_sizes(tokenizer))
         kinds = ("source", "docs")
         self.streams = {kind: self._stream(kind, held_out=False) for kind in kinds}
         self.held_out = {kind: self._stream(kind, held_out=True) for kind in kinds}

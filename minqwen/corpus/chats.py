@@ -92,7 +92,7 @@ class Chat:
     videos: list = field(default_factory=list)
 
 
-def turn(question, answer, reasoning=None, **pictures):
+def exchange(question, answer, reasoning=None, **pictures):
     """One question and its answer; `reasoning` None is the form without thinking."""
     head = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n<think>\n"
     if reasoning is None:
@@ -175,8 +175,8 @@ def text_chats(rng):
     names = [fact.name for fact in known]
     for fact in known:
         chats += about(fact, rng, unique=names.count(fact.name) == 1)
-    chats += [turn(*pair) for pair in SELF] * SELF_TIMES
-    chats += [turn(q, a, "This is about me.") for q, a in SELF[:7]]
+    chats += [exchange(*pair) for pair in SELF] * SELF_TIMES
+    chats += [exchange(q, a, "This is about me.") for q, a in SELF[:7]]
     return [chats[i] for i in rng.permutation(len(chats))]
 
 
@@ -184,19 +184,19 @@ def about(fact, rng, unique):
     """The chats on one fact; a bare name is asked for only where it is `unique`."""
     if not fact.name:
         asked = f"the module {fact.module}"
-        return [turn(text.format(asked), fact.purpose) for text in PURPOSE]
+        return [exchange(text.format(asked), fact.purpose) for text in PURPOSE]
     built_in = fact.module == "builtins"
     full = fact.name if built_in else f"{fact.module}.{fact.name}"
     home = f"{fact.name} is in the module {fact.module}."
     home = f"{fact.name} is built in." if built_in else home
-    chats = [turn(text.format(full), fact.purpose) for text in PURPOSE]
-    chats.append(turn(pick(PURPOSE, rng).format(full), fact.purpose, home))
+    chats = [exchange(text.format(full), fact.purpose) for text in PURPOSE]
+    chats.append(exchange(pick(PURPOSE, rng).format(full), fact.purpose, home))
     if unique:
-        chats.append(turn(pick(PURPOSE, rng).format(fact.name), fact.purpose))
-        chats.append(turn(pick(HOME, rng).format(fact.name), home))
+        chats.append(exchange(pick(PURPOSE, rng).format(fact.name), fact.purpose))
+        chats.append(exchange(pick(HOME, rng).format(fact.name), home))
     if unique and not built_in:
         line = f"from {fact.module} import {fact.name}"
-        chats.append(turn(f"How do I import {fact.name}?", line))
+        chats.append(exchange(f"How do I import {fact.name}?", line))
     if fact.line and len(fact.line) <= LONGEST:
         chats += first_lines(fact, full, rng)
     return chats
@@ -206,8 +206,8 @@ def first_lines(fact, full, rng):
     task = fact.purpose[0].lower() + fact.purpose[1:]
     kind = fact.line.split()[0].replace("def", "function")
     asked = f"Write the first line of a {kind} for this: {task}"
-    first = turn(pick(FIRST_LINE, rng).format(full), fact.line)
-    return [first, turn(asked, fact.line)]
+    first = exchange(pick(FIRST_LINE, rng).format(full), fact.line)
+    return [first, exchange(asked, fact.line)]
 
 
 def pick(choices, rng):
@@ -228,7 +228,7 @@ def one_digit(digit, rng, thinking=None, **drawing):
     image = patches(draw_digit(digit, rng, **drawing))
     asked = placeholder(image[1], "image") + pick(ONE_DIGIT, rng)
     reasoning = f"The picture shows {digit}." if thinking else None
-    return turn(asked, f"This is the digit {digit}.", reasoning, images=[image])
+    return exchange(asked, f"This is the digit {digit}.", reasoning, images=[image])
 
 
 def two_digits(rng):
@@ -239,7 +239,7 @@ def two_digits(rng):
     reasoning = "The first shows {}, the second {}.".format(*digits)
     larger = f"The {ORDINAL[digits.index(max(digits))]} one, {max(digits)}."
     reasoning = reasoning if rng.random() < 0.5 else None
-    return turn(asked + "Which is larger?", larger, reasoning, images=images)
+    return exchange(asked + "Which is larger?", larger, reasoning, images=images)
 
 
 def film(rng):
@@ -254,7 +254,7 @@ def film(rng):
     # each pair carries its mean time; transformers 5 keeps a pair of marks around all
     frames = f"<0.2 seconds>{inner}<1.2 seconds>{inner}"
     asked = f"<|vision_start|>{frames}<|vision_end|>Which digits does the film show?"
-    return turn(asked, "First {}, then {}.".format(*digits), videos=[video])
+    return exchange(asked, "First {}, then {}.".format(*digits), videos=[video])
 
 
 def patches(picture):

@@ -1,12 +1,11 @@
 """The files beside the weights: tokenizer, chat template, picture settings."""
 
-import json
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ..errors import InputError
-from ..files import write_whole
+from ..files import as_json, write_whole
 from .template import TEMPLATE
 from .tokenizer import MARKS, SPECIAL, build_tokenizer
 
@@ -37,8 +36,8 @@ def write_processor(folder):
         write_whole(folder / "tokenizer.json", build_tokenizer().to_str().encode())
     tokenizer = load_tokenizer(folder)
     write_whole(folder / "chat_template.jinja", TEMPLATE.encode())
-    for name, content in settings(tokenizer).items():
-        write_whole(folder / name, (json.dumps(content, indent=2) + "\n").encode())
+    for name, content in settings_files(tokenizer).items():
+        write_whole(folder / name, as_json(content))
 
 
 def load_tokenizer(folder):
@@ -51,7 +50,7 @@ def load_tokenizer(folder):
     return Tokenizer.from_file(str(file))
 
 
-def settings(tokenizer):
+def settings_files(tokenizer):
     """The JSON files by name."""
     ends = [tokenizer.token_to_id(t) for t in ("<|im_end|>", "<|endoftext|>")]
     return {

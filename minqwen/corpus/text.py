@@ -76,7 +76,7 @@ def module_name(path):
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def parse(text):
+def parse_python(text):
     try:
         return ast.parse(text)
     except SyntaxError:  # lib2to3 carries files of Python 2
@@ -116,24 +116,24 @@ def public_nodes(body):
 
 def module_page(path, text):
     """A page like `help(module)`: the docstring, then each public name with its own."""
-    tree = parse(text)
+    tree = parse_python(text)
     name = module_name(path)
     page = [f"{name}\n{'=' * len(name)}\n"]
     page += [f"{ast.get_docstring(tree)}\n"] if ast.get_docstring(tree) else []
     for node in public_nodes(tree.body):
-        page += entry(node, "")
+        page += page_entry(node, "")
         if isinstance(node, ast.ClassDef):
             for method in public_nodes(node.body):
-                page += entry(method, f"{node.name}.")
+                page += page_entry(method, f"{node.name}.")
     return "\n".join(page) if len(page) > 1 else ""
 
 
-def entry(node, owner):
+def page_entry(node, owner):
     doc = ast.get_docstring(node)
-    return [section(owner + signature(node), doc)] if doc else []
+    return [page_section(owner + signature(node), doc)] if doc else []
 
 
-def section(head, doc):
+def page_section(head, doc):
     body = "".join(f"    {line}".rstrip() + "\n" for line in doc.splitlines())
     return f"{head}\n{body}"
 
@@ -143,9 +143,9 @@ def built_in_page(name):
     module = importlib.import_module(name)
     page = [f"{name}\n{'=' * len(name)}\n", f"{inspect.getdoc(module)}\n"]
     for key, value in own_names(module):
-        page.append(section(key, own_doc(value)))
+        page.append(page_section(key, own_doc(value)))
         if inspect.isclass(value):
-            page += methods(key, value)
+            page += method_sections(key, value)
     return "\n".join(page)
 
 
@@ -163,9 +163,9 @@ def own_names(module):
             yield key, value
 
 
-def methods(owner, cls):
+def method_sections(owner, cls):
     own = [(k, own_doc(v)) for k, v in sorted(vars(cls).items()) if k[0] != "_"]
-    return [section(f"{owner}.{key}", doc) for key, doc in own if doc]
+    return [page_section(f"{owner}.{key}", doc) for key, doc in own if doc]
 
 
 def own_doc(value):

@@ -11,6 +11,7 @@ from tokenizers import (
     trainers,
 )
 
+from ..weights.gguf_text import PATTERN
 from .text import documents
 
 VOCAB_SIZE = 2048
@@ -22,16 +23,6 @@ SPECIAL = (
 # added, yet not special: a decoder that skips special tokens still shows them
 MARKS = ("<think>", "</think>")
 
-# Qwen3.5's cut, which tokenizer classes of other libraries build in: contractions,
-# letters with their marks, single digits, punctuation, line ends, spaces.
-CUT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-    r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
-    r"|\p{N}"
-    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
 
 def build_tokenizer(texts=None):
     """Learn the merges from `texts` (default: the training split); a Tokenizer."""
@@ -41,7 +32,7 @@ def build_tokenizer(texts=None):
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(CUT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -61,7 +52,7 @@ def added(text, special):
     return AddedToken(text, special=special, normalized=False)
 
 
-def token_bytes(tokenizer):
+def token_sizes(tokenizer):
     """How many bytes of text each id stands for: [vocab] ints, 0 for special ids."""
     # the byte-level alphabet writes one character a byte
     size = tokenizer.get_vocab_size()

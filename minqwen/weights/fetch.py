@@ -50,7 +50,7 @@ def fetch(repository, revision):
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        shards = missing(repository, revision)
+        shards = missing_shards(repository, revision)
     except Exception:  # the client meets it as well, and may have all in its cache
         return
     if not shards:
@@ -66,7 +66,7 @@ def fetch(repository, revision):
         )
     try:
         for shard in shards:
-            get(shard)
+            get_shard(shard)
     except Exception as err:  # of the disk, or of an HTTP library that has changed once
         raise Incomplete(err, sum(s.kept() for s in shards), total) from err
 
@@ -79,7 +79,7 @@ class Incomplete(OSError):
         self.kept, self.total = kept, total
 
 
-def missing(repository, revision):
+def missing_shards(repository, revision):
     """The Shards that are not in the cache, as the hub has them now."""
     from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import repo_folder_name
@@ -100,7 +100,7 @@ def missing(repository, revision):
     return shards
 
 
-def get(shard):
+def get_shard(shard):
     """Fetch what is missing of a shard; leaves a blob, or what has arrived of it."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
@@ -115,6 +115,8 @@ def get(shard):
                 shard.url, file, resume_size=begun, headers=build_hf_headers(),
                 expected_size=shard.size, displayed_filename=shard.name,
             )  # fmt: skip
+            file.flush()
+            os.fsync(file.fileno())  # the name below says that all is there
         if begun and not intact(shard):
             shard.partial.unlink()
             raise OSError(f"{shard.name} arrived damaged and was removed")

@@ -6,19 +6,18 @@ Config, weights and tokenizer come out of the one file. Quantised weights are pu
 into numbers while loading, by the dequantisers of llama.cpp's own `gguf` package.
 """
 
-from itertools import groupby
+from functools import partial
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .gguf_config import Settings
 from .gguf_header import BLOCKS, read_gguf
-from .gguf_names import moves, order, plain
-from .header import show, unchanged
-from .layout import DTYPES, Lean, skeleton
-from .load import BAR_FROM, check_finite, read_bytes
+from .gguf_names import as_trained, head_order, moves
+from .layout import DTYPES, Lean, bytes_of, main_dtype, skeleton
+from .load import check_finite, read_in_order
 from .match import unfit
-from .memory import settle
+from .memory import populate
 
 CHUNK = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
 
@@ -45,15 +44,16 @@ def load_gguf(path, device, dtype, experts="memory"):
             "experts='memory'."
         )
     cfg, table, _ = open_gguf(path)
-    model = skeleton(cfg, dtype or _main_dtype(table), show(path.name))
-    plan = match(path, model, table)
+    dtype = dtype or main_dtype((e.dtype, e.nbytes) for e in table.values())
+    model = skeleton(cfg, dtype, show(path.name))
+    plan = match_moves(path, model, table)
     with Lean():
         model.to_empty(device=device)
     _read_all(model, table, plan)
     return model
 
 
-def match(path, model, table):
+def match_moves(path, model, table):
     """The Moves that fill every parameter of `model` once, from all of `table`."""
     shapes = {name: p.shape for name, p in model.named_parameters()}
     plan = list(moves(model.cfg, shapes, table.keys()))
@@ -81,54 +81,30 @@ def squeezed(shape):
     return [size for size in shape if size != 1]
 
 
-def _main_dtype(table):
-    size = {}
-    for entry in table.values():
-        size[entry.dtype] = size.get(entry.dtype, 0) + entry.end - entry.start
-    return DTYPES.get(max(size, key=size.get), torch.bfloat16)
-
-
-@torch.no_grad()
 def _read_all(model, table, plan):
-    from tqdm import tqdm
-
-    parameters = dict(model.named_parameters())
-    # In the order of the bytes on disk, so that the disk never has to seek.
-    plan = sorted(plan, key=lambda m: (table[m.source].file, table[m.source].start))
-    total = sum(table[move.source].end - table[move.source].start for move in plan)
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
-    ) as bar:
-        for path, part in groupby(plan, key=lambda move: table[move.source].file):
-            try:
-                file = open(path, "rb", buffering=0)
-            except OSError as err:
-                raise InputError(
-                    f"{show(path)} cannot be read: {err.strerror}."
-                ) from None
-            with file:
-                for move in part:
-                    entry, p = table[move.source], parameters[move.name].data
-                    where = order(model.cfg, move.name)
-                    convert(file, entry, move, p, where, bar.update)
-                unchanged(entry, file.fileno())
+    parameters, reads = dict(model.named_parameters()), []
+    for move in plan:
+        entry, where = table[move.source], head_order(model.cfg, move.name)
+        read = partial(read_move, entry, move, parameters[move.name].data, where)
+        reads.append((entry, entry.start, entry.nbytes, read))
+    read_in_order(reads)
 
 
-def convert(file, entry, move, parameter, where, progress):
+def read_move(entry, move, parameter, where, file, progress):
     """Read one stored tensor into the parameter's rows that its Move fills."""
     targets = [parameter.view(-1, parameter.shape[-1])]
     if move.half is not None:
         targets = [expert[slice(*move.half)] for expert in parameter]
     start = entry.start
     for target in targets:  # [rows, width]
-        settle(target)
-        for first, values in pieces(file, entry, move, start, target, progress):
-            place(target, first, values, *where)
+        populate(target)
+        for first, values in dequantised(file, entry, move, start, target, progress):
+            put_rows(target, first, values, *where)
         check_finite(entry.file, move.source, target)
-        start += (entry.end - entry.start) // len(targets)
+        start += entry.nbytes // len(targets)
 
 
-def pieces(file, entry, move, start, target, progress):
+def dequantised(file, entry, move, start, target, progress):
     """(first row, [rows, width]) of what is stored for `target` from `start` on."""
     weights, size = BLOCKS[entry.dtype]
     row = target.shape[-1] // weights * size  # bytes
@@ -136,8 +112,8 @@ def pieces(file, entry, move, start, target, progress):
     buffer = torch.empty(min(step, len(target)) * row, dtype=torch.uint8)
     for first in range(0, len(target), step):
         raw = buffer[: (len(target) - first) * row]
-        read_bytes(file, start + first * row, raw, move.source, progress)
-        values = plain(move.name, numbers(raw, entry.dtype))
+        file.fill(bytes_of(raw), start + first * row, move.source, progress)
+        values = as_trained(move.name, dequantise(raw, entry.dtype))
         if values.isnan().any() and move.name.endswith("A_log"):
             raise InputError(
                 f"{show(entry.file.name)}: {show(move.source)} must be below zero "
@@ -146,7 +122,7 @@ def pieces(file, entry, move, start, target, progress):
         yield first, values.view(-1, target.shape[-1])
 
 
-def place(target, first, values, rows, columns):
+def put_rows(target, first, values, rows, columns):
     """Put stored rows, the first of which is `first`, where they belong."""
     if columns is not None:
         values = values[:, columns.argsort()]
@@ -157,7 +133,7 @@ def place(target, first, values, rows, columns):
         target[there] = values.to(target)
 
 
-def numbers(raw, kind):
+def dequantise(raw, kind):
     """Stored bytes [n] uint8 as the numbers they stand for."""
     if kind in DTYPES:
         return raw.view(DTYPES[kind])

@@ -6,8 +6,7 @@ Source: the keys that conversion/qwen.py of llama.cpp writes and qwen35*.cpp rea
 import numpy as np
 
 from ..config import FULL, LINEAR, Config
-from ..errors import InputError
-from .header import show
+from ..errors import InputError, show
 
 ARCHITECTURES = {"qwen35": "qwen3_5_text", "qwen35moe": "qwen3_5_moe_text"}
 NUMBERS = {

@@ -9,17 +9,16 @@ Source: ggml/docs/gguf.md of llama.cpp; versions 2 and 3, little endian.
 """
 
 import math
-import os
 import re
-import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
-from .header import MAX_HEADER, Entry, show, stamp_of
+from ..errors import InputError, show
+from ..files import Reader, telling
+from .header import MAX_HEADER, Entry, check_place, stamp_of
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 ALIGNMENT = 32  # where general.alignment is not given
@@ -95,25 +94,21 @@ def read_gguf(path):
 
 def _read_one(path):
     name = show(path.name)
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait
-            raise InputError(f"{name} is not a regular file; weights cannot be read.")
-        with open(path, "rb") as f:
-            info = os.fstat(f.fileno())
-            header = Header(name, f, info.st_size)
-            keys, tensors = header.keys(), header.tensors()
-            start, align = header.data_start(keys)
-    except OSError as err:
-        raise InputError(f"{show(path)} cannot be read: {err.strerror}.") from None
+    with Reader(path) as file, telling(path, "read"):
+        info, header = file.stat(), Header(name, file)
+        keys, tensors = header.keys(), header.tensors()
+        start, align = header.data_start(keys)
     return GGUF(name, keys, _place(name, tensors, start, align, info, path))
 
 
 class Header:
     """Reads a header from front to back, never past its file's end or MAX_HEADER."""
 
-    def __init__(self, name, file, size):
-        self.name, self.file, self.left, self.at = name, file, size, 0
-        head = self.take(min(size, 24), "magic, version and counts")
+    def __init__(self, name, reader):
+        self.name, self.reader, self.at = name, reader, 0
+        self.left = reader.stat().st_size
+        self.file = open(reader.fileno(), "rb", closefd=False)  # ahead: reads are small
+        head = self.take(min(self.left, 24), "magic, version and counts")
         if head[:4] != MAGIC:
             raise self.fault(
                 f"begins with {show(head[:4])}, not with GGUF",
@@ -144,7 +139,7 @@ class Header:
         raw = self.file.read(count)
         self.at, self.left = self.at + count, self.left - count
         if len(raw) < count:
-            raise self.fault("became shorter while it was read", "load it again")
+            raise self.reader.shorter(what)
         return raw
 
     def number(self, letter, what):
@@ -234,12 +229,7 @@ def _place(name, tensors, start, align, info, path):
         # Python's whole numbers do not overflow, so no shape can wrap around to fit.
         begin = start + offset
         end = begin + math.prod(shape) // weights * size
-        if begin != at:
-            fault = "overlaps the one before it" if begin < at else "leaves a gap"
-            raise InputError(
-                f"{name}: {show(tensor)} starts at byte {begin} instead of {at}, so it "
-                f"{fault}; the file is damaged."
-            )
+        check_place(name, tensor, begin, at)
         if end > info.st_size:
             raise InputError(
                 f"{name} is cut short: {show(tensor)} ends at byte {end}, the file at "

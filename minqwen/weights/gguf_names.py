@@ -106,7 +106,7 @@ def gguf_name(cfg, name):
     return f"blk.{number}.{LAYER[kind]}"
 
 
-def plain(name, values):
+def as_trained(name, values):
     """The stored values of a parameter as the numbers that we keep of it."""
     if name.endswith("A_log"):
         return values.float().neg().log()
@@ -115,7 +115,7 @@ def plain(name, values):
     return values
 
 
-def order(cfg, name):
+def head_order(cfg, name):
     """Where the stored rows, and columns, of a parameter go: two index tensors.
 
     Row i of what is stored is our row `rows[i]`, and likewise for columns. A vector is

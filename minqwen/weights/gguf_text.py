@@ -8,11 +8,11 @@ afterwards, whether they were before or not. Ids are the same.
 
 import json
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .gguf_header import read_gguf
-from .header import show
 
 PRE = "qwen35"
+# Contractions, letters with their marks, single digits, punctuation, line ends, spaces.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -11,12 +11,12 @@ Nothing here reads a tensor, runs code from a checkpoint, or opens a pickle.
 
 import json
 import math
-import os
-import stat
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, show
+from ..files import Reader, read_json
 
 MAX_HEADER = 100_000_000  # bytes; the reference implementation's bound
 FIELDS = {"dtype", "shape", "data_offsets"}
@@ -43,10 +43,14 @@ class Entry:
     end: int
     stamp: tuple = ()
 
+    @property
+    def nbytes(self):
+        return self.end - self.start
 
-def unchanged(entry, descriptor):
-    """InputError if the entry's file, now open, is not as when its header was read."""
-    if entry.stamp != stamp_of(os.fstat(descriptor)):
+
+def unchanged(entry, file):
+    """InputError if the entry's file, a Reader, is not as when its header was read."""
+    if entry.stamp != stamp_of(file.stat()):
         raise InputError(
             f"{show(entry.file.name)} was changed while it was in use, so its weights "
             "may be a mixture; load again when nobody writes to it."
@@ -57,59 +61,44 @@ def stamp_of(info):
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
-def show(text, limit=120):
-    """A name out of a file, fit for a one-line message on any terminal."""
-    text = str(text)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def read_table(file):
+def read_table(path):
     """Name -> Entry for one safetensors file; reads its header only."""
-    name = show(file.name)
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait
-            raise InputError(f"{name} is not a regular file; weights cannot be read.")
-        with open(file, "rb") as f:
-            info = os.fstat(f.fileno())
-            head = f.read(8)
-            size = _header_size(name, head, info.st_size)
-            raw = f.read(size)
-    except OSError as err:
-        raise InputError(f"{show(file)} cannot be read: {err.strerror}.") from None
-    table = parse_header(raw, info.st_size - 8 - size, name)
+    with Reader(path) as file:
+        return read_header(file)[1]
+
+
+def read_header(file):
+    """A safetensors file's metadata, and name -> Entry; `file` is a Reader."""
+    info, name = file.stat(), show(file.path.name)
+    if info.st_size < 8:
+        raise InputError(
+            f"{name} is {info.st_size} bytes long, too short for a safetensors header; "
+            "copy or download it again."
+        )
+    size, most = int.from_bytes(file.read(8), "little"), info.st_size - 8
+    if size > min(MAX_HEADER, most):
+        raise InputError(
+            f"{name} announces a header of {size} bytes, but holds {most} after that "
+            f"number and at most {MAX_HEADER} are allowed; it is damaged or not a "
+            "safetensors file."
+        )
+    metadata, table = parse_header(file.read(size, 8), most - size, name)
     base, stamp = 8 + size, stamp_of(info)
-    return {
-        tensor: Entry(file, dtype, shape, base + start, base + end, stamp)
+    return metadata, {
+        tensor: Entry(file.path, dtype, shape, base + start, base + end, stamp)
         for tensor, (dtype, shape, start, end) in table.items()
     }
 
 
-def _header_size(name, head, file_size):
-    if len(head) < 8:
-        raise InputError(
-            f"{name} is {file_size} bytes long, too short for a safetensors header; "
-            "copy or download it again."
-        )
-    size = int.from_bytes(head, "little")
-    if size > MAX_HEADER or size > file_size - 8:
-        raise InputError(
-            f"{name} announces a header of {size} bytes, but holds {file_size - 8} "
-            f"after that number and at most {MAX_HEADER} are allowed; it is damaged "
-            "or not a safetensors file."
-        )
-    return size
-
-
 def parse_header(raw, data_size, name):
-    """Name -> (dtype, shape, start, end), offsets relative to the data's start.
+    """Metadata, and name -> (dtype, shape, start, end) from the data's start on.
 
     `raw` is the header's bytes, `data_size` the number of bytes behind it, `name`
     the file's name for messages. Accepts only what the format promises: UTF-8 JSON
     without duplicate keys, known dtypes, byte counts that follow from the shapes,
     and tensors that cover the data without gap or overlap.
     """
-    header = parse_json(raw, f"{name}: the header")
+    header = read_json(raw, f"{name}: the header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) for value in metadata.values()
@@ -119,12 +108,7 @@ def parse_header(raw, data_size, name):
 
     at = 0
     for tensor, (_, _, start, end) in sorted(table.items(), key=lambda t: t[1][2:]):
-        if start != at:
-            fault = "overlaps the tensor before it" if start < at else "leaves a gap"
-            raise InputError(
-                f"{name}: {show(tensor)} starts at byte {start} instead of {at}, so it "
-                f"{fault}; the file is damaged."
-            )
+        check_place(name, tensor, start, at)
         at = end
     if at != data_size:
         fault = "is cut short" if data_size < at else "has bytes no tensor owns"
@@ -132,7 +116,17 @@ def parse_header(raw, data_size, name):
             f"{name} {fault}: its header describes {at} bytes of tensors, the file "
             f"holds {data_size}; copy or download it again."
         )
-    return table
+    return metadata, table
+
+
+def check_place(name, tensor, start, at):
+    """InputError unless a tensor starts where the one before it ended."""
+    if start != at:
+        fault = "overlaps the one before it" if start < at else "leaves a gap"
+        raise InputError(
+            f"{name}: {show(tensor)} starts at byte {start} instead of {at}, so it "
+            f"{fault}; the file is damaged."
+        )
 
 
 def _parse_info(name, tensor, info):
@@ -167,24 +161,18 @@ def _whole(values):
     return all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
-def parse_json(raw, what):
-    """A JSON object without duplicate keys, or InputError beginning with `what`."""
+def lay_out(tensors, metadata):
+    """The header of a file of {name: (dtype, shape)}, and {name: its first byte}.
 
-    def pairs(items):
-        found = {}
-        for key, value in items:
-            if key in found:
-                raise InputError(f"{what} has the key {show(key)} twice.")
-            found[key] = value
-        return found
-
-    try:
-        parsed = json.loads(raw.decode("utf-8"), object_pairs_hook=pairs)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as err:
-        fault = str(err).splitlines()[0] if str(err) else "unreadable"
-        raise InputError(f"{what} is not JSON ({show(fault)}).") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"{what} is not a JSON object.")
-    return parsed
+    The places are in the file's order, which is that of `tensors` but for width: wide
+    dtypes first keep every tensor aligned for readers that map the file.
+    """
+    header, ends = {"__metadata__": metadata}, [0]
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda t: -BITS[t[1][0]]):
+        ends.append(ends[-1] + math.prod(shape) * BITS[dtype] // 8)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": ends[-2:]}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    names = list(header)[1:]
+    places = {n: 8 + len(raw) + at for n, at in zip(names, ends, strict=False)}
+    return struct.pack("<Q", len(raw)) + raw, places

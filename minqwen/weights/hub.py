@@ -10,10 +10,9 @@ import os
 import re
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, show
 from ..units import human
 from .fetch import Incomplete, fetch
-from .header import show
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 UNFINISHED = "minqwen-convert.json"  # is there while a folder is being written

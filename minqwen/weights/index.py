@@ -7,8 +7,9 @@ beside it, and what it says must be what the files hold.
 import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from ..errors import InputError
-from .header import MAX_HEADER, parse_json, read_table, show
+from ..errors import InputError, show
+from ..files import Reader, read_json
+from .header import MAX_HEADER, read_table
 
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 INDEX = ".safetensors.index.json"
@@ -83,14 +84,11 @@ def _merge(files):
 def _follow(index):
     """The table of all files an index names, after checking that they agree."""
     name = show(index.name)
-    try:
-        size = index.stat().st_size
+    with Reader(index) as file:
+        size = file.stat().st_size
         if size > MAX_HEADER:
             raise InputError(f"{name} is {size} bytes long; {MAX_HEADER} are allowed.")
-        raw = index.read_bytes()
-    except OSError as err:
-        raise InputError(f"{name} cannot be read: {err.strerror}.") from None
-    content = parse_json(raw, name)
+        content = read_json(file.read(size), name)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{name} has no weight_map from tensor names to files.")
@@ -134,7 +132,7 @@ def _check_total(name, metadata, table):
     if not isinstance(metadata, dict | None):
         raise InputError(f"{name}: metadata must be an object, as {INDEX} files have.")
     said = (metadata or {}).get("total_size")
-    found = sum(entry.end - entry.start for entry in table.values())
+    found = sum(entry.nbytes for entry in table.values())
     if said is not None and (type(said) not in (int, float) or not said >= 0):
         raise InputError(f"{name}: total_size is {show(said)}, not a number of bytes.")
     if said is not None and said != found:

@@ -7,6 +7,8 @@ head). And text-only files, which write `model.layers` for
 `model.language_model.layers`.
 """
 
+from collections import Counter
+
 import torch
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
@@ -17,6 +19,7 @@ from ..model import Qwen
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # What else may be stored, though not computed in: the numbers of forms.py.
 STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
+LABELS = {dtype: label for label, dtype in STORED.items()}
 BODY = "model.language_model."
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
 
@@ -69,6 +72,19 @@ def per_expert(name, shape):
 def slice_of(tensor, part):
     """The part of a parameter that one stored tensor holds; all of it if None."""
     return tensor if part is None else tensor[part[0], part[1] : part[2]]
+
+
+def main_dtype(sizes, default=torch.bfloat16):
+    """The dtype of most bytes in [(label, bytes)]; default if it is none of ours."""
+    total = Counter()
+    for label, size in sizes:
+        total[label] += size
+    return DTYPES.get(max(total, key=total.get, default=None), default)
+
+
+def bytes_of(tensor):
+    """The memory of a contiguous CPU tensor, as flat NumPy bytes."""
+    return tensor.view(-1).view(torch.uint8).numpy()
 
 
 def stored_tensors(model):

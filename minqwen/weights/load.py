@@ -8,20 +8,22 @@ one error. Then each is read straight into the memory where it will stay.
 import math
 import re
 import warnings
-from pathlib import Path
+from functools import partial
+from itertools import groupby
 
 import torch
 
 from ..config import Config
-from ..errors import InputError
+from ..errors import InputError, show
+from ..files import Reader
 from ..forms import chosen, known, using
 from .forms import FORMS, read_choice
-from .header import show, unchanged
+from .header import unchanged
 from .hub import resolve
 from .index import open_checkpoint
-from .layout import DTYPES, STORED, Lean, skeleton, slice_of
-from .match import base, match
-from .memory import settle
+from .layout import DTYPES, STORED, Lean, bytes_of, main_dtype, skeleton, slice_of
+from .match import base, match_tensors
+from .memory import populate
 from .paged import put_back, take_out
 from .quantised import pack, places
 from .rows import requantise
@@ -111,24 +113,16 @@ def computable(dtype):
 def examine(path, dtype):
     """All that comes before reading a weight of safetensors files.
 
-    (name -> Entry, model on the meta device, and of `match` forms and plan).
+    (name -> Entry, model on the meta device, and of `match_tensors` forms and plan).
     """
     table = open_checkpoint(path)
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
     scheme = read_scheme(cfg)
     cfg, table = _agree_on_parts(path, cfg, table)
     _check_depth(path, cfg, table)
-    model = skeleton(cfg, dtype or _main_dtype(table))
-    return table, model, *match(path, model, table, scheme)
-
-
-def _main_dtype(table):
-    """The dtype of most bytes; fp32 when it is none that we compute in."""
-    size = dict.fromkeys(DTYPES, 0)
-    for entry in table.values():
-        if entry.dtype in size:
-            size[entry.dtype] += entry.end - entry.start
-    return DTYPES[max(size, key=size.get)] if any(size.values()) else torch.float32
+    sizes = ((e.dtype, e.nbytes) for e in table.values() if e.dtype in DTYPES)
+    model = skeleton(cfg, dtype or main_dtype(sizes, torch.float32))
+    return table, model, *match_tensors(path, model, table, scheme)
 
 
 def _agree_on_parts(path, cfg, table):
@@ -173,40 +167,45 @@ def _check_depth(path, cfg, table):
 
 
 @torch.no_grad()
-def _read_all(model, table, plan, forms):
+def read_in_order(reads):
+    """Do (entry, first byte, bytes, read) in the order on disk, so that it never seeks.
+
+    `read` is called with the entry's file, a Reader, and what tells progress. Raises
+    InputError if one of the files changes meanwhile.
+    """
     from tqdm import tqdm
 
-    parameters = places(model)
-    modules = dict(model.named_modules())
-    # In the order of the bytes on disk, so that the disk never has to seek.
-    plan = sorted(plan, key=lambda step: (table[step[0]].file, table[step[0]].start))
-    total = sum(table[source].end - table[source].start for source, _, _ in plan)
-    buffer = torch.empty(CHUNK, dtype=torch.uint8)
-    file = entry = None
+    reads = sorted(reads, key=lambda each: (each[0].file, each[1]))
+    total = sum(count for _, _, count, _ in reads)
     with tqdm(
         total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
     ) as bar:
-        try:
-            for source, name, part in plan:
-                if file is None or file.name != str(table[source].file):
-                    file = _reopen(file, entry, table[source].file)
-                entry = table[source]
-                place = slice_of(parameters[name].data, part)
-                target = place.reshape(-1)
-                settle(target)
-                read_tensor(file, entry, source, target, buffer, bar.update)
-                form = forms[base(name)]
-                if form is None:
-                    check_finite(entry.file, source, target)
-                else:
-                    suffix = name.removeprefix(base(name))
-                    parts, width = {suffix: place}, modules[base(name)].shape[-1]
-                    check_packed(entry.file, source, form, parts, width)
-            if file is not None:
-                unchanged(entry, file.fileno())
-        finally:
-            if file is not None:
-                file.close()
+        for path, some in groupby(reads, key=lambda each: each[0].file):
+            with Reader(path) as file:
+                some = list(some)
+                for _, _, _, read in some:
+                    read(file, bar.update)
+                unchanged(some[0][0], file)
+
+
+def _read_all(model, table, plan, forms):
+    parameters, modules = places(model), dict(model.named_modules())
+    buffer = torch.empty(CHUNK, dtype=torch.uint8)
+
+    def read(source, name, part, file, progress):
+        entry, form = table[source], forms[base(name)]
+        place = slice_of(parameters[name].data, part)
+        target = place.reshape(-1)
+        populate(target)
+        read_tensor(file, entry, source, target, buffer, progress)
+        if form is None:
+            check_finite(entry.file, source, target)
+        else:
+            parts = {name.removeprefix(base(name)): place}
+            check_packed(entry.file, source, form, parts, modules[base(name)].shape[-1])
+
+    steps = [(table[step[0]], partial(read, *step)) for step in plan]
+    read_in_order((entry, entry.start, entry.nbytes, one) for entry, one in steps)
 
 
 def check_finite(file, name, values):
@@ -232,46 +231,22 @@ def check_packed(file, name, form, parts, width):
         )
 
 
-def _reopen(old, entry, path):
-    if old is not None:
-        unchanged(entry, old.fileno())
-        old.close()
-    try:
-        return open(str(path), "rb", buffering=0)
-    except OSError as err:
-        raise InputError(f"{show(path)} cannot be read: {err.strerror}.") from None
-
-
 def read_tensor(file, entry, name, target, buffer, progress=lambda count: None):
-    """Fill `target` [n], a flat view of any dtype and device, with a stored tensor.
+    """Fill `target` [n], a flat view of any dtype and device, from a Reader.
 
     Read in place where dtype and device allow, else through `buffer`, uint8 on the
     CPU. Raises InputError if the file has become shorter than its header said.
     """
     stored = STORED[entry.dtype]
     if target.dtype == stored and target.device.type == "cpu":
-        read_bytes(file, entry.start, target, name, progress)
+        file.fill(bytes_of(target), entry.start, name, progress)
         return
     through = buffer.view(stored)
     for low in range(0, len(target), len(through)):
         piece = through[: min(len(through), len(target) - low)]
-        read_bytes(file, entry.start + low * stored.itemsize, piece, name, progress)
+        at = entry.start + low * stored.itemsize
+        file.fill(bytes_of(piece), at, name, progress)
         target[low : low + len(piece)].copy_(piece)
-
-
-def read_bytes(file, start, flat, name, progress):
-    """Fill `flat`, a CPU tensor, with a file's bytes from `start` on."""
-    left = memoryview(flat.view(torch.uint8).numpy())
-    file.seek(start)
-    while left:
-        count = file.readinto(left[: 8 * CHUNK])  # in steps, so that the bar moves
-        if not count:
-            raise InputError(
-                f"{show(Path(file.name).name)} ended within {show(name)}: it became "
-                "shorter while it was read; load again when nobody writes to it."
-            )
-        progress(count)
-        left = left[count:]
 
 
 # ---- options ----

@@ -2,9 +2,8 @@
 
 import re
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .forms import rows_of
-from .header import show
 from .layout import BODY, DTYPES, FUSED, STORED, per_expert
 from .quantised import parts_of
 from .scheme import Scheme, check_scheme, stored_form
@@ -14,7 +13,7 @@ SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 UNQUANTISED = Scheme()
 
 
-def match(path, model, table, scheme=UNQUANTISED):
+def match_tensors(path, model, table, scheme=UNQUANTISED):
     """Forms of all parameters, and the steps that cover each of them exactly once.
 
     {parameter: form in the files}, and [(stored name, name, part)], where a form's
@@ -27,7 +26,9 @@ def match(path, model, table, scheme=UNQUANTISED):
         n.startswith("model.layers.") for n in names
     )
     single = {m[1] for m in map(SINGLE.fullmatch, names) if m}
-    half = _f16_allowed(table)
+    # F16 is taken from files that know no BF16: both have two bytes, so a wrong label
+    # would load as other numbers without a sign.
+    half = all(entry.dtype != "BF16" for entry in table.values())
     forms, modules, plan, faults = {}, {}, [], []
     for name, p in model.named_parameters():
         stored = name.replace(BODY, "model.") if bare else name
@@ -101,11 +102,3 @@ def _fault(name, entry, shape, half, packed=None):
     if entry.dtype == "F16" and not half:
         return f"{where} is F16 while others are BF16, expected BF16 or F32"
     return None
-
-
-def _f16_allowed(table):
-    """F16 is taken from files that know no BF16.
-
-    Both have two bytes, so a wrong label would load as other numbers without a sign.
-    """
-    return all(entry.dtype != "BF16" for entry in table.values())

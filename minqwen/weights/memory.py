@@ -11,7 +11,7 @@ GROUPS = Path("/sys/fs/cgroup")
 MADV_POPULATE_WRITE = 23  # Linux since 5.14
 
 
-def settle(tensor):
+def populate(tensor):
     """Give a new CPU tensor its memory now and in one go, where Linux can.
 
     Otherwise it comes page by page, each interrupting the read that first writes there.

@@ -104,8 +104,8 @@ def _mapped(layers, stats):
     files = Files(entry for own in layers.values() for entry in own.values())
     maps = {
         # A private copy of whatever is written, so that training cannot reach the file.
-        file: mmap.mmap(number, 0, access=mmap.ACCESS_COPY)
-        for file, number in files.open.items()
+        file: mmap.mmap(reader.fileno(), 0, access=mmap.ACCESS_COPY)
+        for file, reader in files.open.items()
     }
     pages, made = Mapping(files, stats), {}
     for name, own in layers.items():

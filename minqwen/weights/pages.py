@@ -4,8 +4,6 @@ An expert is read when it is chosen: exactly its bytes, by several threads at on
 a slot of a cache that all layers share. The longest unused one makes room.
 """
 
-import os
-import weakref
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -14,8 +12,9 @@ from time import perf_counter
 import torch
 
 from ..errors import InputError
-from .header import Entry, show, unchanged
-from .layout import STORED
+from ..files import Reader
+from .header import Entry, unchanged
+from .layout import STORED, bytes_of
 from .quantised import Packed
 
 PIECE = 4 << 20  # bytes of one positioned read
@@ -53,39 +52,12 @@ class Files:
 
     def __init__(self, entries):
         self.entries = {entry.file: entry for entry in entries}
-        self.open = {}
-        weakref.finalize(self, _close, self.open)
-        try:
-            for file in self.entries:
-                self.open[file] = os.open(file, os.O_RDONLY)
-        except OSError as err:
-            raise InputError(f"{show(file)} cannot be read: {err.strerror}.") from None
-        for file in self.entries:
-            self.check(file)
+        self.open = {file: Reader(file) for file in self.entries}
+        self.check(*self.entries)
 
-    def check(self, file):
-        unchanged(self.entries[file], self.open[file])
-
-    def read(self, file, left, at):
-        """Fill the memoryview `left` with a file's bytes from `at` on."""
-        while left:
-            try:
-                done = os.preadv(self.open[file], [left], at)
-            except OSError as err:
-                raise InputError(
-                    f"{show(file)} cannot be read: {err.strerror}."
-                ) from None
-            if not done:
-                raise InputError(
-                    f"{show(file.name)} became shorter while it was in use; "
-                    "load again when nobody writes to it."
-                )
-            left, at = left[done:], at + done
-
-
-def _close(descriptors):
-    for descriptor in descriptors.values():
-        os.close(descriptor)
+    def check(self, *files):
+        for file in files:
+            unchanged(self.entries[file], self.open[file])
 
 
 class Pages:
@@ -132,8 +104,7 @@ class Pages:
         try:
             for count in self.threads.map(self._read, reads):
                 self.stats.bytes_read += count
-            for file in {part.entry.file for part, *_ in reads}:
-                self.files.check(file)
+            self.files.check(*{part.entry.file for part, *_ in reads})
             self._check(new)
         except BaseException:
             # What a slot holds is unknown now: nobody may take it for an expert.
@@ -168,8 +139,7 @@ class Pages:
         stored = STORED[part.entry.dtype]
         direct = target.dtype == stored and target.device.type == "cpu"
         buffer = target if direct else torch.empty(len(target), dtype=stored)
-        content = memoryview(buffer.view(torch.uint8).numpy())
-        self.files.read(part.entry.file, content, at)
+        self.files.open[part.entry.file].fill(bytes_of(buffer), at, "an expert")
         if not direct:
             target.copy_(buffer)
-        return len(content)
+        return buffer.nbytes

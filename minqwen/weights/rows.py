@@ -4,10 +4,9 @@ import math
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .forms import FORMS, rows_of, take
-from .header import show
-from .layout import STORED
+from .layout import STORED, bytes_of
 from .match import base
 from .pages import Files
 from .quantised import places
@@ -16,7 +15,7 @@ STEP = 32 << 20  # bytes of float32 worked on at once
 
 
 class Rows:
-    """The parameters that the steps of a plan (see `match`) make up.
+    """The parameters that the steps of a plan (see `match_tensors`) make up.
 
     Each is one matrix [R, C], or one for each expert [E, R, C]; what has another rank
     is taken as [first, rest].
@@ -79,15 +78,13 @@ class Rows:
     def _bytes(self, entry, first, last, width):
         dtype = STORED[entry.dtype]
         out = torch.empty(last - first, width, dtype=dtype)
-        left = memoryview(out.view(-1).view(torch.uint8).numpy())
         at = entry.start + first * width * dtype.itemsize
-        self.files.read(entry.file, left, at)
+        self.files.open[entry.file].fill(bytes_of(out), at)
         return out
 
     def check(self):
         """InputError if one of the files is no longer what was read at first."""
-        for file in self.files.entries:
-            self.files.check(file)
+        self.files.check(*self.files.entries)
 
 
 def matrix(name, shape):

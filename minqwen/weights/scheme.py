@@ -7,9 +7,8 @@ tensors agree.
 
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .forms import SIDE, quantisable
-from .header import show
 
 KEY = "quantization_config"
 FP8 = {

@@ -82,18 +82,18 @@ class Share:
         """The last two parts of a parameter's name (.weight aside) -> its cut."""
         t, own = self.cfg.text, self.own
         heads, groups = own(t.num_attention_heads), own(t.num_key_value_heads)
-        keys = wide(own(t.linear_num_key_heads), t.linear_key_head_dim)
-        values = wide(own(t.linear_num_value_heads), t.linear_value_head_dim)
+        keys = span(own(t.linear_num_key_heads), t.linear_key_head_dim)
+        values = span(own(t.linear_num_value_heads), t.linear_value_head_dim)
         past = t.linear_num_key_heads * t.linear_key_head_dim
         qkv = 0, [keys, (past + keys[0], past + keys[1]),
                   (2 * past + values[0], 2 * past + values[1])]  # fmt: skip
-        each = 0, [wide(own(t.linear_num_value_heads), 1)]
-        words = 0, [wide(self.words, 1)]
+        each = 0, [span(own(t.linear_num_value_heads), 1)]
+        words = 0, [span(self.words, 1)]
         found = {
-            "self_attn.q_proj": (0, [wide(heads, 2 * t.head_dim)]),  # query and gate
-            "self_attn.k_proj": (0, [wide(groups, t.head_dim)]),
-            "self_attn.v_proj": (0, [wide(groups, t.head_dim)]),
-            "self_attn.o_proj": (1, [wide(heads, t.head_dim)]),
+            "self_attn.q_proj": (0, [span(heads, 2 * t.head_dim)]),  # query and gate
+            "self_attn.k_proj": (0, [span(groups, t.head_dim)]),
+            "self_attn.v_proj": (0, [span(groups, t.head_dim)]),
+            "self_attn.o_proj": (1, [span(heads, t.head_dim)]),
             "linear_attn.in_proj_qkv": qkv, "linear_attn.conv1d": qkv,
             "linear_attn.in_proj_z": (0, [values]),
             "linear_attn.in_proj_a": each, "linear_attn.in_proj_b": each,
@@ -107,9 +107,9 @@ class Share:
         ):
             for name in ("gate_proj", "up_proj", "down_proj") if width else ():
                 axis = int(name == "down_proj")
-                found[f"{mlp}.{name}"] = axis, [wide(own(width), 1)]
+                found[f"{mlp}.{name}"] = axis, [span(own(width), 1)]
         for name in ("gate_up_proj", "down_proj") if t.num_experts else ():
-            found["experts." + name] = 0, [wide(own(t.num_experts), 1)]
+            found["experts." + name] = 0, [span(own(t.num_experts), 1)]
         return found
 
     def cut(self, name):
@@ -131,7 +131,7 @@ class Share:
         )
 
 
-def wide(own, width):
+def span(own, width):
     """A range of heads as the range of their rows or columns."""
     return own.start * width, own.stop * width
 

@@ -4,16 +4,15 @@ Rows of a matrix, and whole experts, are one range of bytes. Columns are a range
 every row, each read at its own position. Nothing is read that the rank does not hold.
 """
 
-import os
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
-from ..errors import InputError
-from .header import Entry, show, unchanged
-from .layout import DTYPES, slice_of
-from .load import BAR_FROM, CHUNK, check_finite, read_tensor
-from .memory import settle
+from .header import Entry
+from .layout import DTYPES, bytes_of, slice_of
+from .load import CHUNK, check_finite, read_in_order, read_tensor
+from .memory import populate
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class Piece:
         return self.target.numel() * DTYPES[self.entry.dtype].itemsize
 
 
-def pieces(source, entry, target, part, cut):
+def cut_pieces(source, entry, target, part, cut):
     """The Pieces of one stored tensor that belong into `target`, the rank's parameter.
 
-    part: as in `load.match`, for a tensor that is one expert's; cut: see `Share`.
+    part: as in `match_tensors`, for a tensor that is one expert's; cut: see `Share`.
     """
     axis, ranges = cut or (0, [(0, len(target))])
-    row = (entry.end - entry.start) // entry.shape[0]  # bytes
+    row = entry.nbytes // entry.shape[0]  # bytes
     if part is not None:
         expert, low, high = part
         (first, end), *_ = ranges
@@ -59,47 +58,29 @@ def pieces(source, entry, target, part, cut):
         yield Piece(source, entry, start, target, row)
 
 
-@torch.no_grad()
 def read_share(model, table, plan, share):
-    """Fill a rank's model, in memory, from the files; see `load.match` for the plan.
+    """Fill a rank's model, in memory, from the files; see `match_tensors` for the plan.
 
     Raises InputError if a file changes meanwhile, or holds NaN or infinite values.
     """
-    from tqdm import tqdm
-
-    parameters, found = dict(model.named_parameters()), []
+    parameters, reads = dict(model.named_parameters()), []
+    buffer = torch.empty(CHUNK, dtype=torch.uint8)
     for source, name, part in plan:
         target = parameters[name].data
-        found += pieces(source, table[source], target, part, share.cut(name))
-    found.sort(key=lambda piece: (piece.entry.file, piece.start))
-    total = sum(piece.num_bytes for piece in found)
-    buffer = torch.empty(CHUNK, dtype=torch.uint8)
-    files = dict.fromkeys(piece.entry.file for piece in found)
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
-    ) as bar:
-        for path in files:
-            own = [piece for piece in found if piece.entry.file == path]
-            with _opened(path) as file:
-                for piece in own:
-                    settle(piece.target)
-                    read = read_columns if piece.stride else read_rows
-                    read(file, piece, buffer, bar.update)
-                    check_finite(path, piece.source, piece.target.reshape(-1))
-                unchanged(own[-1].entry, file.fileno())
+        for piece in cut_pieces(source, table[source], target, part, share.cut(name)):
+            read = partial(read_piece, piece, buffer)
+            reads.append((piece.entry, piece.start, piece.num_bytes, read))
+    read_in_order(reads)
 
 
-def _opened(path):
-    try:
-        return open(path, "rb", buffering=0)
-    except OSError as err:
-        raise InputError(f"{show(path)} cannot be read: {err.strerror}.") from None
-
-
-def read_rows(file, piece, buffer, progress):
-    entry = replace(piece.entry, start=piece.start)
-    target = piece.target.view(-1)
-    read_tensor(file, entry, piece.source, target, buffer, progress)
+def read_piece(piece, buffer, file, progress):
+    populate(piece.target)
+    if piece.stride:
+        read_columns(file, piece, buffer, progress)
+    else:
+        entry = replace(piece.entry, start=piece.start)
+        read_tensor(file, entry, piece.source, piece.target.view(-1), buffer, progress)
+    check_finite(piece.entry.file, piece.source, piece.target.reshape(-1))
 
 
 def read_columns(file, piece, buffer, progress):
@@ -113,15 +94,9 @@ def read_columns(file, piece, buffer, progress):
         through = block
         if not direct:
             through = buffer.view(stored)[: block.numel()].view(block.shape)
-        lines = through.view(torch.uint8).numpy()  # [rows, bytes]
+        lines = bytes_of(through).reshape(len(block), -1)
         for i, line in enumerate(lines, low):
-            at = piece.start + i * piece.stride
-            if os.preadv(file.fileno(), [line], at) < len(line):
-                raise InputError(
-                    f"{show(piece.entry.file.name)} ended within {show(piece.source)}: "
-                    "it became shorter while it was read; load again when nobody "
-                    "writes to it."
-                )
+            file.fill(line, piece.start + i * piece.stride, piece.source)
         if not direct:
             block.copy_(through)
         progress(lines.size)

@@ -1,14 +1,12 @@
 """The tensors of a checkpoint to be written in some form, and their places in files."""
 
-import json
 import math
-import struct
 from dataclasses import dataclass
 
-from .layout import BODY, FUSED, STORED, per_expert
+from .layout import BODY, FUSED, per_expert
 from .quantised import parts_of
 
-LABELS = {dtype: label for label, dtype in STORED.items()}
+FORMAT = {"format": "pt"}  # the metadata that transformers asks for
 
 
 @dataclass(frozen=True)
@@ -48,24 +46,19 @@ def slots(model, scheme):
                 yield Slot(source + suffix, tuple(size), dtype, name, suffix, part)
 
 
-def split(found, limit):
-    """{file name: [Slots]}, at most `limit` bytes a file if a part is no larger."""
-    groups = {}
-    for slot in found:
-        groups.setdefault((slot.name, slot.part), []).append(slot)
+def split(groups, limit):
+    """{file name: its items} of [(items, bytes)], groups that stay together.
+
+    At most `limit` bytes a file where no group is larger, named as transformers names
+    one file, or shards.
+    """
     files, size = [[]], 0
-    for group in groups.values():
-        more = sum(slot.nbytes for slot in group)
+    for items, more in groups:
         if files[-1] and size + more > limit:
             files.append([])
             size = 0
-        files[-1] += group
+        files[-1] += items
         size += more
-    return named(files)
-
-
-def named(files):
-    """{file name: its content} as transformers names one file, or shards."""
     if len(files) == 1:
         return {"model.safetensors": files[0]}
     return {
@@ -74,20 +67,7 @@ def named(files):
     }
 
 
-def header(file):
-    """The first bytes of a safetensors file of Slots, and {stored name: first byte}."""
-    content, places, at = {"__metadata__": {"format": "pt"}}, {}, 0
-    # Wide dtypes first keep every tensor aligned for readers that map the file.
-    for slot in sorted(file, key=lambda slot: -slot.dtype.itemsize):
-        content[slot.stored] = {
-            "dtype": LABELS[slot.dtype],
-            "shape": list(slot.shape),
-            "data_offsets": [at, at + slot.nbytes],
-        }
-        places[slot.stored] = at
-        at += slot.nbytes
-    raw = json.dumps(content, separators=(",", ":")).encode()
-    raw += b" " * (-len(raw) % 8)
-    start = 8 + len(raw)
-    places = {name: start + at for name, at in places.items()}
-    return struct.pack("<Q", len(raw)) + raw, places
+def index_of(shards, total):
+    """The content of the index of shards, {file name: [tensor names]}."""
+    where = {name: file for file, names in shards.items() for name in names}
+    return {"metadata": {"total_size": total}, "weight_map": where}

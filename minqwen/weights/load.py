@@ -14,6 +14,8 @@ import torch
 
 from ..config import Config
 from ..errors import InputError
+from ..family import end_ids
+from ..files import read_json
 from ..kernels import dress, known
 from .forms import FORMS, read_choice
 from .header import show, unchanged
@@ -115,10 +117,23 @@ def examine(path, dtype):
     table = open_checkpoint(path)
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
     scheme = read_scheme(cfg)
+    cfg = _add_ends(cfg, path if path.is_dir() else path.parent)
     cfg, table = _agree_on_parts(path, cfg, table)
     _check_depth(path, cfg, table)
     model = skeleton(cfg, dtype or _main_dtype(table))
     return table, model, *match(path, model, table, scheme)
+
+
+def _add_ends(cfg, folder):
+    """With the ids in generation_config.json, where released files name most of them.
+
+    Kept in the Config, so that a model without its processor knows where to stop.
+    """
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return cfg
+    said = read_json(file.read_bytes(), file).get("eos_token_id")
+    return cfg.replace(eos_token_id=end_ids(said, file, cfg.text.eos_token_id))
 
 
 def _main_dtype(table):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import jinja2
 from tokenizers import Tokenizer
@@ -9,6 +10,11 @@ from tokenizers import Tokenizer
 from .chat import template_environment
 from .errors import InputError
 
+# The small model, a picture and a trace: a wheel has them inside the package, a clone
+# beside it.
+ASSETS = Path(__file__).resolve().parent / "assets"
+if not ASSETS.is_dir():
+    ASSETS = ASSETS.parents[1] / "assets"
 FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

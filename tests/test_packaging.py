@@ -1,8 +1,16 @@
 """What those who install, fork or change the project get, beside the code."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from email import message_from_string
 
+import pytest
 import yaml
 from test_project import PROJECT, ROOT, constraints, tracked_files
 
@@ -130,3 +138,84 @@ def test_the_changelog_has_this_version_or_what_is_unreleased():
     assert len(versions) == 1 or versions[1] == PROJECT["version"]
     kinds = set(re.findall(r"^### (.+)", text, re.M))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+# ---- what is installed
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(source distribution, wheel made out of it), of a copy that has an address."""
+    pytest.importorskip("setuptools", "77", reason="the build backend is not here")
+    source = copied(tmp_path_factory.mktemp("source"))
+    with_address(source, PLACE)
+    code = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    quietly([sys.executable, "-c", code], source)
+    (archive,) = (source / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(source / "again", filter="data")
+    (folder,) = (source / "again").iterdir()
+    command = "pip wheel --no-build-isolation --no-deps --no-index -w dist ."
+    quietly([sys.executable, "-m", *command.split()], folder)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return archive, wheel
+
+
+def quietly(command, folder, **env):
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_source_distribution_is_the_repository(built):
+    with tarfile.open(built[0]) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    assert {str(path.relative_to(ROOT)) for path in tracked_files()} <= names
+
+
+def test_the_wheel_tours_from_an_empty_folder(built, tmp_path):
+    installed, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    with zipfile.ZipFile(built[1]) as wheel:
+        wheel.extractall(installed)
+    out = quietly([sys.executable, "-m", "minqwen", "tour"], empty,
+                  PYTHONPATH=str(installed))  # fmt: skip
+    assert "> Which digit is this?\n" in out and "7" in out and "s in all" in out
+    place = installed / "minqwen" / "assets"
+    assert f"explore {place / 'trace.safetensors'} shows" in out
+    page = empty / "page.html"
+    command = [sys.executable, "-m", "minqwen", "explore"]
+    command += [place / "trace.safetensors", "--html", page]
+    quietly(command, empty, PYTHONPATH=str(installed))
+    assert page.stat().st_size > 300_000
+
+
+def test_the_wheel_holds_the_package_its_assets_and_no_more(built):
+    with zipfile.ZipFile(built[1]) as wheel:
+        names = [n for n in wheel.namelist() if ".dist-info/" not in n]
+        (metadata,) = (n for n in wheel.namelist() if n.endswith("/METADATA"))
+        shown = message_from_string(wheel.read(metadata).decode())
+    package = {str(p.relative_to(ROOT)) for p in tracked_files()}
+    package = {name for name in package if name.startswith("minqwen/")}
+    extra = {name.removeprefix("minqwen/") for name in set(names) - package}
+    assert package <= set(names)
+    assert {name.split("/")[0] for name in extra} == {"assets"}
+    assert {name.split("/")[1] for name in extra} == {
+        "tiny", "seven.png", "trace.safetensors"
+    }  # fmt: skip
+    urls = dict(line.split(", ") for line in shown.get_all("Project-URL"))
+    assert urls == address.urls(PLACE)
+    assert f"]({PLACE}/raw/HEAD/assets/state.png)" in shown.get_payload()
+    assert not RELATIVE.search(shown.get_payload())
+
+
+def test_git_and_an_editable_install_have_the_assets_once():
+    from minqwen.files import ASSETS
+
+    assert ASSETS == ROOT / "assets"
+    weights = [path for path in tracked_files() if path.name == "model.safetensors"]
+    assert weights == [ASSETS / "tiny" / "model.safetensors"]
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    assert build["requires"] == ["setuptools>=77"]

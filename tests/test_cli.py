@@ -301,6 +301,7 @@ def endless(checkpoint, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_quiet_and_130(endless):
     process = started(endless, "--max-new-tokens", 99_000, "--temperature", 3)
     process.send_signal(signal.SIGINT)

@@ -414,6 +414,7 @@ print(peak() - before, sum(p.nbytes for p in model.parameters()))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_memory_is_the_model_and_a_piece(tmp_path):
     """A piece is 1 MB as stored, and some times that on its way into numbers."""
@@ -442,6 +443,7 @@ except minqwen.InputError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, word", [(Kind.BF16, "loaded"), (Kind.Q8_0, 'pip install "minqwen[gguf]"')]
 )

@@ -15,6 +15,8 @@ from minqwen.deltanet import causal_conv
 from tests.gpu_forms import DEVICE, error
 from tests.tiny_models import small_model
 
+pytestmark = pytest.mark.slow
+
 gpu = pytest.importorskip("minqwen.kernels.gpu")
 TINY = "assets/tiny"
 

@@ -17,6 +17,8 @@ from minqwen.kernels.read import Reader
 from minqwen.prefill import prefill
 from tests.tiny_models import scatter, small_config, small_model
 
+pytestmark = pytest.mark.slow
+
 TINY = "assets/tiny"
 
 

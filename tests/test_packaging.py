@@ -140,6 +140,15 @@ def test_the_changelog_has_this_version_or_what_is_unreleased():
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
+def test_the_quick_tier_leaves_out_what_is_marked_and_nothing_else():
+    text = (ROOT / "Makefile").read_text()
+    assert 'pytest $(if $(filter quick,$@),-m "not slow") $(ARGS)' in text
+    marks = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    assert any("pytestmark = pytest.mark.slow" in mark for mark in marks)
+    names = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
+    assert [m.split(":")[0] for m in names["ini_options"]["markers"]] == ["slow"]
+
+
 # ---- what is installed
 
 
@@ -169,12 +178,14 @@ def quietly(command, folder, **env):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_source_distribution_is_the_repository(built):
     with tarfile.open(built[0]) as tar:
         names = {name.partition("/")[2] for name in tar.getnames()}
     assert {str(path.relative_to(ROOT)) for path in tracked_files()} <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_tours_from_an_empty_folder(built, tmp_path):
     installed, empty = tmp_path / "installed", tmp_path / "empty"
     empty.mkdir()
@@ -192,6 +203,7 @@ def test_the_wheel_tours_from_an_empty_folder(built, tmp_path):
     assert page.stat().st_size > 300_000
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_its_assets_and_no_more(built):
     with zipfile.ZipFile(built[1]) as wheel:
         names = [n for n in wheel.namelist() if ".dist-info/" not in n]

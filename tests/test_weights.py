@@ -335,6 +335,7 @@ def half_a_gigabyte(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "layout, dtype", [("fused", "float32"), ("single", "bfloat16")]

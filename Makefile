@@ -14,13 +14,14 @@ SHELL := /bin/bash
 # A module of the same name elsewhere must not be picked up instead of the pinned one.
 unexport PYTHONPATH
 .NOTPARALLEL:
-.PHONY: help tour explore test lab sync notebooks clean
+.PHONY: help tour explore test quick lab sync notebooks clean
 
 help:
 	@echo "make tour    install into $(VENV), then see the small model read and answer"
 	@echo "make explore see in the browser which experts read what, on a sample"
 	@echo "make lab     install the course's tools and open the notebooks"
 	@echo "make test    install the test tools, then lint and run every test"
+	@echo "make quick   the same without the slow ones: two minutes, before each commit"
 	@echo "make sync    copy the package's code into the notebook cells that teach it"
 	@echo "make notebooks    execute and store all notebooks, or NB=\"04 05\""
 	@echo "make clean   remove $(VENV) and everything built"
@@ -36,10 +37,10 @@ tour: $(VENV)/.installed-package
 explore: $(VENV)/.installed-package
 	@$(BIN)/minqwen explore assets/trace.safetensors
 
-test: $(VENV)/.installed-test
+test quick: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} RAYON_NUM_THREADS=$${RAYON_NUM_THREADS:-2} \
-	    $(BIN)/python -m pytest $(ARGS)
+	    $(BIN)/python -m pytest $(if $(filter quick,$@),-m "not slow") $(ARGS)
 
 sync: $(VENV)/.installed-test
 	$(BIN)/python -m tools.notebooks sync

@@ -50,7 +50,7 @@ class TextConfig:
     rms_norm_eps: float
     max_position_embeddings: int
     rope: RopeConfig
-    eos_token_id: int | None = None
+    eos_token_id: tuple = ()  # each ends an answer; files name none, one or several
     initializer_range: float = 0.02
     mtp_num_hidden_layers: int = 0  # transformers does not write it, nor the head
     intermediate_size: int | None = None

@@ -20,7 +20,7 @@ FIXED = {"hidden_act": "silu", "attention_bias": False, "attn_output_gate": True
 IGNORED = {"model_type", "dtype", "torch_dtype", "use_cache", "rope_parameters",
            "layer_types", "full_attention_interval", "tie_word_embeddings",
            "transformers_version", "architectures", "text_config", "vision_config",
-           "output_router_logits", "pad_token_id", "bos_token_id",
+           "output_router_logits", "pad_token_id", "bos_token_id", "eos_token_id",
            "partial_rotary_factor"}  # fmt: skip
 DEEPEST = 1000  # layers; checked before any list of them is built
 LARGEST = 2**53  # of any number; larger ones, infinity and NaN are a slip or an attack
@@ -102,6 +102,8 @@ def parse(cls, values: dict, source: str):
         raise InputError(
             f"{source}: tie_word_embeddings is {tied!r}; expected true or false"
         )
+    ends = end_ids(text.get("eos_token_id"), where)
+    ends = end_ids(values.get("eos_token_id"), source, ends)  # some say it up here
     extra = _unknown(text, TextConfig, FIXED, IGNORED | set(IDS), where)
     vision, ids = None, {}
     if not flat:
@@ -114,10 +116,22 @@ def parse(cls, values: dict, source: str):
             vision = _build(VisionConfig, tower, at)
             ids = {name: _need(values, name, source) for name in IDS}
         extra |= {k: v for k, v in values.items() if k not in IGNORED | set(IDS)}
-    config = cls(model_type=kind, text=_text(text, "moe" in kind, where), vision=vision,
-                 tie_word_embeddings=tied, extra=extra, **ids)  # fmt: skip
+    text = _text(text | {"eos_token_id": ends}, "moe" in kind, where)
+    config = cls(model_type=kind, text=text, vision=vision, tie_word_embeddings=tied,
+                 extra=extra, **ids)  # fmt: skip
     check(config, source)
     return config
+
+
+def end_ids(value, where, known=()):
+    """`known` and what a file says of eos_token_id: null, an id, or a list of them."""
+    ids = tuple(value) if isinstance(value, list | tuple) else (value,)
+    ids = () if value is None else ids
+    if not all(type(token) is int and 0 <= token < LARGEST for token in ids):
+        raise InputError(
+            f"{where}: eos_token_id is {repr(value)[:40]}; expected token ids"
+        )
+    return tuple(dict.fromkeys(known + ids))
 
 
 def _need(values, key, where):
@@ -161,9 +175,6 @@ def _build(cls, values, where, **given):
         value = values.get(f.name, f.default)
         given[f.name] = value if value is not None else f.default
         if f.type in (str, tuple) or f.name in given and given[f.name] is None:
-            continue
-        if f.name == "eos_token_id" and isinstance(value, list):
-            given[f.name] = tuple(value)
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{where}: {f.name} is {value!r}; expected a number")
@@ -254,6 +265,8 @@ def check(config, source):
          "layer_types and num_hidden_layers differ"),
         (not config.is_moe or t.num_experts_per_tok <= t.num_experts,
          f"num_experts_per_tok {t.num_experts_per_tok} exceeds num_experts"),
+        (isinstance(t.eos_token_id, tuple),
+         f"eos_token_id is {t.eos_token_id!r}; expected a tuple of token ids"),
         (t.mtp_num_hidden_layers <= 1, "mtp_num_hidden_layers must be 0 or 1"),
         (v is None or v.out_hidden_size == t.hidden_size,
          "vision_config.out_hidden_size must equal text_config.hidden_size"),
@@ -276,6 +289,8 @@ def unparse(config) -> dict:
     if rope["rope_type"] == "default":
         rope = {k: v for k, v in rope.items() if not k.startswith("beta_")}
     rope["mrope_section"] = list(rope["mrope_section"])
+    ends = list(text["eos_token_id"]) or [None]
+    text["eos_token_id"] = ends if len(ends) > 1 else ends[0]  # as released files do
     text = {k: v for k, v in text.items() if v is not None}
     text["layer_types"] = list(text["layer_types"])
     text |= {"rope_parameters": rope | {"mrope_interleaved": True},

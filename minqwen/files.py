@@ -9,6 +9,11 @@ from pathlib import Path
 
 from .errors import InputError, show
 
+# The small model, a picture and a trace: a wheel has them inside the package, a clone
+# beside it.
+ASSETS = Path(__file__).resolve().parent / "assets"
+if not ASSETS.is_dir():
+    ASSETS = ASSETS.parents[1] / "assets"
 # A checkpoint's small files, which say what text and pictures are to it.
 FILES = (
     "tokenizer.json",

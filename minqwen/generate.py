@@ -96,7 +96,7 @@ def generate(
     if "" in stop or (stop and processor is None):
         raise InputError("stop strings must not be empty, and need processor=")
     if stop_ids is None:
-        stop_ids = processor.stop_ids if processor else [model.cfg.text.eos_token_id]
+        stop_ids = processor.stop_ids if processor else model.cfg.text.eos_token_id
     limit = longest_prompt(model.cfg)
     rows, options = [], (temperature, top_k, top_p, min_p, presence_penalty)
     for i, prompt in enumerate(prompts(inputs, limit, model.cfg)):

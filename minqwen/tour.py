@@ -11,11 +11,11 @@ import torch
 
 from .config import FULL
 from .errors import InputError
+from .files import ASSETS
 from .generate import generate
 from .taps import listen
 from .terminal import follow, styled
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 QUESTION = "What does textwrap.dedent do?"
 PICTURE = "seven.png"
 PICTURE_QUESTION = "Which digit is this?"
@@ -28,8 +28,8 @@ def tour(assets=ASSETS):
     folder = assets / "tiny"
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"{folder} holds no checkpoint; the tour needs a clone of the repository, "
-            "which carries one (or make it with minqwen train --out assets/tiny)"
+            f"{folder} holds no checkpoint; install minqwen again or clone it, since "
+            "both bring one (or make it with minqwen train --out assets/tiny)"
         )
     from .text import Processor
     from .weights import load
@@ -60,8 +60,14 @@ def tour(assets=ASSETS):
     command = command.replace(
         os.path.join("minqwen", "__main__.py"), "python -m minqwen"
     )
-    print("Next:", styled("make lab", 1), "opens the course,", end=" ")
-    print(styled(f"{command} chat assets/tiny", 1), "talks on.")
+    if (assets.parent / "Makefile").is_file():
+        first = styled("make lab", 1) + " opens the course"
+    else:  # installed, and no clone
+        trace = assets / "trace.safetensors"
+        first = styled(f"{command} explore {trace}", 1) + " shows the experts"
+    near = folder.is_relative_to(Path.cwd())
+    folder = folder.relative_to(Path.cwd()) if near else folder
+    print(f"Next: {first},", styled(f"{command} chat {folder}", 1), "talks on.")
 
 
 def ask(model, processor, question, picture=None):

@@ -664,6 +664,7 @@ for i in range(10**9):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [10**9, 200_000], ids=["one file", "shards"])
 def test_kill_while_saving(tmp_path, limit):
     """Whatever the moment, what loads is one whole model, never a mixture."""

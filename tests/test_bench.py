@@ -13,6 +13,8 @@ from minqwen.config import Config
 from minqwen.model import Qwen
 from minqwen.plan import step_bytes
 
+pytestmark = pytest.mark.slow
+
 TINY = "assets/tiny"
 
 

@@ -315,6 +315,7 @@ def endless(checkpoint, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_quiet_and_130(endless):
     process = started(endless, "--max-new-tokens", 99_000, "--temperature", 3)
     process.send_signal(signal.SIGINT)
@@ -337,8 +338,12 @@ def test_tour(run, checkpoint, monkeypatch):
     code, out, err = run("tour")
     lines = out.splitlines()
     assert code == 0 and not err and "\x1b" not in out
-    for words in ("> What", "> Which", "33 experts", "MB of memory", "make lab"):
+    for words in ("> What", "> Which", "33 experts", "MB of memory"):
         assert words in out
+    shown = checkpoint.parent / "trace.safetensors"  # in a clone it is `make lab`
+    assert (
+        f" explore {shown} shows" in lines[-1] and f" chat {checkpoint} " in lines[-1]
+    )
     (head,) = (i for i, line in enumerate(lines) if line.startswith("layer"))
     table = lines[head + 1 : head + 5]
     assert [line.split()[1] for line in table] == ["delta", "delta", "delta", "full"]

@@ -73,6 +73,37 @@ def test_transformers_reads_ours_and_we_read_theirs(moe, vision, tmp_path):
     assert Config.from_json(tmp_path / "again") == cfg
 
 
+@pytest.mark.parametrize(
+    "text, top, ends",
+    [
+        (7, None, (7,)),
+        ([7, 5], None, (7, 5)),
+        (None, None, ()),
+        ([], [], ()),
+        (7, [5, 7], (7, 5)),
+        (None, 5, (5,)),
+    ],
+)
+def test_ids_that_end_an_answer_are_a_tuple(text, top, ends):
+    values = small_config().to_dict() | {"eos_token_id": top}
+    values["text_config"]["eos_token_id"] = text
+    cfg = Config.from_dict(values)
+    assert cfg.text.eos_token_id == ends and not cfg.extra
+    assert Config.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
+
+
+def test_transformers_reads_one_end_and_several(tmp_path):
+    import transformers
+
+    for ends, theirs in (((), None), ((7,), 7), ((7, 5), [7, 5])):
+        cfg = small_config(vision=False, eos_token_id=ends)
+        (tmp_path / "config.json").write_text(json.dumps(cfg.to_dict()))
+        read = transformers.AutoConfig.from_pretrained(tmp_path)
+        assert read.eos_token_id == theirs
+        read.save_pretrained(tmp_path / "again")
+        assert Config.from_json(tmp_path / "again").text.eos_token_id == ends
+
+
 def test_unknown_keys_are_kept():
     values = small_config().to_dict()
     values["text_config"]["new_thing"] = 3
@@ -115,6 +146,9 @@ BAD = {
     "deepstack": ("vision_config.deepstack_visual_indexes", [3], "deepstack"),
     "width": ("vision_config.out_hidden_size", 32, "out_hidden_size"),
     "square": ("vision_config.num_position_embeddings", 35, "square"),
+    "end": ("text_config.eos_token_id", "<|im_end|>", "eos_token_id is '<|im_end|>'"),
+    "ends": ("eos_token_id", [7, True], "eos_token_id is [7, True]; expected token"),
+    "no end": ("text_config.eos_token_id", -1, "eos_token_id is -1; expected token"),
     "ids": ("image_token_id", None, "image_token_id is missing"),
 }
 

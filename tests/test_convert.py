@@ -27,6 +27,8 @@ from minqwen.text import Processor
 from minqwen.weights import open_checkpoint
 from minqwen.weights.hub import UNFINISHED
 
+pytestmark = pytest.mark.slow
+
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SMALL = 200_000  # bytes a shard: several of them
 LOADED = {"int8": "int8", "int4": "int4", "int4:int8": "int4:int8",

@@ -45,6 +45,7 @@ def hf_tokenizer(tmp_path_factory):
     return transformers.AutoTokenizer.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_the_split_is_disjoint_and_hides_what_it_holds_out():
     for kind in ("source", "docs"):
         sides = {True: set(), False: set()}
@@ -69,6 +70,7 @@ def test_no_document_holds_a_special_token():
     assert not [token for token in SPECIAL + MARKS if token in text]
 
 
+@pytest.mark.slow
 def test_vocabulary_has_2048_ids_with_the_special_ones_last(corpus):
     vocabulary = corpus.tokenizer.get_vocab()
     assert sorted(vocabulary.values()) == list(range(VOCAB_SIZE))

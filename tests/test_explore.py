@@ -142,6 +142,7 @@ def test_the_page_is_served_to_this_machine_alone():
         assert process.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_cleanly(number):
     with serving() as (process, url):

@@ -17,6 +17,8 @@ from minqwen.errors import InputError
 from minqwen.weights.forms import FORMS
 from minqwen.weights.quantised import Packed
 
+pytestmark = pytest.mark.slow
+
 CONVERTED = re.compile(
     r".*\.(q_proj|k_proj|v_proj|o_proj|in_proj_qkv|in_proj_z|out_proj|gate_proj|"
     r"up_proj|down_proj)\.weight"

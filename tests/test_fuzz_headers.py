@@ -10,6 +10,7 @@ import os
 import random
 
 import gguf_files
+import pytest
 import safetensors
 from gguf import GGUFReader
 from tiny_models import small_model
@@ -17,6 +18,8 @@ from tiny_models import small_model
 from minqwen.errors import InputError
 from minqwen.weights.gguf import open_gguf
 from minqwen.weights.header import parse_header, read_table
+
+pytestmark = pytest.mark.slow
 
 CASES = int(os.environ.get("MINQWEN_FUZZ", 5000))
 GOOD = {

@@ -214,6 +214,20 @@ def test_ends_where_it_should(model):
     assert last.token == written[4] and last.finish == "stop"
 
 
+def test_each_end_of_the_config_ends_without_a_processor():
+    model = small_model(moe=False, vision=False)
+    inputs = {"input_ids": prompt(15)}
+    written = tokens(model, inputs, 9, stop_ids=())
+    for ends in ((written[4],), (319, written[4])):
+        model.cfg = model.cfg.replace(eos_token_id=ends)
+        *_, last = generate(model, inputs, 9)
+        assert (last.token, last.finish) == (written[4], "stop")
+    model.cfg = model.cfg.replace(eos_token_id=())
+    assert tokens(model, inputs, 9) == written
+    with pytest.raises(InputError, match="eos_token_id is 7; expected a tuple"):
+        model.cfg.replace(eos_token_id=7)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

@@ -14,6 +14,8 @@ from minqwen.generate import decoder
 from tests.gpu_forms import DEVICE, error
 from tests.tiny_models import small_model
 
+pytestmark = pytest.mark.slow
+
 gpu = pytest.importorskip("minqwen.kernels.gpu")
 TINY = "assets/tiny"
 

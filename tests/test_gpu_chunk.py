@@ -6,6 +6,8 @@ import torch
 from minqwen.delta import delta_recurrent
 from tests.gpu_forms import CLOSE, DTYPES, call, error, exact, random, rule_inputs
 
+pytestmark = pytest.mark.slow
+
 gpu = pytest.importorskip("minqwen.kernels.gpu")
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("triton", reason="Triton is for Linux")
 
 # The most shared memory that one program may have, in KiB (CUDA C++ Programming Guide,

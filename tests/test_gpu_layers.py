@@ -13,6 +13,8 @@ from minqwen.norm import GatedRMSNorm, RMSNorm
 from tests.gpu_forms import CLOSE, DEVICE, DTYPES, error, random
 from tests.tiny_models import scatter, small_config
 
+pytestmark = pytest.mark.slow
+
 gpu = pytest.importorskip("minqwen.kernels.gpu")
 in_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 

@@ -20,6 +20,8 @@ from minqwen.errors import InputError
 from minqwen.units import human
 from minqwen.weights import resolve
 
+pytestmark = pytest.mark.slow
+
 STEP = 10 * 1024 * 1024  # bytes that the client writes at a time
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LOAD = """

@@ -19,6 +19,8 @@ from minqwen.prefill import prefill, reader
 from minqwen.taps import listen
 from tests.tiny_models import scatter, small_config, small_model
 
+pytestmark = pytest.mark.slow
+
 TINY = "assets/tiny"
 
 

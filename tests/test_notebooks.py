@@ -207,6 +207,7 @@ def test_numbers_in_prose_are_known_to_a_cell(path):
 # ---- stored as they run
 
 
+@pytest.mark.slow
 @each
 def test_runs_again_to_the_same_outputs_and_figures(path):
     fresh, seconds, peak = execute(path)
@@ -216,6 +217,7 @@ def test_runs_again_to_the_same_outputs_and_figures(path):
     assert peak < 1.5e9
 
 
+@pytest.mark.slow
 @each
 def test_nbval(path, tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

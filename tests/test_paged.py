@@ -17,6 +17,8 @@ from minqwen.weights import memory, paged
 from minqwen.weights.paged import Mapped, OnDisk
 from tools.disk_speed import Limit
 
+pytestmark = pytest.mark.slow
+
 ONE = 3 * 24 * 64  # parameters of an expert; 33 in each of 5 layers, 5 for a token
 
 

@@ -27,6 +27,8 @@ from minqwen.weights.layout import skeleton
 from minqwen.weights.share import Share
 from minqwen.weights.slices import cut_pieces
 
+pytestmark = pytest.mark.slow
+
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
 # A layer of each kind. Attention: 4 heads on 2 key heads; delta: 4 value heads on 2 key
 # heads. Four ranks share key heads. 317 words are no multiple of either.

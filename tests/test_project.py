@@ -144,7 +144,8 @@ def test_no_file_names_a_place_on_one_machine():
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "assets/tiny/README.md"]
+    "name",
+    "README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md assets/tiny/README.md".split(),
 )
 def test_links_lead_somewhere_and_no_blank_is_left(name):
     text = (ROOT / name).read_text()

@@ -89,6 +89,7 @@ def stated(card, what):
     return float(number[1]) / (100 if number[2] else 1)
 
 
+@pytest.mark.slow
 def test_the_card_is_true(ours):
     """Documentation in full, and samples of the rest, measured again."""
     model, processor = ours

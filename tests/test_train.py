@@ -28,6 +28,8 @@ from minqwen.train import (
     train,
 )
 
+pytestmark = pytest.mark.slow
+
 TINY = Path(__file__).resolve().parent.parent / "assets" / "tiny"
 SHORT = Recipe(
     steps=8, batch_size=2, seq_len=192, picture_share=0.5, warmup=2, tower_steps=3

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import warnings
 
 import pytest
@@ -327,6 +328,8 @@ def half_a_gigabyte(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     "layout, dtype", [("fused", "float32"), ("single", "bfloat16")]
 )

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..config import Config
 from ..errors import InputError
+from ..files import ASSETS
 from ..model import Qwen
 from ..plan import step_bytes
 from ..weights import save
@@ -97,7 +98,7 @@ def checkpoint(size, folder):
     InputError for a size that needs a GPU where there is none.
     """
     if size == "tiny":
-        return Path(__file__).parents[2] / "assets" / "tiny"
+        return ASSETS / "tiny"
     folder = Path(folder)
     if size == "small":
         torch.manual_seed(0)

@@ -15,7 +15,8 @@ import torch
 
 from ..config import Config
 from ..errors import InputError, show
-from ..files import Reader
+from ..family import end_ids
+from ..files import Reader, read_json, read_whole
 from ..forms import chosen, known, using
 from .forms import FORMS, read_choice
 from .header import unchanged
@@ -118,11 +119,24 @@ def examine(path, dtype):
     table = open_checkpoint(path)
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
     scheme = read_scheme(cfg)
+    cfg = _add_ends(cfg, path if path.is_dir() else path.parent)
     cfg, table = _agree_on_parts(path, cfg, table)
     _check_depth(path, cfg, table)
     sizes = ((e.dtype, e.nbytes) for e in table.values() if e.dtype in DTYPES)
     model = skeleton(cfg, dtype or main_dtype(sizes, torch.float32))
     return table, model, *match_tensors(path, model, table, scheme)
+
+
+def _add_ends(cfg, folder):
+    """With the ids in generation_config.json, where released files name most of them.
+
+    Kept in the Config, so that a model without its processor knows where to stop.
+    """
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return cfg
+    said = read_json(read_whole(file), file).get("eos_token_id")
+    return cfg.replace(eos_token_id=end_ids(said, file, cfg.text.eos_token_id))
 
 
 def _agree_on_parts(path, cfg, table):

@@ -8,6 +8,8 @@ from views import FRAME, colours, mount, traits, violations
 import minqwen
 from minqwen.widgets import MemoryBoard
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def show(new_page):

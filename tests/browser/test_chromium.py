@@ -4,6 +4,8 @@ import chromium
 import pytest
 from playwright.sync_api import Error
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_browser_is_said_in_one_sentence(monkeypatch, tmp_path):
     """With nothing on PATH, no package manager, and no server to download from."""

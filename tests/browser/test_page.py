@@ -12,6 +12,8 @@ from minqwen.explore import write_html
 from minqwen.trace import Trace
 from tools.made_trace import made_trace
 
+pytestmark = pytest.mark.slow
+
 READY = "html[data-ready]"
 ATTACKS = [
     "<script>alert(1)</script>", "</script><script>alert(2)</script>", "<!--", "-->",

@@ -13,6 +13,8 @@ from views import violations
 
 from tools.made_trace import made_trace
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["<|im_start|>", "user", "\n", *[""] * 6, "Which", " digit", " is", " this"]
 TEXTS += ["?"]
 TEXTS += ["\n", " It", " is", " a", " 7", "."] * 9

@@ -16,6 +16,8 @@ from minqwen.trace_file import to_bytes
 from minqwen.widgets import StateExplorer
 from minqwen.widgets.bundle import HERE, bundle
 
+pytestmark = pytest.mark.slow
+
 ATTACKS = [
     "<script>alert(1)</script>", "</script>", '"><img src=x onerror=alert(2)>',
     "\u202eright to left", "e\u0301\u0301", "שלום", "${alert(3)}", "\n", " ", "",

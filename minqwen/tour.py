@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -42,13 +43,7 @@ def tour(assets=ASSETS):
         shape += f", {text.num_experts} experts in each"
     print(styled("A whole Qwen3.5, but small", 1), end=": ")
     print(f"{shape}, {count['total'] / 1e6:.1f} million numbers.\n")
-    fired = torch.zeros(text.num_hidden_layers, text.num_experts or 0, dtype=torch.long)
-
-    def count(layer, ids, **_):
-        if layer != "mtp":
-            fired[layer] += ids.cpu().flatten().bincount(minlength=text.num_experts)
-
-    with listen(model, router=count):
+    with watch(model) as fired:
         ask(model, processor, QUESTION)
         print(sketch(assets / PICTURE))
         ask(model, processor, PICTURE_QUESTION, assets / PICTURE)
@@ -82,6 +77,20 @@ def ask(model, processor, question, picture=None):
 
 
 # ---- which experts fired ----
+
+
+@contextmanager
+def watch(model):
+    """Within the block, count how often each router picks each expert: [L, E]."""
+    E = model.cfg.text.num_experts or 0
+    counts = torch.zeros(model.cfg.text.num_hidden_layers, E, dtype=torch.long)
+
+    def count(layer, ids, **_):
+        if layer != "mtp":
+            counts[layer] += ids.cpu().flatten().bincount(minlength=E)
+
+    with listen(model, router=count):
+        yield counts
 
 
 def experts(counts, text):

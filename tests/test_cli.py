@@ -359,11 +359,12 @@ def test_tour_without_its_checkpoint(run, monkeypatch, tmp_path):
 def test_experts_are_counted_from_the_routers(checkpoint):
     """The table against ids recomputed from each router's own logits."""
     model = minqwen.load(checkpoint)
-    fired, seen = minqwen.tour.watch(model), []
+    seen = []
     for layer in model.model.language_model.layers:
         layer.mlp.gate.register_forward_hook(lambda m, a, out: seen.append(out[2]))
     ids = Processor.load(checkpoint).chat([{"role": "user", "content": "Hello"}])
-    model(**ids)
+    with minqwen.tour.watch(model) as fired:
+        model(**ids)
     k = model.cfg.text.num_experts_per_tok
     for count, logits in zip(fired, seen, strict=True):
         top = logits.argsort(descending=True)[:, :k].flatten()

@@ -63,7 +63,7 @@ def test_an_answer_ends_there_after_save_and_convert_too(folder, tmp_path):
     [
         ('{"eos_token_id": "x"}', "generation_config.json: eos_token_id is 'x'"),
         ('{"eos_token_id": ', "generation_config.json is not JSON"),
-        ("[]", "generation_config.json holds no JSON object"),
+        ("[]", "generation_config.json is not a JSON object"),
     ],
 )
 def test_a_broken_generation_config_is_one_sentence(folder, content, words):

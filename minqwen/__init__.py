@@ -1,39 +1,52 @@
 """minqwen: Qwen3.5, small enough to read and exact enough to run."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from . import check
-from . import kernels as _kernels  # noqa: F401  puts its forms into the table
-from .cache import Cache
-from .check.progress import progress
-from .config import Config
-from .errors import InputError
-from .generate import generate
-from .model import Qwen
-from .record import record
-from .text import Processor
-from .trace import Trace
-from .weights import load, save
+if TYPE_CHECKING:  # the table below, for type checkers and editors
+    from . import check as check
+    from . import train as train
+    from . import widgets as widgets
+    from .check import progress as progress
+    from .engine.generate import generate as generate
+    from .errors import InputError as InputError
+    from .model import Cache as Cache
+    from .model import Config as Config
+    from .model import Qwen as Qwen
+    from .prompt.processor import Processor as Processor
+    from .trace import Trace as Trace
+    from .trace import record as record
+    from .weights import load as load
+    from .weights import save as save
 
 __version__ = "0.1.0"
-__all__ = [
-    "Cache",
-    "Config",
-    "InputError",
-    "Processor",
-    "Qwen",
-    "Trace",
-    "check",
-    "generate",
-    "load",
-    "progress",
-    "record",
-    "save",
-]
+PLACES = {  # each is imported when it is first asked for
+    "Cache": "model",
+    "Config": "model",
+    "InputError": "errors",
+    "Processor": "prompt.processor",
+    "Qwen": "model",
+    "Trace": "trace",
+    "check": "check",
+    "generate": "engine.generate",
+    "load": "weights",
+    "progress": "check",
+    "record": "trace",
+    "save": "weights",
+    "train": "train",
+    "widgets": "widgets",
+}
+__all__ = [*PLACES]
 
 
 def __getattr__(name):
-    """The widgets' libraries are optional, so they are imported when asked for."""
-    if name == "widgets":
-        return import_module(".widgets", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place = import_module(f".{PLACES[name]}", __name__)
+    value = place if name == PLACES[name] else getattr(place, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted([*globals(), *PLACES])

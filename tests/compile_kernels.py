@@ -24,8 +24,8 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
 
-from minqwen.config import Config  # noqa: E402
 from minqwen.kernels import gpu  # noqa: E402
+from minqwen.model.config import Config  # noqa: E402
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32",
          torch.int64: "*i64"}  # fmt: skip

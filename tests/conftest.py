@@ -20,7 +20,7 @@ sys.modules["fla"] = None
 @pytest.fixture
 def run(capsys):
     """Run a command in this process: exit code, stdout, stderr."""
-    from minqwen import cli
+    from minqwen.cli import commands as cli
 
     def run(*args):
         try:

@@ -7,7 +7,7 @@ whose products of bf16 numbers are wrong.
 import pytest
 import torch
 
-from minqwen.delta import delta_recurrent
+from minqwen.model.delta import delta_recurrent
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 

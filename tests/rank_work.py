@@ -16,7 +16,10 @@ import torch
 from tap_names import hear_all
 from torch.distributed import TCPStore
 
-from minqwen import cli, generate, parallel, ranks
+from minqwen import generate
+from minqwen.cli import commands as cli
+from minqwen.parallel import part as parallel
+from minqwen.parallel import ranks
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["rank_work", "tqdm"])

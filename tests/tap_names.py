@@ -1,6 +1,6 @@
 """What a call of a model says at its taps, and what it should say."""
 
-from minqwen import taps
+from minqwen.model import taps
 
 
 def hear_all(model, call):

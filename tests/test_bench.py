@@ -9,9 +9,9 @@ import torch
 import minqwen
 from minqwen import bench
 from minqwen.bench import growth, worker
-from minqwen.config import Config
-from minqwen.model import Qwen
-from minqwen.plan import step_bytes
+from minqwen.model.config import Config
+from minqwen.model.qwen import Qwen
+from minqwen.plan.budget import step_bytes
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_models import small_model
 
-from minqwen.cache import DeltaState
 from minqwen.errors import InputError
+from minqwen.model.cache import DeltaState
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +125,8 @@ def test_move(model):
 
 def test_bytes_are_those_of_397b():
     """180 MiB of state, 3.16 MiB of windows, 30,720 bytes of KV a token."""
-    from minqwen.cache import Cache
-    from minqwen.config import Config
+    from minqwen.model.cache import Cache
+    from minqwen.model.config import Config
 
     cfg = Config.named("397B-A17B").text
     size = Cache(cfg, 1, 1000, torch.bfloat16, "meta").num_bytes()

@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import scatter, small_config, small_model
 
 import minqwen
-from minqwen import cli, terminal
-from minqwen.config import Config
-from minqwen.text import CONFIG_IDS, Processor
-from minqwen.tour import experts, heat, sketch
+from minqwen import terminal
+from minqwen.cli import commands as cli
+from minqwen.cli.tour import experts, heat, sketch
+from minqwen.model.config import Config
+from minqwen.prompt.processor import CONFIG_IDS, Processor
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PRINTED = {"tokens", "token_ids", "text", "thinking", "prompt_tokens", "finish_reason"}
@@ -334,7 +335,7 @@ def test_a_reader_who_leaves_is_no_error(endless):
 
 
 def test_tour(run, checkpoint, monkeypatch):
-    monkeypatch.setattr(cli, "tour", lambda: minqwen.tour.tour(checkpoint.parent))
+    monkeypatch.setattr(cli, "tour", lambda: minqwen.cli.tour.tour(checkpoint.parent))
     code, out, err = run("tour")
     lines = out.splitlines()
     assert code == 0 and not err and "\x1b" not in out
@@ -351,7 +352,7 @@ def test_tour(run, checkpoint, monkeypatch):
 
 
 def test_tour_without_its_checkpoint(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "tour", lambda: minqwen.tour.tour(tmp_path))
+    monkeypatch.setattr(cli, "tour", lambda: minqwen.cli.tour.tour(tmp_path))
     code, out, err = run("tour")
     assert code == 1 and not out and one_line(err) and "clone" in err
 
@@ -363,7 +364,7 @@ def test_experts_are_counted_from_the_routers(checkpoint):
     for layer in model.model.language_model.layers:
         layer.mlp.gate.register_forward_hook(lambda m, a, out: seen.append(out[2]))
     ids = Processor.load(checkpoint).chat([{"role": "user", "content": "Hello"}])
-    with minqwen.tour.watch(model) as fired:
+    with minqwen.cli.tour.watch(model) as fired:
         model(**ids)
     k = model.cfg.text.num_experts_per_tok
     for count, logits in zip(fired, seen, strict=True):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_models import small_config
 
-from minqwen.config import Config
 from minqwen.errors import InputError
-from minqwen.model import Qwen
+from minqwen.model.config import Config
+from minqwen.model.qwen import Qwen
 from minqwen.weights import expected_tensors
 
 # name: text, with vision and MTP (10^9), payload bytes (10^9), tensors, active
@@ -195,9 +195,9 @@ def test_every_field_is_read():
     import re
     from pathlib import Path
 
-    from minqwen import config
+    from minqwen.model import config
 
-    folder = Path(config.__file__).parent
+    folder = Path(config.__file__).parents[1]
     code = "".join(p.read_text() for p in folder.rglob("*.py") if p.stem != "family")
     for cls in (config.TextConfig, config.VisionConfig, config.RopeConfig):
         for f in dataclasses.fields(cls):

@@ -19,13 +19,13 @@ from tiny_models import small_model
 from tqdm import tqdm
 
 import minqwen
-from minqwen.convert import convert
 from minqwen.errors import InputError
 from minqwen.files import FILES
-from minqwen.plan import weight_bytes
-from minqwen.text import Processor
+from minqwen.plan.budget import weight_bytes
+from minqwen.prompt.processor import Processor
 from minqwen.weights import open_checkpoint
-from minqwen.weights.hub import UNFINISHED
+from minqwen.weights.checkpoint.hub import UNFINISHED
+from minqwen.weights.convert import convert
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +189,7 @@ def test_transformers_reads_our_fp8(tmp_path):
 # ---- kills, full disks, other hands
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["minqwen.convert"])
+SERVER.set_forkserver_preload(["minqwen.weights.convert"])
 
 
 def work(source, folder, form, ready):
@@ -242,7 +242,7 @@ def half_done(source, folder):
     last.rename(last.with_name(last.name + ".tmp"))
     os.truncate(last.with_name(last.name + ".tmp"), 1000)
     (folder / "model.safetensors.index.json").unlink()
-    from minqwen.convert import fingerprint
+    from minqwen.weights.convert import fingerprint
     from minqwen.weights.load import examine
 
     table, model, *_ = examine(source, torch.bfloat16)
@@ -346,7 +346,7 @@ def test_a_small_disk(source, small_disk):
     free = shutil.disk_usage
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("minqwen.convert.disk_usage", lambda place: free("/"))
+        patch.setattr("minqwen.weights.convert.disk_usage", lambda place: free("/"))
         with pytest.raises(InputError, match="No space left on device; what is there"):
             convert(source, small_disk / "out", "int4", SMALL)
     refused(small_disk / "out", "minqwen convert")

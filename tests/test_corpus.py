@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from minqwen.corpus import Corpus, chats, digits, write_processor
-from minqwen.corpus.chats import exchange, one_digit, picture_chat, text_chats
-from minqwen.corpus.digits import SIZES, TRAIN_FONTS, UNSEEN_FONTS, draw_digit
-from minqwen.corpus.text import BUILT_IN, built_in_page, documents, paragraphs
-from minqwen.corpus.tokenizer import MARKS, SPECIAL, VOCAB_SIZE, build_tokenizer
 from minqwen.errors import InputError
-from minqwen.text import Processor
+from minqwen.prompt.processor import Processor
+from minqwen.train.corpus import Corpus, chats, digits, write_processor
+from minqwen.train.corpus.chats import exchange, one_digit, picture_chat, text_chats
+from minqwen.train.corpus.digits import SIZES, TRAIN_FONTS, UNSEEN_FONTS, draw_digit
+from minqwen.train.corpus.text import BUILT_IN, built_in_page, documents, paragraphs
+from minqwen.train.corpus.tokenizer import MARKS, SPECIAL, VOCAB_SIZE, build_tokenizer
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -277,7 +277,9 @@ def test_missing_fonts_are_explained(monkeypatch):
 
 def test_built_in_pages_are_the_same_in_a_fresh_interpreter():
     """pytest and IPython add built-in names and replace hooks; none may be learned."""
-    code = "from minqwen.corpus.text import *; print(*map(built_in_page, BUILT_IN))"
+    code = (
+        "from minqwen.train.corpus.text import *; print(*map(built_in_page, BUILT_IN))"
+    )
     fresh = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

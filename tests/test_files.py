@@ -11,7 +11,6 @@ from tiny_models import small_model
 
 import minqwen
 from minqwen.errors import InputError
-from minqwen.explore import write_html
 from minqwen.files import (
     Reader,
     created,
@@ -21,13 +20,14 @@ from minqwen.files import (
     temporary,
     write_whole,
 )
+from minqwen.parallel.slices import Piece, read_piece
 from minqwen.trace import Trace
-from minqwen.trace_import import from_llama_csv
+from minqwen.trace.engines import from_llama_csv
 from minqwen.weights import open_checkpoint
-from minqwen.weights.gguf_header import read_gguf
-from minqwen.weights.header import lay_out, read_table
-from minqwen.weights.rows import Rows
-from minqwen.weights.slices import Piece, read_piece
+from minqwen.weights.checkpoint.header import lay_out, read_table
+from minqwen.weights.gguf.header import read_gguf
+from minqwen.weights.quantised.requantise import Rows
+from minqwen.widgets.explore import write_html
 
 OPENERS = {
     "safetensors": read_table,
@@ -88,7 +88,7 @@ def test_a_disk_that_fails(opener, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "preadv", broken)
     if opener is read_gguf:  # whose header is read ahead by Python's own buffer
-        monkeypatch.setattr("minqwen.weights.gguf_header.Header.take", broken)
+        monkeypatch.setattr("minqwen.weights.gguf.header.Header.take", broken)
     with pytest.raises(InputError) as error:
         opener(file)
     sentence(error, f"{file} cannot be read: Input/output error")
@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(kind, tmp_path, small_disk
 
 
 def test_training_on_a_full_disk_keeps_what_it_had(tmp_path, small_disk):
-    from minqwen.train import Recipe, keep
+    from minqwen.train.loop import Recipe, keep
 
     model = small_model(moe=False)
     optimizer = torch.optim.SGD(model.parameters())

@@ -14,8 +14,8 @@ from tiny_models import small_model
 
 import minqwen
 from minqwen.errors import InputError
-from minqwen.weights.forms import FORMS
-from minqwen.weights.quantised import Packed
+from minqwen.weights.quantised.codecs import FORMS
+from minqwen.weights.quantised.modules import Packed
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +135,7 @@ def test_experts_on_disk(folder, dtype, slots):
 def test_a_bounded_buffer_changes_nothing(folder, monkeypatch):
     """Widened 128 rows, or one expert, at a time."""
     want = logits(minqwen.load(folder))
-    monkeypatch.setattr("minqwen.weights.quantised.BUFFER", 1)
+    monkeypatch.setattr("minqwen.weights.quantised.modules.BUFFER", 1)
     got = logits(minqwen.load(folder))
     assert (got - want).abs().max() <= 1e-5 * want.abs().max()
 

@@ -8,12 +8,12 @@ from test_paged import pages_of
 from tiny_models import small_config
 
 import minqwen
-from minqwen import cli
-from minqwen.config import Config
-from minqwen.info import describe
+from minqwen.cli import commands as cli
+from minqwen.model.config import Config
+from minqwen.plan.contents import describe
 from minqwen.weights import expected_tensors, open_checkpoint
-from minqwen.weights.layout import skeleton
-from minqwen.weights.match import match_tensors
+from minqwen.weights.checkpoint.layout import skeleton
+from minqwen.weights.checkpoint.match import match_tensors
 from tools.full_size import TOKEN, make, steer
 
 

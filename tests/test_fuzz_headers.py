@@ -16,8 +16,8 @@ from gguf import GGUFReader
 from tiny_models import small_model
 
 from minqwen.errors import InputError
-from minqwen.weights.gguf import open_gguf
-from minqwen.weights.header import parse_header, read_table
+from minqwen.weights.checkpoint.header import parse_header, read_table
+from minqwen.weights.gguf.load import open_gguf
 
 pytestmark = pytest.mark.slow
 

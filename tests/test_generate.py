@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_models import small_model
 
+from minqwen.engine.generate import generate, guess, read_drafting
+from minqwen.engine.prefill import cuts, pieces, prefill
+from minqwen.engine.sampling import draw, penalise, probabilities
+from minqwen.engine.stream import TextStream
 from minqwen.errors import InputError
-from minqwen.generate import generate, guess, read_drafting
-from minqwen.prefill import cuts, pieces, prefill
-from minqwen.sampling import draw, penalise, probabilities
-from minqwen.stream import TextStream
-from minqwen.text import Processor
+from minqwen.prompt.processor import Processor
 
 TINY = Path(__file__).resolve().parent.parent / "assets" / "tiny"
 IMAGE, VIDEO, START, END = 301, 302, 303, 304  # as in tiny_models.small_config

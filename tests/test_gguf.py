@@ -17,11 +17,11 @@ from loading import measured, refused
 from tiny_models import small_model
 
 import minqwen
-from minqwen.config import FULL, LINEAR
 from minqwen.errors import InputError
+from minqwen.model.config import FULL, LINEAR
 from minqwen.weights import open_checkpoint
-from minqwen.weights.gguf import open_gguf
-from minqwen.weights.gguf_header import TYPES, read_gguf
+from minqwen.weights.gguf.header import TYPES, read_gguf
+from minqwen.weights.gguf.load import open_gguf
 
 SHAPES = {
     "moe": dict(),

@@ -11,7 +11,7 @@ from tiny_models import small_model
 
 import minqwen
 from minqwen.errors import InputError
-from minqwen.text import Processor
+from minqwen.prompt.processor import Processor
 
 TINY = Path(__file__).resolve().parent.parent / "assets" / "tiny"
 TEXTS = [

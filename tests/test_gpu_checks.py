@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from minqwen.config import FULL
-from minqwen.model import Qwen
+from minqwen.model.config import FULL
+from minqwen.model.qwen import Qwen
 from tools import gpu_checks
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import minqwen
-from minqwen import forms, kernels
-from minqwen.generate import decoder
+from minqwen import kernels
+from minqwen.engine.generate import decoder
+from minqwen.model import forms
 from tests.gpu_forms import DEVICE, error
 from tests.tiny_models import small_model
 
@@ -73,7 +74,7 @@ def test_a_fast_model_has_gradients():
 @torch.inference_mode()
 def test_a_step_of_fixed_shape_is_the_model():
     """All of a CUDA graph but the recording, which wants a GPU."""
-    from minqwen.kernels.graph import Step
+    from minqwen.kernels.gpu.graph import Step
 
     plain, fast = twins()
     ids = torch.randint(0, 300, (1, 3), device=DEVICE)
@@ -92,7 +93,7 @@ def test_a_step_of_fixed_shape_is_the_model():
 @pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs need a GPU")
 @torch.inference_mode()
 def test_a_recorded_answer_is_the_model():
-    from minqwen.kernels import graph
+    from minqwen.kernels.gpu import graph
 
     plain, fast = twins()
     ids = torch.randint(0, 300, (1, 9), device=DEVICE)

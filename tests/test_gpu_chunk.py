@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minqwen.delta import delta_recurrent
+from minqwen.model.delta import delta_recurrent
 from tests.gpu_forms import CLOSE, DTYPES, call, error, exact, random, rule_inputs
 
 pytestmark = pytest.mark.slow

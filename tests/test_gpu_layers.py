@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minqwen.cache import DeltaState
-from minqwen.deltanet import GatedDeltaNet, causal_conv
-from minqwen.moe import Experts, Router
-from minqwen.norm import GatedRMSNorm, RMSNorm
+from minqwen.model.cache import DeltaState
+from minqwen.model.deltanet import GatedDeltaNet, causal_conv
+from minqwen.model.moe import Experts, Router
+from minqwen.model.norm import GatedRMSNorm, RMSNorm
 from tests.gpu_forms import CLOSE, DEVICE, DTYPES, error, random
 from tests.tiny_models import scatter, small_config
 

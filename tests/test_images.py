@@ -18,8 +18,13 @@ from PIL import Image, ImageDraw
 from transformers import Qwen2VLImageProcessorPil
 
 from minqwen.errors import InputError
-from minqwen.images import open_picture, picture_to_patches, read_options, smart_resize
-from minqwen.videos import (
+from minqwen.prompt.images import (
+    open_picture,
+    picture_to_patches,
+    read_options,
+    smart_resize,
+)
+from minqwen.prompt.videos import (
     frame_seconds,
     read_video,
     sample_frames,

@@ -8,15 +8,17 @@ import pytest
 import torch
 
 import minqwen
-from minqwen import forms, kernels
-from minqwen.delta import delta_recurrent
-from minqwen.deltanet import causal_conv
-from minqwen.generate import decoder
-from minqwen.kernels import cpu, read
-from minqwen.kernels.decode import Decoder
-from minqwen.kernels.read import Reader
-from minqwen.prefill import prefill, reader
-from minqwen.taps import listen
+from minqwen import kernels
+from minqwen.engine.generate import decoder
+from minqwen.engine.prefill import prefill, reader
+from minqwen.kernels import cpu
+from minqwen.kernels.cpu import read
+from minqwen.kernels.cpu.decode import Decoder
+from minqwen.kernels.cpu.read import Reader
+from minqwen.model import forms
+from minqwen.model.delta import delta_recurrent
+from minqwen.model.deltanet import causal_conv
+from minqwen.model.taps import listen
 from tests.tiny_models import scatter, small_config, small_model
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy_forms import BOUND, error, wide
 
-from minqwen.delta import delta_chunked, delta_recurrent, delta_step
+from minqwen.model.delta import delta_chunked, delta_recurrent, delta_step
 
 F32 = BOUND[torch.float32]
 RULES = {

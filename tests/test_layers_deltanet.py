@@ -10,8 +10,8 @@ import torch
 from numpy_forms import BOUND, error, mean_error, weights, wide
 from tiny_models import small_config, small_model
 
-from minqwen.cache import DeltaState
-from minqwen.deltanet import causal_conv
+from minqwen.model.cache import DeltaState
+from minqwen.model.deltanet import causal_conv
 
 F32 = BOUND[torch.float32]
 DTYPES = pytest.mark.parametrize("dtype", BOUND, ids=["fp32", "bf16"])

@@ -11,12 +11,19 @@ import torch
 from numpy_forms import BOUND, error, weights, wide
 from tiny_models import small_config, small_model
 
-from minqwen.attention import attend, causal_mask
-from minqwen.cache import KV
-from minqwen.config import Config, RopeConfig
-from minqwen.moe import MLP, Experts, Router, SparseMoE, balance_loss, grouped_linear
-from minqwen.norm import GatedRMSNorm, RMSNorm, l2norm
-from minqwen.rope import inverse_frequencies, rope_angles, rotate
+from minqwen.model.attention import attend, causal_mask
+from minqwen.model.cache import KV
+from minqwen.model.config import Config, RopeConfig
+from minqwen.model.moe import (
+    MLP,
+    Experts,
+    Router,
+    SparseMoE,
+    balance_loss,
+    grouped_linear,
+)
+from minqwen.model.norm import GatedRMSNorm, RMSNorm, l2norm
+from minqwen.model.rope import inverse_frequencies, rope_angles, rotate
 
 DTYPES = pytest.mark.parametrize("dtype", BOUND, ids=["fp32", "bf16"])
 REAL_ROPE = Config.named("397B-A17B").text.rope

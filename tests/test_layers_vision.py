@@ -12,8 +12,8 @@ import torch
 from numpy_forms import BOUND, error, weights, wide
 from tiny_models import small_config, small_model
 
-from minqwen.rope import positions
-from minqwen.vision import in_blocks, stretch
+from minqwen.model.rope import positions
+from minqwen.model.vision import in_blocks, stretch
 
 CFG = small_config()
 DTYPES = pytest.mark.parametrize("dtype", BOUND, ids=["fp32", "bf16"])

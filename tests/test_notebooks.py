@@ -22,11 +22,8 @@ from tools.execute import (
 )
 
 PATHS = notebooks.stored()
-MODEL_PART = "config family norm rope attention delta deltanet moe vision block".split()
-MODEL_PART += "cache mtp model forms taps".split()
-AROUND_IT = ["text"]  # and yet shown to the last line
 TAGS = {"predict", "stub", "solution", "figure", "volatile", "nbval-ignore-output"}
-each = pytest.mark.parametrize("path", PATHS, ids=lambda p: p.name[:2])
+each = pytest.mark.parametrize("path", PATHS, ids=notebooks.number)
 
 
 def read(path):
@@ -62,9 +59,20 @@ def test_tied_cells_equal_the_package():
 
 def test_every_public_name_of_the_model_part_has_a_notebook():
     owner = tie.owned()
-    names = {f"{m}.{n}" for m in MODEL_PART + AROUND_IT for n in tie.public(m)}
+    names = {
+        f"{m}.{n}" for m in [*tie.MODEL_PART, *tie.AROUND_IT] for n in tie.public(m)
+    }
     excused = {name for name in names if name.split(".")[0] in tie.NOT_TAUGHT}
     assert set(owner) | excused == names
+
+
+def test_a_number_may_carry_a_letter(tmp_path, monkeypatch):
+    names = ["05_gates.ipynb", "05b_more.ipynb", "06_chunks.ipynb", "draft.ipynb"]
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    assert [*map(notebooks.number, notebooks.stored())] == ["05", "05b", "06"]
+    assert [p.name for p in notebooks.find(["05b"])] == ["05b_more.ipynb"]
 
 
 def test_one_changed_character_is_found_and_named():
@@ -73,7 +81,9 @@ def test_one_changed_character_is_found_and_named():
     number, cell, _ = next(tie.tied_cells(notebook))
     cell.source = cell.source.replace("(v - read)", "(v + read)")
     [complaint], _ = tie.compare(notebook, path.name)
-    assert f"{path.name}, cell {number}: differs from minqwen/delta.py" in complaint
+    assert (
+        f"{path.name}, cell {number}: differs from minqwen/model/delta.py" in complaint
+    )
     assert "'error = beta[..., None] * (v + read)'" in complaint
     cell.source = cell.source.replace("# [B, H, V]", "# [B, V]")  # comments count
     tie.compare(notebook, path.name, sync=True)
@@ -82,20 +92,23 @@ def test_one_changed_character_is_found_and_named():
 
 def test_a_class_may_go_on_in_another_cell():
     stubs = [
-        "# minqwen/norm.py\nclass RMSNorm:\n    def __init__(): ...",
-        "# minqwen/norm.py\nclass RMSNorm(RMSNorm):\n    def forward(): ...",
+        "# minqwen/model/norm.py\nclass RMSNorm:\n    def __init__(): ...",
+        "# minqwen/model/norm.py\nclass RMSNorm(RMSNorm):\n    def forward(): ...",
     ]
     cells = [{"cell_type": "code", "source": stub} for stub in stubs]
     complaints, taught = tie.compare({"cells": cells}, "x", sync=True)
     pairs = [("norm.RMSNorm", m) for m in (None, "__init__", "forward")]
     assert complaints == [] and taught == pairs
     scope = {}
-    exec("import torch; from torch import nn; from minqwen.norm import rms_norm", scope)
+    exec(
+        "import torch; from torch import nn; from minqwen.model.norm import rms_norm",
+        scope,
+    )
     for cell in cells:
         exec(cell["source"], scope)
     import torch
 
-    from minqwen.norm import RMSNorm
+    from minqwen.model.norm import RMSNorm
 
     x = torch.randn(2, 8)
     assert torch.equal(scope["RMSNorm"](8)(x), RMSNorm(8)(x))
@@ -110,7 +123,10 @@ def test_what_is_missing_doubled_or_misplaced_is_reported():
     assert tie.coverage({"04": both, "05": both[:1]})[0].startswith(
         "delta.delta_step is taught more than once"
     )
-    unknown = {"cell_type": "code", "source": "# minqwen/delta.py\ndef nonsense(): ..."}
+    unknown = {
+        "cell_type": "code",
+        "source": "# minqwen/model/delta.py\ndef nonsense(): ...",
+    }
     [complaint], _ = tie.compare({"cells": [unknown]}, "x")
     assert "does not define 'nonsense'" in complaint
 
@@ -121,7 +137,7 @@ def test_what_is_missing_doubled_or_misplaced_is_reported():
 @each
 def test_form(path):
     first, *_, last = markdown(path)
-    assert re.match(rf"# {path.name[:2]} · .+\n\n\*\*.+\?\*\*\n", first)
+    assert re.match(rf"# {notebooks.number(path)} · .+\n\n\*\*.+\?\*\*\n", first)
     cost = r"\*Reading \d+ minutes · running \d+ seconds · memory \d+ MB\*"
     assert re.search(cost, first) and "**You will build**" in first
     text = "\n".join(markdown(path))

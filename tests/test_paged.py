@@ -13,8 +13,9 @@ from tiny_models import small_model
 
 import minqwen
 from minqwen.errors import InputError
-from minqwen.weights import memory, paged
-from minqwen.weights.paged import Mapped, OnDisk
+from minqwen.weights.checkpoint import memory
+from minqwen.weights.disk import paged
+from minqwen.weights.disk.paged import Mapped, OnDisk
 from tools.disk_speed import Limit
 
 pytestmark = pytest.mark.slow
@@ -258,7 +259,7 @@ def test_free_memory_in_a_control_group():
         held = Limit(limit)
     except (SystemExit, OSError):
         pytest.skip("control groups cannot be made here")
-    code = "from minqwen.weights.memory import available; print(available())"
+    code = "from minqwen.weights.checkpoint.memory import available; print(available())"
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True,

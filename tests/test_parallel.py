@@ -19,13 +19,13 @@ from tap_names import expected
 from tiny_models import small_config, small_model
 
 import minqwen
-from minqwen.config import Config
 from minqwen.errors import InputError
-from minqwen.parallel import part_of
+from minqwen.model.config import Config
+from minqwen.parallel.part import part_of
+from minqwen.parallel.partition import Share
+from minqwen.parallel.slices import cut_pieces
 from minqwen.weights import Entry
-from minqwen.weights.layout import skeleton
-from minqwen.weights.share import Share
-from minqwen.weights.slices import cut_pieces
+from minqwen.weights.checkpoint.layout import skeleton
 
 pytestmark = pytest.mark.slow
 

@@ -7,12 +7,10 @@ import torch
 from tiny_models import small_model
 
 import minqwen
-from minqwen import cli
-from minqwen.advice import advise
-from minqwen.config import Config
-from minqwen.convert import read_target
+from minqwen.cli import commands as cli
 from minqwen.errors import InputError
-from minqwen.plan import (
+from minqwen.model.config import Config
+from minqwen.plan.budget import (
     FORMS,
     GPUS,
     PAGED,
@@ -26,8 +24,10 @@ from minqwen.plan import (
     step_bytes,
     weight_bytes,
 )
+from minqwen.plan.page import advise
 from minqwen.units import human, rate, size
 from minqwen.weights import open_checkpoint
+from minqwen.weights.convert import read_target
 
 BIG = Config.named("397B-A17B")
 GIB = 2**30

@@ -15,11 +15,12 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from tools import rooms
+from tools.tie import MODEL_PART
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-MODEL_PART = "config family norm rope attention delta deltanet moe vision block".split()
-MODEL_PART += "cache mtp model forms taps".split()
 OPTIONAL = "transformers av matplotlib ipywidgets anywidget IPython fla triton".split()
 OPTIONAL += "gguf pytest playwright".split()
 
@@ -164,7 +165,7 @@ def test_modules_are_short():
 
 @pytest.mark.parametrize("module", MODEL_PART)
 def test_model_part_fits_notebook_cells(module):
-    text = (ROOT / "minqwen" / f"{module}.py").read_text()
+    text = (ROOT / "minqwen" / "model" / f"{module}.py").read_text()
     wide = [n for n, line in enumerate(text.splitlines(), 1) if len(line) > 88]
     assert not wide, f"lines over 88 columns: {wide}"
     long = {
@@ -175,28 +176,70 @@ def test_model_part_fits_notebook_cells(module):
     assert not long, f"functions over 45 lines: {long}"
 
 
-@pytest.mark.parametrize("module", MODEL_PART)
-def test_model_part_imports_nothing_from_around_it(module):
-    tree = ast.parse((ROOT / "minqwen" / f"{module}.py").read_text())
-    inside = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = "minqwen." * bool(node.level) + (node.module or "")
-            bare = base.rstrip(".") == "minqwen"
-            names = [f"minqwen.{a.name}" for a in node.names] if bare else [base]
-        else:
-            continue
-        inside |= {name.split(".")[1] for name in names if name.startswith("minqwen.")}
-    assert inside <= {"errors", "files", *MODEL_PART} - {module}
+def test_arrows_point_one_way_and_none_in_a_circle():
+    arrows = rooms.graph()
+    assert {rooms.room(module) for module in arrows} <= set(rooms.FLOOR)
+    assert rooms.wrong(arrows) == []
+    assert rooms.circles(arrows) == []
+
+
+def test_an_arrow_the_wrong_way_is_found_even_inside_a_function():
+    files = {
+        "minqwen.model.norm": "def f():\n    from ..engine import generate",
+        "minqwen.engine.generate": "import minqwen.model.norm\nfrom . import stream",
+        "minqwen.engine.stream": "from .generate import g",
+        "minqwen.engine": "",
+        "minqwen.prompt.processor": "from ..kernels.fla import delta_rule",
+        "minqwen.kernels.fla": "from ..model.norm import norm",
+    }
+    files = {name: (text, name == "minqwen.engine") for name, text in files.items()}
+    arrows = rooms.graph(files)
+    assert rooms.wrong(arrows) == [
+        ("minqwen.engine.generate", "minqwen.model.norm"),
+        ("minqwen.model.norm", "minqwen.engine.generate"),
+        ("minqwen.prompt.processor", "minqwen.kernels.fla"),
+    ]
+    names = {"minqwen.model.norm", "minqwen.engine.generate", "minqwen.engine.stream"}
+    assert rooms.circles(arrows) == [names]
+
+
+def test_import_loads_nothing_but_what_is_asked_for():
+    code = (
+        "import sys, minqwen; assert dir(minqwen)\n"
+        "heavy = 'torch numpy jinja2 tokenizers PIL matplotlib safetensors'.split()\n"
+        "print([m for m in sys.modules if m in heavy or m.startswith('minqwen.')])\n"
+        "minqwen.Config.named('0.8B'); minqwen.InputError\n"
+        "heavy = 'jinja2 tokenizers PIL matplotlib minqwen.check'.split()\n"
+        "print([m for m in sys.modules if m in heavy])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"], done.stderr
+
+
+def test_every_public_name_is_there_and_known_to_type_checkers():
+    import minqwen
+
+    tree = ast.parse((ROOT / "minqwen" / "__init__.py").read_text())
+    block = next(n for n in tree.body if isinstance(n, ast.If)).body
+    told = {}
+    for node in block:
+        for alias in node.names:
+            assert alias.asname == alias.name  # else it is not re-exported
+            told[alias.name] = node.module or alias.name
+    assert told == minqwen.PLACES
+    for name in minqwen.__all__:
+        assert getattr(minqwen, name) is getattr(minqwen, name) and name in dir(minqwen)
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = minqwen.nonsense
 
 
 def test_import_needs_no_optional_library():
     # torch may bring some of these along by itself: only what we add counts.
     code = (
         "import json, sys, torch; before = set(sys.modules)\n"
-        "import minqwen, minqwen.cli\n"
+        "import minqwen, minqwen.cli.commands\n"
         "print(json.dumps(sorted(set(sys.modules) - before)))"
     )
     done = subprocess.run(

@@ -11,11 +11,11 @@ from test_paged import logits
 from tiny_models import small_model
 
 import minqwen
-from minqwen.convert import convert
 from minqwen.errors import InputError
 from minqwen.kernels import whole_on_cpu
-from minqwen.weights.forms import FORMS, KEPT, rows_of, take
-from minqwen.weights.quantised import Packed
+from minqwen.weights.convert import convert
+from minqwen.weights.quantised.codecs import FORMS, KEPT, rows_of, take
+from minqwen.weights.quantised.modules import Packed
 
 LAYER = "model.language_model.layers."
 Q_PROJ = LAYER + "3.self_attn.q_proj.weight"

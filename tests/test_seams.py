@@ -1,18 +1,20 @@
 """The two seams: what runs is chosen by the table alone, and taps hear every model."""
 
+import importlib.util
+
 import pytest
 import torch
 from tap_names import expected, hear_all
 from tiny_models import small_model
 
 import minqwen
-from minqwen import forms, taps
-from minqwen.attention import attend
-from minqwen.delta import delta_rule
-from minqwen.deltanet import causal_conv, remember
 from minqwen.errors import InputError
-from minqwen.moe import experts, route
-from minqwen.norm import gated_rms_norm, rms_norm
+from minqwen.model import forms, taps
+from minqwen.model.attention import attend
+from minqwen.model.delta import delta_rule
+from minqwen.model.deltanet import causal_conv, remember
+from minqwen.model.moe import experts, route
+from minqwen.model.norm import gated_rms_norm, rms_norm
 
 OPERATIONS = [rms_norm, gated_rms_norm, causal_conv, delta_rule, remember, attend,
               route, experts, forms.linear, forms.embed]  # fmt: skip
@@ -72,6 +74,14 @@ def test_each_operation_runs_in_the_form_that_is_chosen(operation, model, own_ki
         assert torch.equal(model(IDS), want) and not calls, "it does not fit"
     forms.register(operation.__name__, own_kind, mine, auto=lambda *args: True)
     assert not torch.equal(model(IDS), want) and calls, "auto takes it"
+
+
+def test_what_is_registered_by_name_is_there():
+    for name, kinds in forms._table.items():
+        for kind, form in kinds.items():
+            library = kind if kind in ("numba", "triton") else "torch"
+            if importlib.util.find_spec(library):
+                assert callable(form.load()), (name, kind)
 
 
 def test_a_form_may_be_named_and_is_imported_when_taken(model, own_kind):

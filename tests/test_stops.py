@@ -7,8 +7,8 @@ import torch
 from tiny_models import small_model
 
 import minqwen
-from minqwen.convert import convert
 from minqwen.errors import InputError
+from minqwen.weights.convert import convert
 
 IDS = torch.arange(15)[None]
 PROMPT = {"input_ids": IDS}

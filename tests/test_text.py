@@ -33,10 +33,10 @@ from transformers import (
 from transformers.models.qwen3_5.tokenization_qwen3_5 import Qwen3_5Tokenizer
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from minqwen.chat import template_environment
 from minqwen.errors import InputError
-from minqwen.text import Processor
-from minqwen.videos import sample_frames
+from minqwen.prompt.processor import Processor
+from minqwen.prompt.template import template_environment
+from minqwen.prompt.videos import sample_frames
 
 SPECIAL = [
     "<|endoftext|>",

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import minqwen
-from minqwen.card import bits_per_byte, digit_accuracy, draft_accuracy
-from minqwen.corpus import Corpus
+from minqwen.train.abilities import bits_per_byte, digit_accuracy, draft_accuracy
+from minqwen.train.corpus import Corpus
 from minqwen.weights import expected_tensors, open_checkpoint
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

@@ -15,10 +15,11 @@ from safetensors.numpy import save
 from tiny_models import small_model, transformers_twin
 
 import minqwen
-from minqwen.delta import delta_recurrent
 from minqwen.errors import InputError
-from minqwen.trace import Trace, token_texts
-from minqwen.trace_import import from_llama_csv, from_routed_experts, open_trace
+from minqwen.model.delta import delta_recurrent
+from minqwen.trace import Trace
+from minqwen.trace.engines import from_llama_csv, from_routed_experts, open_trace
+from minqwen.trace.trace import token_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADS = [(0, 3), (2, 1), (3, 2)]  # two of delta layers, one of the full one
@@ -339,7 +340,7 @@ def test_drafting_records_the_same_text():
 
 
 def test_long_prompts_are_one_sequence(model, monkeypatch):
-    from minqwen.prefill import prefill
+    from minqwen.engine.prefill import prefill
 
     inputs = with_picture()
     whole = record(model, inputs)

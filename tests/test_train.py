@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from tiny_models import small_config
 
-from minqwen.corpus import Corpus
-from minqwen.deltanet import GatedDeltaNet
 from minqwen.errors import InputError
-from minqwen.model import Qwen
-from minqwen.train import (
+from minqwen.model.deltanet import GatedDeltaNet
+from minqwen.model.qwen import Qwen
+from minqwen.train.corpus import Corpus
+from minqwen.train.loop import (
     Recipe,
     long_memories,
     losses,
@@ -37,8 +37,8 @@ SHORT = Recipe(
 SCRIPT = """
 import os, signal, sys, torch
 from pathlib import Path
-import minqwen.train as t
-from minqwen.train import Recipe, train
+import minqwen.train.loop as t
+from minqwen.train.loop import Recipe, train
 keep = t.keep
 def keep_and_die(*args):
     keep(*args)

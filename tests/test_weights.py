@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from tiny_models import small_config, small_model
 
 import minqwen
-from minqwen.config import Config
 from minqwen.errors import InputError
 from minqwen.files import Reader
-from minqwen.model import Qwen
+from minqwen.model.config import Config
+from minqwen.model.qwen import Qwen
 from minqwen.weights import expected_tensors, open_checkpoint
-from minqwen.weights.layout import DTYPES, FUSED, per_expert
-from minqwen.weights.load import read_tensor
+from minqwen.weights.checkpoint.layout import DTYPES, FUSED, per_expert
+from minqwen.weights.checkpoint.reading import read_tensor
 
 ISLANDS = ("A_log", "linear_attn.norm.weight")
 KINDS = {

@@ -15,7 +15,7 @@ from tiny_models import parity_error, small_model, transformers_twin
 from wrong_delta import any_chunk, by_steps, library_conv, outer, read
 from wrong_others import gathered_experts
 
-from minqwen import delta, deltanet, moe
+from minqwen.model import delta, deltanet, moe
 
 BOUND, FAR = 2e-5, 1e-3
 VERSIONS = [

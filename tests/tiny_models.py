@@ -2,8 +2,8 @@
 
 import torch
 
-from minqwen.config import Config
-from minqwen.model import Qwen
+from minqwen.model.config import Config
+from minqwen.model.qwen import Qwen
 
 
 def small_config(moe=True, vision=True, **text_changes):

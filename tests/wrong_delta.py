@@ -7,7 +7,7 @@ code. Its first line says what is wrong, the next paragraph where that was seen.
 import torch
 import torch.nn.functional as F
 
-from minqwen import delta, deltanet, norm
+from minqwen.model import delta, deltanet, norm
 
 
 def by_steps(step):

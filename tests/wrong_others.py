@@ -9,8 +9,7 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 
-from minqwen import attention, block, moe, rope, vision
-from minqwen import model as qwen
+from minqwen.model import attention, block, moe, qwen, rope, vision
 
 
 def padding_attended(patch):

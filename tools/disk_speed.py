@@ -23,10 +23,11 @@ from pathlib import Path
 import torch
 
 import minqwen
-from minqwen.config import Config
-from minqwen.plan import expert_bytes
+from minqwen.model.config import Config
+from minqwen.plan.budget import expert_bytes
 from minqwen.units import human, size
-from minqwen.weights import open_checkpoint, paged
+from minqwen.weights import open_checkpoint
+from minqwen.weights.disk import paged
 from tools.full_size import make, peak
 from tools.load_speed import LARGE
 

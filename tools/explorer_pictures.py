@@ -36,7 +36,7 @@ def particular(trace):
 
 
 def shoot(page, trace, name, **traits):
-    mount(page, "routing.mjs", trace.compact(), order="as numbered", **traits)
+    mount(page, "routing/view.mjs", trace.compact(), order="as numbered", **traits)
     page.wait_for_timeout(1000)  # tints and neighbours follow the selection
     data = page.locator("main > div").screenshot()
     picture = Image.open(io.BytesIO(data)).convert("RGB")

@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 
 import minqwen
-from minqwen.config import Config
-from minqwen.plan import expert_bytes
+from minqwen.model.config import Config
+from minqwen.plan.budget import expert_bytes
 from minqwen.units import human, size
 from minqwen.weights import expected_tensors
-from minqwen.weights.header import lay_out
-from minqwen.weights.layout import LABELS
+from minqwen.weights.checkpoint.header import lay_out
+from minqwen.weights.checkpoint.layout import LABELS
 
 SHARDS = 94
 TOKEN = 7

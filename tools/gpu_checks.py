@@ -25,12 +25,12 @@ from pathlib import Path
 import torch
 
 from minqwen.bench.machine import version_of
-from minqwen.config import FULL, Config
+from minqwen.engine.generate import decoder
 from minqwen.files import as_json, write_whole
-from minqwen.generate import decoder
 from minqwen.kernels import suited
-from minqwen.model import Qwen
-from minqwen.plan import step_bytes
+from minqwen.model.config import FULL, Config
+from minqwen.model.qwen import Qwen
+from minqwen.plan.budget import step_bytes
 
 LENGTHS = [2048 << i for i in range(6)]  # 2K to 64K
 GROUP = 4  # layers: three of DeltaNet and one of attention
@@ -138,7 +138,7 @@ def token(speed):
 def experts(speed):
     """A layer's 512 experts, ten a token: ms beside torch's grouped_mm, by tokens."""
     from minqwen.kernels import gpu
-    from minqwen.moe import Experts
+    from minqwen.model.moe import Experts
 
     with torch.device("meta"):
         module = Experts(4096, 512, 1024).to(torch.bfloat16)

@@ -14,7 +14,7 @@ import dataclasses
 import torch
 
 import minqwen
-from minqwen.config import Config
+from minqwen.model.config import Config
 
 
 def group(experts, vocab=8192):

@@ -28,9 +28,9 @@ import numpy as np
 import torch
 
 import minqwen
-from minqwen.config import Config
 from minqwen.errors import InputError
-from minqwen.weights.gguf_header import read_gguf
+from minqwen.model.config import Config
+from minqwen.weights.gguf.header import read_gguf
 from tools.layer_group import fill
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 import minqwen
 from minqwen.bench import SMALL
-from minqwen.config import Config
-from minqwen.weights.layout import FUSED, per_expert
+from minqwen.model.config import Config
+from minqwen.weights.checkpoint.layout import FUSED, per_expert
 from tools.full_size import peak
 
 LARGE = SMALL | dict(num_experts=512, num_experts_per_tok=10)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from minqwen.files import write_whole
-from minqwen.trace_file import to_bytes
+from minqwen.trace.file import to_bytes
 
 WORDS = " the| model| router|def|(self|):|\n    |return| x|,| y|7|42|.| Größe| λ|\n"
 WORDS = WORDS.split("|")
@@ -19,7 +19,7 @@ def made_trace(
     layers=60, experts=512, tokens=2000, chosen=10, seed=0, texts=None, pictures=(),
     weights=True, changed=0.0,
 ):  # fmt: skip
-    """A trace file's bytes, in the format of minqwen/widgets/trace.mjs.
+    """A trace file's bytes, in the format of minqwen/widgets/shared/trace.mjs.
 
     Experts have favourites among the texts and differ in popularity, as trained ones
     do. pictures: (start, rows, columns) of each; weights=False leaves all but the ids

@@ -7,7 +7,7 @@
     python -m tools.notebooks text NB            print a notebook as percent text
     python -m tools.notebooks build TEXT NB      make a notebook of it, sync, run, store
 
-NB is a number (04) or a path; none means all. See notebooks/README.md.
+NB is a number (04, 05b) or a path; none means all. See notebooks/README.md.
 """
 
 import argparse
@@ -21,7 +21,12 @@ from .execute import NOTEBOOKS, differences, execute, tidy, write
 
 
 def stored():
-    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))
+
+
+def number(path):
+    """04 of 04_the_delta_rule.ipynb; a letter may follow, as in 05b."""
+    return path.name.split("_")[0]
 
 
 def find(names):
@@ -29,7 +34,7 @@ def find(names):
     paths = []
     for name in names:
         path = Path(name)
-        found = [path] if path.suffix else [p for p in stored() if p.name[:2] == name]
+        found = [path] if path.suffix else [p for p in stored() if number(p) == name]
         if not found or not found[0].exists():
             raise SystemExit(f"minqwen: no notebook {name}; give a number such as 04")
         paths += found
@@ -42,7 +47,7 @@ def check(sync=False):
     for path in stored():
         notebook = nbformat.read(path, as_version=4)
         before = [cell.source for cell in notebook.cells]
-        found, taught[path.name[:2]] = tie.compare(notebook, path.name, sync)
+        found, taught[number(path)] = tie.compare(notebook, path.name, sync)
         complaints += found
         if before != [cell.source for cell in notebook.cells]:
             write(tidy(notebook), path)

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 import minqwen
-from minqwen.convert import convert
-from minqwen.corpus import Corpus
+from minqwen.train.corpus import Corpus
 from minqwen.units import human
+from minqwen.weights.convert import convert
 
 LENGTH = 512  # tokens of a window
 FORMS = {

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import minqwen
-from minqwen.config import FULL
+from minqwen.model.config import FULL
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"

@@ -27,7 +27,7 @@ def main(path):
         browser = chromium.launch(driver)
         size = {"width": 1180, "height": 900}
         page = browser.new_page(viewport=size, device_scale_factor=1.5)
-        mount(page, "state.mjs", trace.compact(), **traits)
+        mount(page, "state/view.mjs", trace.compact(), **traits)
         page.wait_for_function(f"{FRAME}.dataset.ready === 'true'")
         page.wait_for_timeout(500)
         data = page.locator("main > div").screenshot()

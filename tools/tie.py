@@ -1,8 +1,8 @@
 """Notebooks and package, one text: cells that teach a file hold its very lines.
 
-A cell whose first line is `# minqwen/delta.py` is tied. It holds definitions of that
-file, comments included, and nothing else. A class too long for one cell goes on in
-another as `class Name(Name):  # continued`, which runs as it stands.
+A cell whose first line is `# minqwen/model/delta.py` is tied. It holds definitions of
+that file, comments included, and nothing else. A class too long for one cell goes on
+in another as `class Name(Name):  # continued`, which runs as it stands.
 """
 
 import ast
@@ -11,20 +11,21 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HEADER = re.compile(r"# minqwen/(\w+)\.py$")
+HEADER = re.compile(r"# minqwen/((?:\w+/)*\w+)\.py$")
 DEFINES = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
 
-# Which notebook teaches what: a module's public names, or one name of it.
+# Which notebook teaches what: a module's public names, or one name of it. Modules of
+# the model's room go by their bare names, and so do those that are around it.
 TAUGHT = {
-    "00": ["config"],
-    "01": ["text"],  # around the model, and yet every line of it
+    "00": ["shapes", "config"],
+    "01": ["processor"],  # around the model, and yet every line of it
     "02": ["norm", "rope.inverse_frequencies", "rope.rope_angles", "rope.rotate"],
     "03": ["attention"],
     "04": ["delta.delta_step", "delta.delta_recurrent"],
     "05": ["deltanet"],
     "06": ["delta.delta_chunked", "delta.delta_rule"],
     "07": ["moe"],
-    "08": ["block", "cache", "model"],
+    "08": ["block", "cache", "qwen"],
     "10": ["vision", "rope.positions"],
     "11": ["mtp"],
 }
@@ -33,6 +34,12 @@ NOT_TAUGHT = {
     "forms": "which form of an operation runs; until notebook 08 is split",
     "taps": "where one can listen; until notebook 08 is split",
 }
+MODEL_PART = sorted(
+    path.stem
+    for path in (ROOT / "minqwen" / "model").glob("*.py")
+    if path.stem != "__init__"
+)
+AROUND_IT = {"processor": "prompt"}  # taught as well, and its room
 
 
 class Source:
@@ -108,7 +115,7 @@ def render(cell, package):
 
 
 def tied_cells(notebook):
-    """(cell number, cell, module) of every tied cell."""
+    """(cell number, cell, module as in "model/delta") of every tied cell."""
     for number, cell in enumerate(notebook["cells"]):
         header = HEADER.match(cell["source"].split("\n")[0])
         if cell["cell_type"] == "code" and header:
@@ -131,7 +138,8 @@ def compare(notebook, label, sync=False):
         except KeyError as e:
             complaints.append(f"{where}: minqwen/{module}.py does not define {e}")
             continue
-        taught += [(f"{module}.{name}", method) for name, method in pairs]
+        bare = module.split("/")[-1]
+        taught += [(f"{bare}.{name}", method) for name, method in pairs]
         if sync:
             cell["source"] = f"{head}\n{right}"
         elif body != right:
@@ -158,8 +166,14 @@ def owned():
     return owner
 
 
+def taught_file(module):
+    """The text of a module that goes by its bare name."""
+    room = AROUND_IT.get(module, "model")
+    return Source((ROOT / "minqwen" / room / f"{module}.py").read_text())
+
+
 def public(module):
-    source = Source((ROOT / "minqwen" / f"{module}.py").read_text())
+    source = taught_file(module)
     return [name for name in source.nodes if not name.startswith("_")]
 
 
@@ -185,7 +199,7 @@ def coverage(taught):
         if notebook not in taught:
             continue
         module, bare = name.split(".")
-        node = Source((ROOT / "minqwen" / f"{module}.py").read_text()).nodes[bare]
+        node = taught_file(module).nodes[bare]
         whole = methods(node) if isinstance(node, ast.ClassDef) else []
         needed = [None, *(m.name for m in whole)]
         for method in needed:

@@ -6,7 +6,7 @@ Machines differ, and one machine differs from minute to minute; a ratio of two r
 by side differs least. So every contestant is a process of its own (worker.py), all run
 once a round, one at a time, and what is told is the ratio in each round: its median,
 least and largest. A second figure is how near decoding comes to the speed at which the
-machine can read the bytes that a token needs at all (`plan.step_bytes`), which is
+machine can read the bytes that a token needs at all (`budget.step_bytes`), which is
 measured in every round too. `minqwen bench --growth` is growth.py.
 """
 
@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..config import Config
 from ..errors import InputError
 from ..files import ASSETS
-from ..model import Qwen
-from ..plan import step_bytes
+from ..model.config import Config
+from ..model.qwen import Qwen
+from ..plan.budget import step_bytes
 from ..weights import save
 from .machine import bandwidth, hardware, version_of
 from .worker import LLAMA, PEERS, READ, llama_bench

@@ -20,11 +20,11 @@ import time
 import torch
 from tqdm import tqdm
 
-from .. import kernels
-from ..config import Config
-from ..generate import decoder
-from ..plan import memory_bytes, weight_bytes
-from ..prefill import prefill
+from ..engine.generate import decoder
+from ..engine.prefill import prefill
+from ..model import forms
+from ..model.config import Config
+from ..plan.budget import memory_bytes, weight_bytes
 from . import SMALL
 from .machine import hardware
 from .worker import fill, on_device
@@ -78,7 +78,7 @@ def random_model(text):
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = on_device(Config.from_dict(text), torch.bfloat16, device)
-    if device == "cpu" and kernels.installed("numba"):
+    if device == "cpu" and forms.runs("numba"):
         model.kernels = "numba"
     return model
 

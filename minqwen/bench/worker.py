@@ -71,20 +71,21 @@ def has_weights(folder):
 
 class Ours:
     def __init__(self, folder, dtype, device, way):
-        import minqwen
-        from minqwen import kernels
+        from minqwen.model import forms
+        from minqwen.model.config import Config
+        from minqwen.weights import load
 
-        fast = "numba" if device == "cpu" and kernels.installed("numba") else "auto"
+        fast = "numba" if device == "cpu" and forms.runs("numba") else "auto"
         if has_weights(folder):
-            self.model = minqwen.load(folder, device, dtype, kernels=way or fast)
+            self.model = load(folder, device, dtype, kernels=way or fast)
         else:
-            self.model = on_device(minqwen.Config.from_json(folder), dtype, device)
+            self.model = on_device(Config.from_json(folder), dtype, device)
             self.model.kernels = way or fast
         self.vocab = self.model.cfg.text.vocab_size
 
     def read(self, ids, room):
-        from minqwen.generate import decoder
-        from minqwen.prefill import prefill
+        from minqwen.engine.generate import decoder
+        from minqwen.engine.prefill import prefill
 
         self.cache = self.model.new_cache(1, room)
         logits = prefill(self.model, {"input_ids": ids}, self.cache)
@@ -100,7 +101,7 @@ class Ours:
 
 def on_device(cfg, dtype, device):
     """A random model, made where it is to run."""
-    from ..model import Qwen, initialise
+    from ..model.qwen import Qwen, initialise
 
     with torch.device("meta"):
         model = Qwen(cfg).to(dtype)

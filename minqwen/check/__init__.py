@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 
 from .core import Exercise
+from .solved import Progress
 
 EXERCISES = {}  # name -> Exercise, in the order of the course
 for _file in sorted(info.name for info in pkgutil.iter_modules(__path__)):
@@ -19,6 +20,12 @@ for _file in sorted(info.name for info in pkgutil.iter_modules(__path__)):
 
 globals().update(EXERCISES)
 __all__ = ["EXERCISES", *EXERCISES]
+
+
+def progress(notebook=None):
+    """The exercises solved so far, notebook by notebook, or in one such as "04"."""
+    wanted = EXERCISES.values()
+    return Progress(e for e in wanted if notebook in (None, e.notebook))
 
 
 def __getattr__(name):

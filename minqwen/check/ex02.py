@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..rope import rotate
+from ..model.rope import rotate
 from .core import Exercise
 
 

@@ -2,8 +2,9 @@
 
 import torch
 
-from .. import attention
-from ..config import FULL, Config
+from ..model import attention
+from ..model.config import Config
+from ..model.shapes import FULL
 from .core import Exercise
 
 # ---- 1: one head

@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import delta
+from ..model import delta
 from .core import Exercise
 
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from ..delta import delta_recurrent
-from ..deltanet import GatedDeltaNet
-from ..norm import l2norm
+from ..model.delta import delta_recurrent
+from ..model.deltanet import GatedDeltaNet
+from ..model.norm import l2norm
 from .core import Exercise
 
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from .. import sampling
-from ..config import Config
-from ..model import Qwen
+from ..engine import sampling
+from ..model.config import Config
+from ..model.qwen import Qwen
 from .core import Exercise
 
 # ---- 4: what is drawn from

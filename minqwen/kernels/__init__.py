@@ -20,7 +20,7 @@ from functools import cache, partial
 import torch
 
 from ..errors import InputError
-from ..forms import Stored, register, register_kind, wanted
+from ..model.forms import Stored, register, register_kind
 
 ENOUGH = 256  # tokens to read or to write, from which on "auto" compiles
 PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
@@ -55,17 +55,6 @@ def suited(device):
 def interpreted(kind):
     """Triton's interpreter runs its kernels anywhere, a thousand times slower."""
     return kind == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def available():
-    """What `minqwen info` says of this machine's kernels."""
-    if wanted() != "auto":
-        return f"{wanted()} (MINQWEN_KERNELS)"
-    if suited("cuda") and installed("triton"):
-        return "triton on the GPU"
-    if installed("numba"):
-        return f"torch; numba for {ENOUGH} tokens and more on a CPU"
-    return "torch (pip install 'minqwen[cpu]' for faster ones on a CPU)"
 
 
 def check_numba():
@@ -142,17 +131,17 @@ def whole_here(model, cache, tokens):
 
 # ---- the table ----
 
-register_kind("numba", check_numba)
-register_kind("triton", partial(check_gpu, "triton"))
+register_kind("numba", check_numba, f"for {ENOUGH} tokens and more on a CPU")
+register_kind("triton", partial(check_gpu, "triton"), "on a GPU")
 register_kind("fla", partial(check_gpu, "fla"))
 
 register("causal_conv", "numba", f"{__name__}.cpu:causal_conv",
          fits=lambda x, *_: on_cpu(x), auto=lambda x, *_: long_on_cpu(x))  # fmt: skip
 register("delta_rule", "numba", f"{__name__}.cpu:delta_rule",
          fits=lambda x, *_: on_cpu(x), auto=lambda x, *_: long_on_cpu(x))  # fmt: skip
-register("step", "numba", f"{__name__}.decode:step",
+register("step", "numba", f"{__name__}.cpu.decode:step",
          fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
-register("read", "numba", f"{__name__}.read:read",
+register("read", "numba", f"{__name__}.cpu.read:read",
          fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
 
 for name in "rms_norm gated_rms_norm causal_conv route experts".split():
@@ -161,7 +150,7 @@ for name in "rms_norm gated_rms_norm causal_conv route experts".split():
 for name in ("delta_rule", "remember"):  # these two have gradients
     register(name, "triton", f"{__name__}.gpu:{name}",
              fits=partial(learning_on_gpu, "triton"), auto=here)  # fmt: skip
-register("step", "triton", f"{__name__}.graph:step",
+register("step", "triton", f"{__name__}.gpu.graph:step",
          fits=whole_on_gpu, auto=whole_here)  # fmt: skip
 register("delta_rule", "fla", f"{__name__}.fla:delta_rule",
          fits=partial(learning_on_gpu, "fla"))  # fmt: skip

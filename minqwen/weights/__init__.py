@@ -1,9 +1,9 @@
 """Checkpoints: finding, checking, loading and saving them."""
 
-from .header import Entry
-from .hub import resolve
-from .index import open_checkpoint
-from .layout import expected_tensors
+from .checkpoint.header import Entry
+from .checkpoint.hub import resolve
+from .checkpoint.index import open_checkpoint
+from .checkpoint.layout import expected_tensors
 from .load import load
 from .save import save
 

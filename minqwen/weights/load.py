@@ -5,34 +5,34 @@ unexpected, of another shape or of a dtype that we will not guess about is told 
 one error. Then each is read straight into the memory where it will stay.
 """
 
-import math
 import re
 import warnings
 from functools import partial
-from itertools import groupby
 
 import torch
 
-from ..config import Config
 from ..errors import InputError, show
-from ..family import end_ids
-from ..files import Reader, read_json, read_whole
-from ..forms import chosen, known, using
-from .forms import FORMS, read_choice
-from .header import unchanged
-from .hub import resolve
-from .index import open_checkpoint
-from .layout import DTYPES, STORED, Lean, bytes_of, main_dtype, skeleton, slice_of
-from .match import base, match_tensors
-from .memory import populate
-from .paged import put_back, take_out
-from .quantised import pack, places
-from .rows import requantise
-from .scheme import OWN, Scheme, read_scheme
-
-CHUNK = 32 << 20  # bytes converted or moved to a device at once
-GRAIN = 32768  # elements from which torch shares an operation between threads
-BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
+from ..files import read_json, read_whole
+from ..model.config import Config
+from ..model.family import end_ids
+from ..model.forms import chosen, known, using
+from .checkpoint.hub import resolve
+from .checkpoint.index import open_checkpoint
+from .checkpoint.layout import DTYPES, Lean, main_dtype, skeleton, slice_of
+from .checkpoint.match import base, match_tensors
+from .checkpoint.memory import populate
+from .checkpoint.reading import (
+    CHUNK,
+    check_finite,
+    check_packed,
+    read_in_order,
+    read_tensor,
+)
+from .disk.paged import put_back, take_out
+from .quantised.codecs import read_choice
+from .quantised.modules import pack, places
+from .quantised.requantise import requantise
+from .quantised.settings import OWN, Scheme, read_scheme
 
 
 def load(
@@ -41,7 +41,7 @@ def load(
 ):  # fmt: skip
     """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
 
-    The file is .safetensors, with config.json beside it, or .gguf (see gguf.py).
+    The file is .safetensors, with config.json beside it, or .gguf (see gguf/load.py).
     device None takes a GPU if there is one; dtype None keeps the one most of the file
     has. `A_log` and the gated norms stay fp32. A file without any `mtp.*` (transformers
     drops them) gives a model without that head, and a config without a vision tower
@@ -65,7 +65,7 @@ def load(
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
     if path.suffix == ".gguf":
-        from .gguf import load_gguf
+        from .gguf.load import load_gguf
 
         if quantize:
             raise InputError(
@@ -180,28 +180,6 @@ def _check_depth(path, cfg, table):
 # ---- reading ----
 
 
-@torch.no_grad()
-def read_in_order(reads):
-    """Do (entry, first byte, bytes, read) in the order on disk, so that it never seeks.
-
-    `read` is called with the entry's file, a Reader, and what tells progress. Raises
-    InputError if one of the files changes meanwhile.
-    """
-    from tqdm import tqdm
-
-    reads = sorted(reads, key=lambda each: (each[0].file, each[1]))
-    total = sum(count for _, _, count, _ in reads)
-    with tqdm(
-        total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
-    ) as bar:
-        for path, some in groupby(reads, key=lambda each: each[0].file):
-            with Reader(path) as file:
-                some = list(some)
-                for _, _, _, read in some:
-                    read(file, bar.update)
-                unchanged(some[0][0], file)
-
-
 def _read_all(model, table, plan, forms):
     parameters, modules = places(model), dict(model.named_modules())
     buffer = torch.empty(CHUNK, dtype=torch.uint8)
@@ -220,47 +198,6 @@ def _read_all(model, table, plan, forms):
 
     steps = [(table[step[0]], partial(read, *step)) for step in plan]
     read_in_order((entry, entry.start, entry.nbytes, one) for entry, one in steps)
-
-
-def check_finite(file, name, values):
-    """InputError if any of `values`, a floating tensor, is NaN or infinite."""
-    # One NaN or infinity spoils a sum, which takes little of the time of reading. In
-    # pieces below torch's grain: summed without waking, and awaiting, other threads.
-    pieces = values.view(-1).split(GRAIN - 1)
-    good = all(math.isfinite(piece.sum()) for piece in pieces)
-    if not good and not values.isfinite().all():
-        raise InputError(
-            f"{show(file.name)}: {show(name)} holds NaN or infinite values, which no "
-            "trained model does; copy or download it again."
-        )
-
-
-def check_packed(file, name, form, parts, width):
-    """InputError if parts of a form hold what is no number."""
-    fault = FORMS[form].fault(parts, width)
-    if fault:
-        raise InputError(
-            f"{show(file.name)}: {show(name)} {fault}, which no writer means; copy or "
-            "download it again."
-        )
-
-
-def read_tensor(file, entry, name, target, buffer, progress=lambda count: None):
-    """Fill `target` [n], a flat view of any dtype and device, from a Reader.
-
-    Read in place where dtype and device allow, else through `buffer`, uint8 on the
-    CPU. Raises InputError if the file has become shorter than its header said.
-    """
-    stored = STORED[entry.dtype]
-    if target.dtype == stored and target.device.type == "cpu":
-        file.fill(bytes_of(target), entry.start, name, progress)
-        return
-    through = buffer.view(stored)
-    for low in range(0, len(target), len(through)):
-        piece = through[: min(len(through), len(target) - low)]
-        at = entry.start + low * stored.itemsize
-        file.fill(bytes_of(piece), at, name, progress)
-        target[low : low + len(piece)].copy_(piece)
 
 
 # ---- options ----

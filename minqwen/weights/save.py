@@ -12,11 +12,11 @@ import torch
 
 from ..errors import InputError, show
 from ..files import as_json, created, publish, telling, temporary
-from ..forms import Stored
-from .header import lay_out
-from .index import INDEX
-from .layout import DTYPES, LABELS, main_dtype, stored_tensors
-from .written import FORMAT, index_of, split
+from ..model.forms import Stored
+from .checkpoint.header import lay_out
+from .checkpoint.index import INDEX
+from .checkpoint.layout import DTYPES, LABELS, main_dtype, stored_tensors
+from .checkpoint.shards import FORMAT, index_of, split
 
 CHUNK = 64 << 20  # bytes copied off a device at once
 # What earlier saves may have left: our own names, and nobody else's.

@@ -6,9 +6,9 @@ Each is imported when it is first asked for: pages need none of their libraries.
 from importlib import import_module
 
 WIDGETS = {
-    "RoutingExplorer": "routing",
-    "StateExplorer": "state",
-    "MemoryBoard": "board",
+    "RoutingExplorer": "routing_explorer",
+    "StateExplorer": "state_explorer",
+    "MemoryBoard": "memory_board",
 }
 __all__ = list(WIDGETS)
 

@@ -1,9 +1,10 @@
 """What every widget shares: the trace's bytes, and what is left without a browser.
 
-A view is an ES module beside this file that exports mount(el, model, options), which
-draws into the element `el` and returns a function that undoes it. `model` has
-anywidget's get, set, save_changes, on and off; its trait `trace` is the file's bytes.
-Its styles are in look.mjs and beside it: constructed sheets in a shadow root.
+A view is view.mjs in a folder here, an ES module that exports
+mount(el, model, options), which draws into the element `el` and returns a function
+that undoes it. `model` has anywidget's get, set, save_changes, on and off; its trait
+`trace` is the file's bytes. Its styles are in shared/look.mjs and beside it:
+constructed sheets in a shadow root.
 """
 
 import base64

@@ -2,15 +2,17 @@
 
 A notebook's widget, a page and a file one can send each want one piece of source; the
 tests and a reader want small files. So modules here are written in a subset of the
-language that a few lines can join: imports are `import {a, b as c} from "./x.mjs";`,
+language that a few lines can join: imports are `import {a, b as c} from "./x.mjs";`
+(or "../folder/x.mjs"),
 exports stand before `function`, `class` or `const`, and each at the start of a line.
 """
 
+import posixpath
 import re
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([a-z_]+\.mjs)";\n', re.M)
+IMPORT = re.compile(r'^import \{([^}]*)\} from "(\.\.?/[a-z_/]+\.mjs)";\n', re.M)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function\*?|class|const) (\w+))", re.M)
 OTHER = re.compile(r"^(?:import|export)\b.*", re.M)
 
@@ -32,8 +34,8 @@ def bundle(entry, folder=HERE, default=""):
             return
         source = (folder / name).read_text(encoding="utf-8")
         for _, other in IMPORT.findall(source):
-            add(other, [*above, name])
-        body = IMPORT.sub(taken, source)
+            add(beside(name, other), [*above, name])
+        body = IMPORT.sub(lambda match: taken(match, name), source)
         exports[name] = EXPORT.findall(body)
         body = EXPORT.sub("", body)
         if wrong := OTHER.search(body):
@@ -58,10 +60,15 @@ def widget(entry, folder=HERE):
 
 
 def variable(name):
-    return "module_" + name.removesuffix(".mjs")
+    return "module_" + name.removesuffix(".mjs").replace("/", "_")
 
 
-def taken(match):
+def beside(name, other):
+    """The file of the folder that `name` imports as `other`."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), other))
+
+
+def taken(match, name):
     """An import as a constant out of the other module's exports."""
     names = re.sub(r"(\w+)\s+as\s+(\w+)", r"\1: \2", " ".join(match[1].split()))
-    return f"const {{ {names} }} = {variable(match[2])};\n"
+    return f"const {{ {names} }} = {variable(beside(name, match[2]))};\n"

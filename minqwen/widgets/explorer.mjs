@@ -1,11 +1,11 @@
 // The page around the views: opens traces, names them, and shows a view in each tab.
 // The same for all three kinds of page: served, with a trace inside, or with none.
 
-import { frame, node, visible } from "./look.mjs";
-import { localModel } from "./page.mjs";
-import { mount as mountRouting } from "./routing.mjs";
-import { mount as mountState } from "./state.mjs";
-import { parseTrace } from "./trace.mjs";
+import { frame, node, visible } from "./shared/look.mjs";
+import { localModel } from "./shared/page.mjs";
+import { mount as mountRouting } from "./routing/view.mjs";
+import { mount as mountState } from "./state/view.mjs";
+import { parseTrace } from "./shared/trace.mjs";
 
 const VIEWS = [
   { name: "Experts", mount: mountRouting, missing: "the model has no experts" },

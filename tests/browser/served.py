@@ -10,7 +10,7 @@ PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>A view</ti
 <body><main><h1>A view</h1><div id="view"></div></main>
 <script type="module">
 import { mount } from "/VIEW";
-import { localModel } from "/page.mjs";
+import { localModel } from "/shared/page.mjs";
 const values = await (await fetch("/values")).json();
 for (const name of ["trace", "other"]) {
   const bytes = await (await fetch(`/${name}`)).arrayBuffer();
@@ -47,8 +47,8 @@ class Served(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        module = HERE / self.path[1:]
-        if module.suffix == ".mjs" and module.parent == HERE:
+        module = (HERE / self.path[1:]).resolve()
+        if module.suffix == ".mjs" and HERE in module.parents:
             kind, body = "text/javascript", module.read_bytes()
         else:
             kind, body = self.server.content[self.path]

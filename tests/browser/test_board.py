@@ -21,7 +21,7 @@ def show(new_page):
             viewport={"width": width, "height": 900}, color_scheme=theme
         )  # fmt: skip
         names = ("size", "pairs", "writes", "asked")
-        mount(page, "board.mjs", **{name: getattr(board, name) for name in names})
+        mount(page, "board/view.mjs", **{name: getattr(board, name) for name in names})
         return page
 
     return show

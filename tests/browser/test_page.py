@@ -7,9 +7,9 @@ from test_explore import SAMPLE, serving
 from test_trace import changed
 from views import violations
 
-from minqwen.explore import page as page_of
-from minqwen.explore import write_html
 from minqwen.trace import Trace
+from minqwen.widgets.explore import page as page_of
+from minqwen.widgets.explore import write_html
 from tools.made_trace import made_trace
 
 pytestmark = pytest.mark.slow

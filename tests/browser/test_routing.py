@@ -26,7 +26,7 @@ LARGE = made_trace(60, 512, 300, 10, seed=1)
 
 # The canvas' pixels, and the cells' rectangles by the drawing's own geometry.
 READ = """async ({ layers, experts, sides, halves }) => {
-  const { geometry } = await import("/routing_draw.mjs");
+  const { geometry } = await import("/routing/draw.mjs");
   const canvas = explorer(".map");
   const g = geometry({ width: canvas.clientWidth, L: layers, E: experts, sides, halves,
     view: { zoom: 1, x: 0, y: 0 }, scale: devicePixelRatio });
@@ -61,7 +61,7 @@ def explore(server, new_page):
         trace=SMALL, other=b"", width=1200, theme="light", motion=None, **traits
     ):
         traits.setdefault("selected", {"token": traits.get("token", 12)})
-        server.show("routing.mjs", trace, other, order="as numbered", **traits)
+        server.show("routing/view.mjs", trace, other, order="as numbered", **traits)
         options = {"viewport": {"width": width, "height": 900}, "color_scheme": theme}
         page = new_page(reduced_motion=motion, **options)
         page.add_init_script(

@@ -39,7 +39,7 @@ def told():
       }};
       const plain = (key, value) => (ArrayBuffer.isView(value) ? [...value] : value);
       console.log(JSON.stringify(told, plain));"""
-    return json.loads(chromium.node(bundle("routing_data.mjs") + script))
+    return json.loads(chromium.node(bundle("routing/data.mjs") + script))
 
 
 def listed(array):

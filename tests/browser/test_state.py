@@ -11,8 +11,8 @@ from lab import lab
 from views import FRAME, canvas, colours, mount, traits, violations
 
 import minqwen
-from minqwen.delta import delta_recurrent
-from minqwen.trace_file import to_bytes
+from minqwen.model.delta import delta_recurrent
+from minqwen.trace.file import to_bytes
 from minqwen.widgets import StateExplorer
 from minqwen.widgets.bundle import HERE, bundle
 
@@ -75,7 +75,7 @@ def show(new_page):
             reduced_motion=motion,
         )  # fmt: skip
         given = {"head": [1, 2], "token": 99, "probe": 30, "step": "answer"} | given
-        mount(page, "state.mjs", raw(trace), **given)
+        mount(page, "state/view.mjs", raw(trace), **given)
         page.wait_for_function(READY)
         settle(page)
         return page
@@ -124,8 +124,8 @@ def replayed(runtime, trace, tmp_path, new_page):
     if runtime == "node":
         path = tmp_path / "trace.safetensors"
         path.write_bytes(raw(trace))
-        names = {"delta.mjs": "* as delta", "trace.mjs": "{ parseTrace }"}
-        names["state_data.mjs"] = "{ loadHead }"
+        names = {"state/delta.mjs": "* as delta", "shared/trace.mjs": "{ parseTrace }"}
+        names["state/data.mjs"] = "{ loadHead }"
         lines = [
             f'import {what} from "{(HERE / n).as_uri()}";' for n, what in names.items()
         ]
@@ -140,7 +140,9 @@ def replayed(runtime, trace, tmp_path, new_page):
         )
         return json.loads(chromium.node("\n".join(lines)))
     page = new_page()
-    sources = [bundle(n) for n in ("delta.mjs", "trace.mjs", "state_data.mjs")]
+    sources = [
+        bundle(n) for n in ("state/delta.mjs", "shared/trace.mjs", "state/data.mjs")
+    ]
     return page.evaluate(
         """async ([sources, bytes, at]) => {
             const type = "text/javascript";
@@ -485,7 +487,7 @@ def test_what_cannot_be_shown_gets_one_sentence(new_page, trace, words):
         kept = {n: x for n, x in trace.tensors.items() if not n.startswith("delta")}
         trace = raw(minqwen.Trace(trace.meta, kept))
     page = new_page()
-    mount(page, "state.mjs", trace)
+    mount(page, "state/view.mjs", trace)
     alert = page.get_by_role("alert").inner_text()
     assert words in alert and alert.endswith(".") and "\n" not in alert
 

@@ -14,7 +14,7 @@ from minqwen.widgets.bundle import bundle
 SAMPLE = Path(__file__).resolve().parents[2] / "assets" / "trace.safetensors"
 READ = """
 import { readFileSync } from "node:fs";
-const trace = module_trace.parseTrace(readFileSync(process.argv[2]));
+const trace = module_shared_trace.parseTrace(readFileSync(process.argv[2]));
 const tensors = Object.fromEntries(trace.names.map((name) => {
   const { dtype, shape, data } = trace.tensor(name);
   return [name, { dtype, shape, data: Array.from(data) }];
@@ -30,7 +30,7 @@ REFUSE = """
 import { readFileSync } from "node:fs";
 const told = process.argv.slice(2).map((path) => {
   try {
-    module_trace.parseTrace(readFileSync(path));
+    module_shared_trace.parseTrace(readFileSync(path));
     return "";
   } catch (error) {
     return `${error.constructor.name}: ${error.message}`;
@@ -41,7 +41,7 @@ console.log(JSON.stringify(told));
 
 
 def node(script, *args):
-    return json.loads(chromium.node(bundle("trace.mjs") + script, *args))
+    return json.loads(chromium.node(bundle("shared/trace.mjs") + script, *args))
 
 
 @pytest.fixture(scope="module")

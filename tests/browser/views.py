@@ -26,7 +26,7 @@ def mount(page, entry, trace=b"", **traits):
     """Mount the view `entry` with a local model: `model` and `unmount` in the page."""
     page.set_content(PAGE)
     packed = base64.b64encode(trace).decode()
-    page.evaluate(MOUNT, [bundle(entry), bundle("page.mjs"), packed, traits])
+    page.evaluate(MOUNT, [bundle(entry), bundle("shared/page.mjs"), packed, traits])
 
 
 def traits(page, *names):

@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from ... import deltanet
-from ...norm import l2norm
-from ...taps import heard
+from ...model import deltanet
+from ...model.norm import l2norm
+from ...model.taps import heard
 from .rule import delta_rule
 from .step import delta_token
 

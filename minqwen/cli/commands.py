@@ -1,0 +1,289 @@
+"""The command line; `minqwen --help` lists the commands.
+
+Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure, 2 for
+bad use, 130 for Ctrl-C, 141 when whoever reads the output stops; an error is one line.
+"""
+
+import json
+import os
+import sys
+import warnings
+from dataclasses import replace
+
+import torch
+
+from ..engine.generate import generate
+from ..errors import InputError
+from ..parallel import ranks
+from ..plan.contents import describe
+from ..plan.page import advise
+from ..prompt.processor import Processor
+from ..terminal import complain, follow, say, summary
+from ..trace.record import record
+from ..units import human
+from ..weights import load
+from ..weights.convert import convert
+from ..weights.disk.report import Meter
+from ..widgets.explore import explore
+from .options import (
+    Parser,
+    answer_options,
+    bench_options,
+    convert_options,
+    number,
+    plan_options,
+    prompt_options,
+    trace_options,
+)
+from .tour import tour
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "seed")
+
+
+def main(argv=None):
+    """Run one command; returns the exit code (bad use raises SystemExit(2))."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal may lack a character
+            stream.reconfigure(errors="replace")
+    try:
+        with warnings.catch_warnings(), ranks.together():
+            warnings.showwarning = lambda message, *_: complain(message)
+            options = parser().parse_args(argv)
+            if ranks.count() > 1 and options.run is not run_generate:
+                raise InputError(
+                    "of all commands only generate is shared by several processes; "
+                    "start this one without torchrun."
+                )
+            options.run(options)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        say()
+        return 130
+    except (InputError, OSError, MemoryError) as error:
+        complain(error)
+        return 1
+    except RuntimeError as error:  # torch's way to say that memory is full
+        if "alloc" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        complain(MemoryError())
+        return 1
+    return 0
+
+
+def parser():
+    main = Parser("minqwen", description="Qwen3.5, exact and small enough to read.")
+    commands = main.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name, run, text):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    command("tour", run_tour, "see the small model read, look and answer")
+    sub = command("info", run_info, "what a checkpoint, or a size by name, is made of")
+    sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
+    plan_options(command("plan", run_plan, "what fits where, and how fast it can be"))
+    sub = command("generate", run_generate, "answer one prompt")
+    answer_options(sub)
+    prompt_options(sub)
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    answer_options(command("chat", run_chat, "talk, line by line, from stdin"))
+    trace_options(
+        command("trace", run_trace, "answer a prompt, and keep what happened")
+    )
+    sub = command("explore", run_explore, "look at a trace in the browser")
+    sub.add_argument("trace", nargs="?", metavar="TRACE",
+                     help="a trace; a .npy of vLLM or a .csv of llama.cpp will do; "
+                     "without one the page opens files itself")  # fmt: skip
+    sub.add_argument("--other", metavar="TRACE", help="one to compare it with")
+    sub.add_argument("--html", metavar="FILE", help="write one file to send, instead")
+    sub.add_argument("--no-browser", action="store_true", help="only print the address")
+    sub = command("train", run_train, "train the small model from nothing")
+    sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
+    sub.add_argument("--steps", type=number(int, 1), metavar="N",
+                     help="batches to learn from")  # fmt: skip
+    sub.add_argument("--threads", type=number(int, 1, 1024), default=2, metavar="N",
+                     help="of the CPU (default: 2)")  # fmt: skip
+    sub.add_argument("--seed", type=number(int, 0, 2**31), default=0)
+    sub.add_argument("--resume", action="store_true", help="go on where it stopped")
+    sub = command("convert", run_convert, "write a checkpoint in another form")
+    convert_options(sub)
+    bench_options(command("bench", run_bench, "speed beside what else is installed"))
+    return main
+
+
+# ---- commands ----
+
+
+def run_tour(options):
+    tour()
+
+
+def run_info(options):
+    print(describe(options.path))
+
+
+def run_plan(options):
+    print(advise(
+        options.path, options.context, options.batch, options.memory,
+        options.disk_speed, options.memory_speed, options.gpus,
+    ))  # fmt: skip
+
+
+def run_train(options):
+    from ..train.loop import Recipe, run  # the corpus comes with it
+
+    recipe = Recipe(seed=options.seed)
+    if options.steps:
+        recipe = replace(recipe, steps=options.steps)
+    run(options.out, recipe, resume=options.resume, threads=options.threads)
+
+
+def run_convert(options):
+    size = convert(options.path, options.out, options.quantize, options.shard_size)
+    say(f"[{human(size)} of weights in {options.out}, as {options.quantize}]")
+
+
+def run_bench(options):
+    from ..bench import bench
+    from ..bench.growth import growth
+
+    if options.growth:
+        growth(options.memory, options.steps, options.repeats, options.threads,
+               options.out)  # fmt: skip
+        return
+    names = "size", "dtypes", "contexts", "steps", "repeats", "threads", "out", "gguf"
+    bench(*(getattr(options, name) for name in names))
+
+
+def run_generate(options):
+    processor = Processor.load(options.tokenizer or options.path)
+    inputs = asked(processor, options)  # before the weights: a mistake in the prompt
+    model = load_model(options)  # should not wait for them
+    answer = reply(model, processor, inputs, options, show=not options.json)
+    if options.json:
+        print(json.dumps(answer))
+
+
+def run_trace(options):
+    processor = Processor.load(options.tokenizer or options.path)
+    inputs = asked(processor, options)
+    model = load_model(options)
+    with record(model, options.state, options.norms, processor) as trace:
+        answer = reply(model, processor, inputs, options)
+    # Its last token was written, but not read; a draft may have read others.
+    prompt = answer["prompt_tokens"]
+    trace = trace.first(min(trace.length, prompt + answer["tokens"] - 1))
+    name = os.path.basename(options.path.rstrip("/"))
+    trace.meta.update(model=name, prompt_length=prompt)
+    trace.save(options.out)
+    say(f"[{trace!r} saved; look at it with: minqwen explore {options.out}]")
+
+
+def run_explore(options):
+    explore(options.trace, options.other, options.html, not options.no_browser)
+
+
+def run_chat(options):
+    processor = Processor.load(options.tokenizer or options.path)
+    model = load_model(options)
+    say("[/image FILE shows a picture with the next line; /quit or Ctrl-D ends]")
+    messages, pictures = [], []
+    for line in lines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "/quit":
+            break
+        if word == "/image":
+            pictures += existing(rest.strip())
+        elif line.strip():
+            content = [*pictures, {"type": "text", "text": line.strip()}]
+            asked = [*messages, {"role": "user", "content": content}]
+            try:
+                inputs = processor.chat(asked, thinking=options.thinking)
+                answer = reply(model, processor, inputs, options)
+                told = {"role": "assistant", "content": answer["text"]}
+                messages = [*asked, told]
+            except (InputError, OSError) as error:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                complain(error)  # and go on as if it had not been asked
+            pictures = []
+
+
+def lines():
+    """Lines from stdin, with a prompt and line editing where a person types them."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    import readline  # noqa: F401  (gives input() its history)
+
+    while True:
+        print("> ", end="", file=sys.stderr, flush=True)
+        try:
+            yield input()
+        except EOFError:
+            return
+
+
+def existing(path):
+    """The picture as a content item, in a list; empty, with a complaint, if absent."""
+    path = os.path.expanduser(path)  # no shell does it here
+    if os.path.isfile(path):
+        return [{"type": "image", "image": path}]
+    complain(f"/image {path}: no such file")
+    return []
+
+
+# ---- answering ----
+
+
+def asked(processor, options):
+    """The one question of `generate` and `trace`, as the model takes it."""
+    content = [{"type": "image", "image": path} for path in options.image]
+    content += [{"type": "video", "video": path} for path in options.video]
+    content.append({"type": "text", "text": options.prompt})
+    messages = [{"role": "user", "content": content}]
+    return processor.chat(messages, thinking=options.thinking)
+
+
+def load_model(options):
+    dtype = None if options.dtype == "stored" else getattr(torch, options.dtype)
+    if ranks.count() > 1:
+        from ..parallel import part  # torch's part for it takes seconds to import
+
+        if options.experts == "disk":
+            raise InputError(
+                "--experts disk is for one process; several share the experts, each "
+                "with its own in memory. Leave it out, or start without torchrun."
+            )
+        if options.quantize:
+            raise InputError(
+                "--quantize is for one process; several share weights as they are "
+                "stored. Leave it out, or start without torchrun."
+            )
+        return part.load(options.path, device=options.device, dtype=dtype)
+    return load(
+        options.path, device=options.device, dtype=dtype,
+        experts=options.experts, expert_cache=options.expert_cache,
+        quantize=options.quantize,
+    )  # fmt: skip
+
+
+def reply(model, processor, inputs, options, show=True):
+    """Answer, printing as it is written; returns text, thinking and counts."""
+    chosen = {name: getattr(options, name) for name in SAMPLING}
+    steps = generate(
+        model, inputs, options.max_new_tokens, **chosen, stop=options.stop,
+        draft=options.draft, processor=processor,
+    )  # fmt: skip
+    meter = Meter(model) if options.stats else None
+    answer = follow(meter.watch(steps) if meter else steps, show)
+    answer["prompt_tokens"] = inputs["input_ids"].shape[1]
+    say(f"[{summary(answer, options.max_new_tokens)}]")
+    if meter:
+        answer["experts"] = meter.report(answer)
+        say("\n".join(f"[{line}]" for line in meter.lines(answer)))
+    return answer

@@ -1,0 +1,146 @@
+"""What may be asked on the command line: options, and how their values are read."""
+
+import argparse
+import sys
+
+from ..terminal import complain
+from ..units import rate, size
+
+DTYPES = ("float32", "bfloat16", "float16", "stored")
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line instead of argparse's usage and message."""
+        complain(f"{message} (see {self.prog} --help)")
+        sys.exit(2)
+
+
+def number(kind, low, high=float("inf"), over=False):
+    """An argparse type: an int or float from low (or over it) to high."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high or over and value == low:
+            what = "a whole number" if kind is int else "a number"
+            bounds = f"{'over' if over else 'from'} {low}"
+            bounds += "" if high == float("inf") else f" to {high}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
+        return value
+
+    return parse
+
+
+def plan_options(sub):
+    sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
+    sub.add_argument("--context", type=number(int, 1), metavar="N",
+                     help="tokens of a text (default: all positions)")  # fmt: skip
+    sub.add_argument("--batch", type=number(int, 1), default=1, metavar="N")
+    sub.add_argument("--memory", type=size, metavar="SIZE",
+                     help="of the machine (default: 24GiB)")  # fmt: skip
+    sub.add_argument("--memory-speed", type=rate, default=5e10, metavar="RATE",
+                     help="default: 50GB/s")  # fmt: skip
+    sub.add_argument("--disk-speed", type=rate, default=5e9, metavar="RATE",
+                     help="default: 5GB/s")  # fmt: skip
+    sub.add_argument("--gpus", metavar="NxGPU", help="such as 8xH100-80GB")
+
+
+def convert_options(sub):
+    sub.add_argument("path", help="checkpoint: a folder, a file or a hub id")
+    sub.add_argument("out", metavar="FOLDER", help="where it goes; not the same folder")
+    sub.add_argument("--quantize", required=True, metavar="FORM",
+                     help="bf16, fp8, int8 or int4; experts and the rest apart as "
+                     "int4:int8 or int4:bf16")  # fmt: skip
+    sub.add_argument("--shard-size", type=size, default=5_000_000_000, metavar="SIZE",
+                     help="of a file, at most (default: 5GB)")  # fmt: skip
+
+
+def bench_options(sub):
+    add = sub.add_argument
+    add("--size", choices=("tiny", "small", "35B-A3B", "397B-A17B"), default="small",
+        help="small (default): 150 M random weights; tiny: assets/tiny; a released "
+        "size: four of its layers at true width, on a GPU")  # fmt: skip
+    add("--dtypes", nargs="+", choices=DTYPES[:2], default=DTYPES[:2])
+    add("--contexts", nargs="+", type=number(int, 1), default=[128, 1024, 4096],
+        metavar="T", help="tokens before writing; more than 16,384 are not read but "
+        "filled in at random")  # fmt: skip
+    add("--steps", type=number(int, 1), default=64, metavar="N", help="tokens to write")
+    add("--repeats", type=number(int, 1), default=5, metavar="N", help="rounds")
+    add("--threads", type=number(int, 1, 1024), default=2, metavar="N")
+    add("--gguf", nargs="+", default=(), metavar="FILE",
+        help="the same weights for llama.cpp, a file for each of --dtypes")  # fmt: skip
+    add("--growth", action="store_true",
+        help="instead, decode time against context: 3:1 layers beside attention "
+        "in every layer")  # fmt: skip
+    add(
+        "--memory",
+        type=size,
+        default="8GiB",
+        metavar="SIZE",
+        help="with --growth, for weights and caches of a batch (default: 8GiB)",
+    )
+    add("--out", metavar="FOLDER", help="write a .json and a .png there")
+
+
+def prompt_options(sub):
+    """What `generate` and `trace` share."""
+    sub.add_argument("--prompt", required=True, help="what to answer")
+    sub.add_argument("--image", action="append", default=[], metavar="FILE",
+                     help="a picture before the prompt; repeatable")  # fmt: skip
+    sub.add_argument("--video", action="append", default=[], metavar="FILE",
+                     help="a film before the prompt; repeatable")  # fmt: skip
+
+
+def trace_options(sub):
+    """What `trace` takes beside a prompt and how to answer it."""
+    answer_options(sub)
+    prompt_options(sub)
+    sub.add_argument("-o", "--out", required=True, metavar="FILE",
+                     help="the trace's file, by custom *.safetensors")  # fmt: skip
+    sub.add_argument("--state", action="append", default=[], type=layer_head,
+                     metavar="L.H", help="follow the memory of layer L's head H; "
+                     "repeatable")  # fmt: skip
+    sub.add_argument("--norms", action="store_true",
+                     help="keep the size of every head's memory; slower")  # fmt: skip
+
+
+def layer_head(text):
+    """An argparse type: "3.0" is layer 3, head 0."""
+    layer, dot, head = text.partition(".")
+    if not (layer.isdecimal() and dot and head.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER.HEAD, such as 3.0")
+    return int(layer), int(head)
+
+
+def answer_options(sub):
+    """What `generate`, `chat` and `trace` share."""
+    add = sub.add_argument
+    add("path", help="checkpoint: a folder, a .safetensors or .gguf file, or a "
+        "hub id")  # fmt: skip
+    add("--tokenizer", metavar="PATH",
+        help="where tokenizer and template are, if not with it")  # fmt: skip
+    add("--max-new-tokens", type=number(int, 1), default=512, metavar="N")
+    add("--temperature", type=number(float, 0, 100), default=0.0, metavar="X",
+        help="0 (default) takes the likeliest token; 1 samples as trained")  # fmt: skip
+    add("--top-k", type=number(int, 0), default=0, metavar="N", help="0 is off")
+    add("--top-p", type=number(float, 0, 1, over=True), default=1.0, metavar="X")
+    add("--min-p", type=number(float, 0, 1), default=0.0, metavar="X")
+    add("--presence-penalty", type=number(float, -100, 100), default=0.0, metavar="X")
+    add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N")
+    add("--stop", action="append", default=[], metavar="TEXT",
+        help="end the answer before this text; repeatable")  # fmt: skip
+    add("--thinking", action="store_true", help="think first (shown on stderr)")
+    add("--draft", type=number(int, 0, 16), default=0, metavar="N",
+        help="guess N tokens ahead: same text, fewer forwards")  # fmt: skip
+    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    add("--device", help="default: a GPU if there is one, or else cpu")
+    add("--experts", choices=("memory", "disk"), default="memory",
+        help="disk: leave them in the files until a token chooses them")  # fmt: skip
+    add("--expert-cache", type=size, metavar="SIZE",
+        help="memory for those read (default: half of what is free)")  # fmt: skip
+    add("--quantize", metavar="FORM", help="int8 or int4 while loading; experts and "
+        "the rest apart as int4:int8 or int4:stored")  # fmt: skip
+    add("--stats", action="store_true", help="say what reading experts took")

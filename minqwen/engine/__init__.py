@@ -1,0 +1,1 @@
+"""From the model's logits to text: reading a prompt, choosing, writing."""

@@ -1,0 +1,279 @@
+"""Writing with the model, one token at a time, or several where it guessed them.
+
+    prompt --prefill--> logits --sampling--> token --stream--> text
+                          ^                    |
+                          +------- cache <-----+
+
+Each sequence of a batch is a `Row` with its own random stream and its own text: row i
+of a batch with seed s writes what it would write alone with seed s + i.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import InputError
+from ..model.forms import whole
+from ..model.qwen import check_ids
+from ..model.rope import positions
+from .prefill import VISION, pieces, prefill
+from .sampling import Sampling
+from .stream import TextStream
+
+INPUTS = {"input_ids", "attention_mask"} | {name for v in VISION for name in v[:2]}
+IGNORED = {"mm_token_type_ids"}  # transformers' processors give it; we find it out
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token written: its id, and the text that became certain with it."""
+
+    token: int
+    text: str = ""
+    thinking: bool = False  # between <think> and </think>
+    drafted: bool = False  # the draft head had guessed it
+    finish: str | None = None  # on a row's last step: "stop", "length" or "context"
+
+
+class Row:
+    """One sequence being written: its random stream, its tokens, its text."""
+
+    def __init__(self, prompt, room, sampling, processor=None, stop=(), stop_ids=()):
+        self.prompt, self.room, self.sampling = prompt, room, sampling
+        self.stop_ids = stop_ids
+        self.random = torch.Generator().manual_seed(sampling.seed)
+        self.stream = TextStream(processor, prompt, stop) if processor else None
+        self.vocab = processor.vocab_size if processor else None
+        self.seen = self.finish = self.last = None
+        self.written, self.at_limit = 0, "length"
+
+    def bounded(self, room):
+        """Ends where the model's positions do, if that is before max_new_tokens."""
+        if room < self.room:
+            self.room, self.at_limit = room, "context"
+        return self
+
+    def write(self, logits, guess=None):
+        """The next token, from logits [V] float32 on the cpu; returns a Step."""
+        logits = logits[: self.vocab]  # ids beyond only fill the table: never drawn
+        if self.seen is None:
+            self.seen = torch.zeros(len(logits), dtype=torch.bool)
+        token = self.sampling.choose(logits, self.seen, self.random)
+        self.seen[token] = True
+        self.last, self.written = token, self.written + 1
+        thinking, text = bool(self.stream and self.stream.thinking), ""
+        if token in self.stop_ids:
+            self.finish = "stop"
+        elif self.stream:
+            text = self.stream.push(token)
+            self.finish = "stop" if self.stream.stopped else None
+        if self.finish is None and self.written == self.room:
+            self.finish = self.at_limit
+        if self.finish and self.stream:
+            text += self.stream.flush()
+        return Step(token, text, thinking, token == guess, self.finish)
+
+
+def generate(
+    model, inputs, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
+    presence_penalty=0.0, seed=0, stop=(), stop_ids=None, processor=None, draft=0,
+):  # fmt: skip
+    """Write on from a prompt, yielding a Step per token.
+
+    inputs: what `Processor.chat` returns: input_ids [B, T], attention_mask, pictures.
+    One sequence yields Steps; a batch (B > 1) yields lists of B, None where a row has
+    ended. stop: strings that end the answer, never shown. stop_ids: tokens that do; by
+    default the processor's, or the config's. Without a processor there is no text, so
+    no stop strings and no thinking. draft: tokens guessed ahead by the model's
+    multi-token head: another speed, the same text (in fp32, ties apart). For the rest
+    see `Sampling`. The last Step of a row has `finish`: "stop", "length" at
+    max_new_tokens, "context" where the model's positions end. InputError for a value
+    out of range, and for a prompt that leaves no room.
+    """
+    if max_new_tokens < 1 or draft < 0:
+        raise InputError("max_new_tokens must be 1 or more, and draft 0 or more")
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in stop or (stop and processor is None):
+        raise InputError("stop strings must not be empty, and need processor=")
+    if stop_ids is None:
+        stop_ids = processor.stop_ids if processor else model.cfg.text.eos_token_id
+    limit = longest_prompt(model.cfg)
+    rows, options = [], (temperature, top_k, top_p, min_p, presence_penalty)
+    for i, prompt in enumerate(prompts(inputs, limit, model.cfg)):
+        sampling, room = Sampling(*options, seed + i), limit - len(prompt)
+        row = Row(prompt, max_new_tokens, sampling, processor, stop, set(stop_ids))
+        rows.append(row.bounded(room))
+    inputs = {
+        name: value.to(model.device)
+        for name, value in inputs.items()
+        if name not in IGNORED and value is not None
+    }
+    if draft:
+        return write_drafting(model, inputs, only(rows, model.cfg), draft)
+    steps = write(model, inputs, rows)
+    return (step[0] for step in steps) if len(rows) == 1 else steps
+
+
+def longest_prompt(cfg):
+    """Where the positions end; YaRN's files keep the native figure and its factor."""
+    rope, limit = cfg.text.rope, cfg.text.max_position_embeddings
+    if rope.rope_type == "yarn":
+        limit = max(limit, int(rope.factor * rope.original_max_position_embeddings))
+    return limit
+
+
+def only(rows, cfg):
+    """The one row that may be drafted; InputError for more, and without a head."""
+    if len(rows) > 1:
+        raise InputError(f"draft takes one sequence, not {len(rows)}; set draft=0")
+    if not cfg.text.mtp_num_hidden_layers:
+        raise InputError("this model has no multi-token-prediction head; set draft=0")
+    return rows[0]
+
+
+def prompts(inputs, limit, cfg):
+    """Each row's ids without its padding; InputError when one leaves no room."""
+    unknown = set(inputs) - INPUTS - IGNORED
+    if unknown:
+        raise InputError(f"generate does not take {', '.join(sorted(unknown))}")
+    ids = inputs.get("input_ids")
+    if ids is None or ids.ndim != 2 or ids.numel() == 0:
+        raise InputError("inputs need input_ids [B, T] with at least one token")
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask.long()
+    if mask.shape != ids.shape or not mask[:, -1].all() or (mask.diff() < 0).any():
+        raise InputError("attention_mask must be [B, T] with all padding on the left")
+    rows = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
+    check_ids(ids[mask.bool()], cfg.text.vocab_size)
+    for pixels, _, pad in VISION:
+        token = getattr(cfg, pad)
+        if inputs.get(pixels) is None and token in {t for row in rows for t in row}:
+            raise InputError(
+                f"the prompt has placeholders (id {token}) but no {pixels}; let "
+                "Processor.chat build both"
+            )
+    longest = max(map(len, rows))
+    if longest >= limit:
+        raise InputError(
+            f"the prompt is {longest} tokens long and leaves no room to answer: the "
+            f"model's positions end at {limit} (max_position_embeddings); shorten it"
+        )
+    return rows
+
+
+def decoder(model, cache, tokens):
+    """What reads the tokens of an answer one by one: f(ids [B, 1], cache) -> logits.
+
+    A form of the whole model without Python between two layers where there is one for
+    `tokens` more, else the model itself.
+    """
+
+    def plain(ids, cache):
+        return model(ids, cache=cache, last_only=True)
+
+    return whole("step", model, cache, tokens) or plain
+
+
+@torch.inference_mode()
+def write(model, inputs, rows):
+    """One token a row and forward; yields lists of Step or None."""
+    room = max(row.room for row in rows)
+    cache = model.new_cache(len(rows), inputs["input_ids"].shape[1] + room)
+    logits = prefill(model, inputs, cache)
+    read = decoder(model, cache, room)
+    while True:
+        pairs = zip(rows, logits[:, -1].float().cpu(), strict=True)
+        yield [None if row.finish else row.write(own) for row, own in pairs]
+        if all(row.finish for row in rows):
+            return
+        ids = [[row.last] for row in rows]  # an ended row idles until all have ended
+        ids = torch.tensor(ids, device=logits.device)
+        logits = read(ids, cache)
+
+
+# ---- drafting ----
+
+
+@torch.inference_mode()
+def write_drafting(model, inputs, row, draft):
+    """Several tokens a forward where the guesses hold; yields Steps.
+
+    The head guesses `draft` tokens, one forward of the whole model reads them all, and
+    the row samples from its logits, in order, as it would have one by one. It goes on
+    while the sampled token is the guessed one. Each token takes one random number, so
+    the text is the same as without guesses.
+    """
+    cache = model.new_cache(1, len(row.prompt) + row.room)
+    hidden, place = read_drafting(model, inputs, cache)
+    yield row.write(model.logits(hidden)[0, -1].float().cpu())
+    tokens = [row.last]
+    while not row.finish:
+        count = min(draft, row.room - row.written - 1)
+        guesses = guess(model, cache, hidden, tokens, place, count, row.vocab)
+        cache.marks.clear()  # one copy of the recurrent states is enough
+        cache.mark()
+        start, place = cache.length, cache.next_position[None, None]
+        ids = torch.tensor([[row.last, *guesses]], device=hidden.device)
+        hidden = model.hidden(ids, cache=cache)
+        tokens = []
+        for logits, guessed in zip(
+            model.logits(hidden)[0].float().cpu(), [*guesses, None], strict=True
+        ):
+            yield row.write(logits, guessed)
+            tokens.append(row.last)
+            if row.finish or row.last != guessed:
+                break
+        if len(tokens) <= count and not row.finish:
+            # The states have read wrong guesses: back, and read the right ones again.
+            cache.cut(start)
+            model.hidden(ids[:, : len(tokens)], cache=cache)
+        place = place + torch.arange(len(tokens), device=place.device)
+        hidden, place = hidden[:, : len(tokens)], place.expand(3, 1, -1)
+
+
+def guess(model, cache, hidden, tokens, place, count, vocab=None):
+    """The head's next `count` tokens, greedily.
+
+    hidden [1, T, D], states of tokens at place [3, 1, T] that the head has not read;
+    tokens, the T tokens that follow each. Its cache keeps these, not its own guesses.
+    """
+    guesses, known = [], None
+    while len(guesses) < count:
+        ids = torch.tensor([tokens], device=hidden.device)
+        logits, hidden = model.draft(hidden, ids, place, cache, last_only=True)
+        known = cache.mtp.length if known is None else known
+        tokens = [int(logits[0, -1, :vocab].argmax())]
+        guesses += tokens
+        hidden, place = hidden[:, -1:], place[..., -1:] + 1
+    if known is not None:
+        cache.mtp.length = known
+    return guesses
+
+
+def read_drafting(model, inputs, cache):
+    """Prefill for the model and its head: the last token's state, and its place.
+
+    The head pairs each token's state with the next token, so it stays one behind.
+    """
+    inputs = without_padding(inputs)
+    following = inputs["input_ids"][:, 1:]
+    for piece in pieces(model.cfg, inputs):
+        ids, grids = piece["input_ids"], [piece.get(names[1]) for names in VISION]
+        start, real = cache.length, torch.ones_like(ids, dtype=torch.bool)
+        place, _ = positions(ids, real, cache.next_position, model.cfg, *grids)
+        hidden = model.hidden(**piece, position_ids=place, cache=cache)
+        known = following[:, start : cache.length]
+        if known.shape[1]:
+            states = hidden[:, : known.shape[1]]
+            at = place[..., : known.shape[1]]
+            model.draft(states, known, at, cache, last_only=True)
+    return hidden[:, -1:], place[..., -1:]
+
+
+def without_padding(inputs):
+    """A single row's inputs as they would be alone."""
+    mask = inputs.get("attention_mask")
+    if mask is None:
+        return inputs
+    others = {k: v for k, v in inputs.items() if k != "attention_mask"}
+    return others | {"input_ids": inputs["input_ids"][mask.bool()][None]}

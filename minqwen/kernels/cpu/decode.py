@@ -1,0 +1,118 @@
+"""Decoding one token on a CPU without Python in the way: see layers.py and loops.py."""
+
+import numba
+import numpy as np
+import torch
+
+from ...model.forms import wanted
+from ...model.moe import SparseMoE
+from ...model.rope import rope_angles
+from ...model.shapes import FULL
+from .. import PATIENCE
+from . import numbers, share_threads
+from .layers import attention_layer, delta_layer, mlp, moe_layer
+from .loops import FAST, product, rms_norm, wide
+
+
+def step(model, cache, tokens):
+    """The form "step" of a model on a CPU: at once where it was asked for by name.
+
+    Unasked, only when the answer has proved long: it may end soon, and numba compiles.
+    """
+    fast, begun = Decoder(model), cache.length
+    if wanted() != "auto":
+        return fast
+
+    def patient(ids, cache):
+        if cache.length >= begun + PATIENCE:
+            return fast(ids, cache)
+        return model(ids, cache=cache, last_only=True)
+
+    return patient
+
+
+class Decoder:
+    """`model(ids, cache=cache, last_only=True)` for a single token, in few calls.
+
+    Holds no weights, only where they are: make one for a generation, not for keeps.
+    """
+
+    def __init__(self, model):
+        self.cfg, core = model.cfg.text, model.model.language_model
+        self.embedding, self.norm = numbers(core.embed_tokens), numbers(core.norm)
+        tied = model.cfg.tie_word_embeddings
+        self.head = self.embedding if tied else numbers(model.lm_head)
+        self.layers = [
+            (numbers(block.input_layernorm), mixer(block, self.cfg.rms_norm_eps),
+             numbers(block.post_attention_layernorm), feed(block.mlp))
+            for block in core.layers
+        ]  # fmt: skip
+
+    def __call__(self, ids, cache):
+        """ids [1, 1]; returns logits [1, 1, vocab], float32. Moves the cache on."""
+        cache.expect(1, 1)
+        share_threads()
+        place, eps = cache.next_position, self.cfg.rms_norm_eps
+        angles = rope_angles(place.expand(3, 1, 1), self.cfg.rope, self.cfg.head_dim)
+        cos, sin = (a[0, 0].numpy() for a in angles)
+        cache.advance(None, 1, place + 1)
+        x = row(self.embedding, ids.item())
+        for (before, mix, between, think), memory in zip(
+            self.layers, cache.layers, strict=True
+        ):
+            x += mix(rms_norm(x, before, eps), cos, sin, memory)
+            x += think(rms_norm(x, between, eps))
+        return self.logits(x)
+
+    def logits(self, x):
+        """What the last layer's x [D] says of the next token: [1, 1, vocab]."""
+        normed = rms_norm(x, self.norm, self.cfg.rms_norm_eps)
+        return torch.from_numpy(product(self.head, normed))[None, None]
+
+
+@numba.njit(**FAST)
+def row(table, i):
+    """Row i of a table of weights, as float32."""
+    out = np.empty(table.shape[1], np.float32)
+    for j in range(len(out)):
+        out[j] = wide(table[i, j])
+    return out
+
+
+def mixer(block, eps):
+    """The block's attention or DeltaNet as a function of x, angles and its memory."""
+    if block.kind == FULL:
+        m = block.self_attn
+        w = tuple(map(numbers, (m.q_proj, m.k_proj, m.v_proj, m.o_proj)))
+        norms = numbers(m.q_norm), numbers(m.k_norm)
+
+        def attend(x, cos, sin, kv):
+            kv.length += 1
+            keys, values = numbers(kv.k[0]), numbers(kv.v[0])
+            return attention_layer(
+                x, w, norms, cos, sin, keys, values, kv.length, eps
+            )  # fmt: skip
+
+        return attend
+    m = block.linear_attn
+    w = m.in_proj_qkv, m.in_proj_z, m.in_proj_b, m.in_proj_a, m.out_proj
+    w, conv = tuple(map(numbers, w)), numbers(m.conv1d)[:, 0]
+    rates, norm = (numbers(m.A_log), numbers(m.dt_bias)), numbers(m.norm)
+
+    def remember(x, cos, sin, memory):
+        window, state = numbers(memory.conv[0]), numbers(memory.state[0])
+        return delta_layer(x, w, conv, rates, norm, window, state, m.key_heads, eps)
+
+    return remember
+
+
+def feed(m):
+    """The block's experts, or its one MLP, as a function of x."""
+    if not isinstance(m, SparseMoE):
+        gate, up, down = map(numbers, (m.gate_proj, m.up_proj, m.down_proj))
+        return lambda x: mlp(x, gate, up, down)
+    router, e, s = numbers(m.gate), m.experts, m.shared_expert
+    routed = numbers(e.gate_up_proj), numbers(e.down_proj)
+    shared = s.gate_proj, s.up_proj, s.down_proj, m.shared_expert_gate
+    shared = tuple(map(numbers, shared))
+    return lambda x: moe_layer(x, router, routed, shared, m.gate.top_k)

@@ -1,0 +1,280 @@
+"""One token through each kind of layer, on a CPU: loops.py put together.
+
+Each function does what the forward of its torch module does at B = T = 1, on the same
+weights, and leaves the same things in the cache. x is the normed input [D], float32;
+weights are float32, or bfloat16 as uint16; the result [D] is to be added to the
+residual stream. What torch rounds to bfloat16 between two products stays float32 here.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from .. import WIDE
+from .loops import (
+    FAST,
+    correct,
+    dot,
+    exp,
+    largest,
+    product,
+    rms_norm,
+    sigmoid,
+    softplus,
+    store,
+    unit,
+    wide,
+)
+
+SPLIT = 256  # tokens of a KV cache that one task looks at
+LINES = 32  # outputs that one task sums over all experts
+
+
+@njit(**FAST)
+def delta_layer(x, w, conv, rates, norm, window, state, key_heads, eps):
+    """GatedDeltaNet. w: qkv, z, b, a, out; rates: A_log, dt_bias [H].
+
+    window [W - 1, channels] and state [H, K, V] move on by one token.
+    """
+    every = products(w[0], w[1], w[2], w[3], x)
+    last, H = len(w[0]) + len(w[1]), len(w[2])
+    qkv = slide(every[: len(w[0])], conv, window)
+    z, b, a = every[len(w[0]) : last], every[last : last + H], every[last + H :]
+    return product(w[4], heads(qkv, z, b, a, rates, norm, state, key_heads, eps))
+
+
+@njit(parallel=True, **FAST)
+def products(a, b, c, d, x):
+    """Four weights times x, one after the other: to start threads costs a while."""
+    ab, abc = len(a) + len(b), len(a) + len(b) + len(c)
+    out = np.empty(abc + len(d), np.float32)
+    for i in prange(len(out)):
+        if i < len(a):
+            out[i] = dot(a[i], x)
+        elif i < ab:
+            out[i] = dot(b[i - len(a)], x)
+        elif i < abc:
+            out[i] = dot(c[i - ab], x)
+        else:
+            out[i] = dot(d[i - abc], x)
+    return out
+
+
+@njit(**FAST)
+def slide(u, conv, window):
+    """The short convolution and its silu; the window takes u [channels] in."""
+    out = np.empty_like(u)
+    last = len(window)
+    for c in range(len(u)):
+        total = u[c] * wide(conv[c, last])
+        for j in range(last):
+            total += wide(window[j, c]) * wide(conv[c, j])
+        out[c] = total * sigmoid(total)
+    for j in range(last - 1):
+        window[j] = window[j + 1]
+    for c in range(len(u)):
+        store(window[last - 1], c, u[c])
+    return out
+
+
+@njit(parallel=True, **FAST)
+def heads(qkv, z, b, a, rates, norm, state, key_heads, eps):
+    """Gates, rule and gated norm of every value head: [H * V]."""
+    H, K, V = state.shape
+    out = np.empty(H * V, np.float32)
+    for h in prange(H):
+        key = h // (H // key_heads)
+        q = unit(qkv[key * K : (key + 1) * K], np.float32(1 / np.sqrt(K)))
+        k = qkv[(key_heads + key) * K : (key_heads + key + 1) * K]
+        k = unit(k, np.float32(1))
+        first = 2 * key_heads * K + h * V
+        rate = np.exp(wide(rates[0][h]))
+        keep = np.exp(-rate * softplus(a[h] + wide(rates[1][h])))
+        v = qkv[first : first + V]
+        o = correct(state[h], q, k, v, keep, sigmoid(b[h]))
+        scale = np.float32(1) / np.sqrt(dot(o, o) / np.float32(V) + np.float32(eps))
+        for j in range(V):
+            gate = z[h * V + j]
+            out[h * V + j] = o[j] * scale * norm[j] * gate * sigmoid(gate)
+    return out
+
+
+@njit(**FAST)
+def attention_layer(x, w, norms, cos, sin, keys, values, length, eps):
+    """GatedAttention. w: q (and gate), k, v, out; norms: of q, of k.
+
+    keys, values [Hkv, max_len, K]: this token's are stored at `length` - 1.
+    """
+    Hkv, _, K = keys.shape
+    every = products(w[0], w[1], w[2], w[2][:0], x)
+    qg, kv = every[: len(w[0])], every[len(w[0]) :]
+    k, v, H = kv[: Hkv * K], kv[Hkv * K :], len(qg) // (2 * K)
+    q = np.empty((H, K), np.float32)
+    for h in range(H):
+        query = rms_norm(qg[2 * h * K : (2 * h + 1) * K], norms[0], eps)
+        q[h] = turn(query, cos, sin) * np.float32(1 / np.sqrt(K))
+    for h in range(Hkv):
+        key = turn(rms_norm(k[h * K : (h + 1) * K], norms[1], eps), cos, sin)
+        for i in range(K):
+            store(keys[h, length - 1], i, key[i])
+            store(values[h, length - 1], i, v[h * K + i])
+    out = look(q.reshape(Hkv, H // Hkv, K), keys, values, length)
+    for h in range(H):
+        for i in range(K):
+            out[h * K + i] *= sigmoid(qg[(2 * h + 1) * K + i])
+    return product(w[3], out)
+
+
+@njit(**FAST)
+def turn(x, cos, sin):
+    """Rotate the first len(cos) numbers of x [K], i with i + len(cos) / 2."""
+    out, half = x.copy(), len(cos) // 2
+    for i in range(half):
+        out[i] = x[i] * cos[i] - x[i + half] * sin[i]
+        out[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half]
+    return out
+
+
+@njit(parallel=True, **FAST)
+def look(q, keys, values, length):
+    """softmax(q k^T) v for q [Hkv, G, K] over `length` tokens; returns [Hkv * G * K].
+
+    The tokens are split among tasks; each returns its sum relative to its own largest
+    score, and those are joined at the end. The queries that share a key head read each
+    key once.
+    """
+    Hkv, G, K = q.shape
+    parts = (length + SPLIT - 1) // SPLIT
+    fours = (G + 3) // 4 * 4  # those beyond G keep shares of zero
+    queries = np.zeros((Hkv, fours, K), np.float32)
+    queries[:, :G] = q
+    top = np.empty((Hkv, parts, G), np.float32)
+    weight = np.empty((Hkv, parts, G), np.float32)
+    total = np.empty((Hkv, parts, fours, K), np.float32)
+    for task in prange(Hkv * parts):
+        h, p = task // parts, task % parts
+        first, last = p * SPLIT, min(length, (p + 1) * SPLIT)
+        scores = np.zeros((fours, SPLIT), np.float32)
+        ask(queries[h], keys[h], first, last, scores)
+        for g in range(G):
+            row, sum_ = scores[g], np.float32(0)
+            most = largest(row, last - first, np.float32(-np.inf))
+            for t in range(last - first):
+                row[t] = exp(row[t] - most)
+                sum_ += row[t]
+            top[h, p, g], weight[h, p, g] = most, sum_
+        for g in range(0, fours, 4):
+            shares, sums = scores[g : g + 4], total[h, p, g : g + 4]
+            mixture(shares, values[h], first, last, sums)
+    out = np.zeros((Hkv, G, K), np.float32)
+    for h in range(Hkv):
+        for g in range(G):
+            most, sum_ = top[h, :, g].max(), np.float32(0)
+            for p in range(parts):
+                share = np.exp(top[h, p, g] - most)
+                sum_ += share * weight[h, p, g]
+                out[h, g] += share * total[h, p, g]
+            out[h, g] /= sum_
+    return out.reshape(Hkv * G * K)
+
+
+@njit(**FAST)
+def ask(q, keys, first, last, scores):
+    """scores [4 n, tokens] of queries q [4 n, K]: each number loaded serves eight."""
+    for t in range(first, last, 2):
+        key, other = keys[t], keys[min(t + 1, last - 1)]
+        here, there = t - first, min(t + 1, last - 1) - first
+        for n in range(0, len(q), 4):
+            q0, q1, q2, q3 = q[n], q[n + 1], q[n + 2], q[n + 3]
+            a = b = c = d = e = f = g = h = np.float32(0)
+            for i in range(len(key)):
+                k, o = wide(key[i]), wide(other[i])
+                a += k * q0[i]
+                b += k * q1[i]
+                c += k * q2[i]
+                d += k * q3[i]
+                e += o * q0[i]
+                f += o * q1[i]
+                g += o * q2[i]
+                h += o * q3[i]
+            scores[n, here], scores[n + 1, here] = a, b
+            scores[n + 2, here], scores[n + 3, here] = c, d
+            scores[n, there], scores[n + 1, there] = e, f
+            scores[n + 2, there], scores[n + 3, there] = g, h
+
+
+@njit(**FAST)
+def mixture(shares, values, first, last, total):
+    """total [4, K] = shares [4, n] of the rows first to last of values, in fours.
+
+    Each number of a row serves four queries, and sums are loaded and stored once for
+    four rows.
+    """
+    width, whole = total.shape[1], last - (last - first) % 4
+    some = np.zeros((4, WIDE), np.float32)  # of a size that the compiler knows
+    for t in range(first, whole, 4):
+        for i in range(width):
+            a, b, c, d = some[0, i], some[1, i], some[2, i], some[3, i]
+            for r in range(4):
+                v = wide(values[t + r, i])
+                a += shares[0, t - first + r] * v
+                b += shares[1, t - first + r] * v
+                c += shares[2, t - first + r] * v
+                d += shares[3, t - first + r] * v
+            some[0, i], some[1, i], some[2, i], some[3, i] = a, b, c, d
+    for t in range(whole, last):
+        for g in range(4):
+            for i in range(width):
+                some[g, i] += shares[g, t - first] * wide(values[t, i])
+    total[:] = some[:, :width]
+
+
+@njit(**FAST)
+def moe_layer(x, router, experts, shared, top_k):
+    """SparseMoE. experts: gate_up, down; shared: gate, up, down, and its own gate."""
+    every = products(router, shared[0], shared[1], shared[3], x)
+    E, width = len(router), len(shared[0])
+    logits, gate, up = every[:E], every[E : E + width], every[E + width : -1]
+    ids = np.argsort(-logits)[:top_k]
+    weights = np.exp(logits[ids] - logits[ids[0]])
+    weights /= weights.sum()
+    always, open_ = np.empty(width, np.float32), sigmoid(every[-1])
+    for i in range(width):
+        always[i] = gate[i] * sigmoid(gate[i]) * up[i] * open_
+    h = chosen(experts[0], ids, weights, x)
+    return together(experts[1], ids, h, shared[2], always)
+
+
+@njit(parallel=True, **FAST)
+def chosen(gate_up, ids, weights, x):
+    """weight * silu(gate x) * up x of the chosen experts: [top_k, I]."""
+    width = gate_up.shape[1] // 2
+    out = np.empty((len(ids), width), np.float32)
+    for task in prange(len(ids) * width):
+        n, i = task // width, task % width
+        gate, up = dot(gate_up[ids[n], i], x), dot(gate_up[ids[n], width + i], x)
+        out[n, i] = weights[n] * gate * sigmoid(gate) * up
+    return out
+
+
+@njit(parallel=True, **FAST)
+def together(down, ids, h, shared, always):
+    """The shared expert's down product plus those of the chosen, some rows a task."""
+    out = np.empty(len(shared), np.float32)
+    for task in prange((len(out) + LINES - 1) // LINES):
+        first, last = task * LINES, min(len(out), (task + 1) * LINES)
+        for d in range(first, last):
+            out[d] = dot(shared[d], always)
+        for n in range(len(ids)):
+            for d in range(first, last):
+                out[d] += dot(down[ids[n], d], h[n])
+    return out
+
+
+@njit(parallel=True, **FAST)
+def mlp(x, gate, up, down):
+    """SwiGLU: down(silu(gate x) * up x)."""
+    h = np.empty(len(gate), np.float32)
+    for i in prange(len(gate)):
+        g = dot(gate[i], x)
+        h[i] = g * sigmoid(g) * dot(up[i], x)
+    return product(down, h)

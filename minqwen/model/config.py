@@ -1,0 +1,57 @@
+"""A checkpoint's config.json, read strictly; the letters are in shapes.py."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..files import read_json, read_whole
+from . import family
+from .shapes import FULL, LINEAR, RopeConfig, TextConfig, VisionConfig  # noqa: F401
+
+
+@dataclass(frozen=True)
+class Config:
+    """One checkpoint: text, perhaps vision, and the ids that tie the two together."""
+
+    model_type: str
+    text: TextConfig
+    vision: VisionConfig | None
+    tie_word_embeddings: bool
+    image_token_id: int | None = None
+    video_token_id: int | None = None
+    vision_start_token_id: int | None = None
+    vision_end_token_id: int | None = None
+    extra: dict = field(default_factory=dict, compare=False)
+
+    @property
+    def is_moe(self) -> bool:
+        return "moe" in self.model_type
+
+    @classmethod
+    def named(cls, name: str) -> "Config":
+        """One of the eight released sizes, such as "397B-A17B" or "0.8B"."""
+        return cls.from_dict(family.named(name), source=f"Config.named({name!r})")
+
+    @classmethod
+    def from_json(cls, path) -> "Config":
+        """Read config.json (the file, or the folder that holds it)."""
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        values = read_json(read_whole(path), str(path))
+        return cls.from_dict(values, source=str(path))
+
+    @classmethod
+    def from_dict(cls, values: dict, source: str = "config.json") -> "Config":
+        """Build from config.json's content; InputError names what is wrong."""
+        return family.parse(cls, values, source)
+
+    def to_dict(self) -> dict:
+        """The content of a config.json that this project and transformers both read."""
+        return family.unparse(self)
+
+    def replace(self, **changes) -> "Config":
+        """A copy with other text numbers; InputError if they clash."""
+        text = dataclasses.replace(self.text, **changes)
+        changed = dataclasses.replace(self, text=text)
+        family.check(changed, "Config.replace")
+        return changed

@@ -1,0 +1,92 @@
+"""Places in the model where something is worth seeing or changing.
+
+    tap(name, layer, **values)    in the model: say what is there, take what comes back
+    listen(model, name=function)  around it: hear, and perhaps change, what is said
+
+A listener is called with the layer's number and the values by name; a dict that it
+returns replaces those values. Nobody listening, a tap costs a look into a dictionary.
+A layer is counted from 0; the draft head's one is "mtp".
+
+    name          values (shapes as in the module)       TransformerLens
+    tokens        inputs of the call, cache              (the input)
+    resid_pre     x [B, T, D]                            blocks.L.hook_resid_pre
+    qkv           q, k, v [B, T, H, K], rotated          blocks.L.attn.hook_rot_q ..
+    rule          q, k, v, g, beta, as the rule has them (none: a delta layer's)
+    state         state [B, H, K, V] after the call      (none)
+    attn_out      x [B, T, D], of either mixer           blocks.L.hook_attn_out
+    router        weights, ids [N, top_k], logits [N, E] blocks.L.mlp.hook_expert_*
+    shared_gate   logit [N, 1]                           (none)
+    mlp_out       x [B, T, D]                            blocks.L.hook_mlp_out
+    resid_post    x [B, T, D]                            blocks.L.hook_resid_post
+    final_norm    x [B, T, D]                            ln_final.hook_normalized
+
+Forms of the whole model (forms.py) have no layers to listen to, so they are not taken
+while somebody does. PyTorch's own hooks on modules are called by the modules alone: who
+uses them asks for kernels="torch".
+"""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from weakref import WeakKeyDictionary
+
+import torch
+
+from ..errors import InputError
+
+NAMES = ("tokens", "resid_pre", "qkv", "rule", "state", "attn_out", "router",
+         "shared_gate", "mlp_out", "resid_post", "final_norm")  # fmt: skip
+NOBODY = MappingProxyType({})
+_heard = ContextVar("heard", default=NOBODY)  # {name: functions}, during a call
+_listeners = WeakKeyDictionary()  # model -> [{name: function}]; a copy has none
+
+
+def tap(name, layer=None, **values):
+    """Say `values`; returns the one, or all in order, as the listeners leave them."""
+    if not torch.compiler.is_compiling():
+        for function in _heard.get().get(name, ()):
+            values |= function(layer, **values) or {}
+    found = tuple(values.values())
+    return found if len(found) > 1 else found[0]
+
+
+def heard(name):
+    """Within a call of a model: does anyone listen to this tap?"""
+    return name in _heard.get()
+
+
+def listening(model):
+    """Does anyone listen to this model at all?"""
+    return bool(_listeners.get(model) or model.listeners)
+
+
+@contextmanager
+def listen(model, **functions):
+    """Within the block, each function hears its tap in calls of this model.
+
+    Several may listen to one tap; each is given what the one before left. InputError
+    for a name that is no tap.
+    """
+    for name in functions:
+        if name not in NAMES:
+            raise InputError(f"there is no tap {name!r}; choose of {', '.join(NAMES)}")
+    mine = _listeners.setdefault(model, [])
+    mine.append(functions)
+    try:
+        yield
+    finally:
+        mine.remove(functions)
+
+
+@contextmanager
+def hearing(model):
+    """Within the block, taps speak to this model's listeners: its own ones first."""
+    found = {}
+    for functions in (model.listeners, *_listeners.get(model, ())):
+        for name, function in functions.items():
+            found[name] = (*found.get(name, ()), function)
+    token = _heard.set(found)
+    try:
+        yield
+    finally:
+        _heard.reset(token)

@@ -1,0 +1,1 @@
+"""One model on several processes: who holds what, and how they meet."""

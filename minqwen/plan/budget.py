@@ -1,0 +1,223 @@
+"""What fits where: bytes of every part, and the speed that moving them allows.
+
+Sums over the tensors a config asks for, never a table of sizes. One token of one text
+moves, once each: every weight it passes through, the recurrent states in and out, and
+the keys and values of all tokens before it. No engine is faster than its bytes.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from ..errors import InputError
+from ..model.shapes import FULL
+from ..weights.checkpoint.layout import skeleton
+from ..weights.quantised.codecs import FORMS as PACKED
+from ..weights.quantised.modules import parts_of
+from ..weights.quantised.settings import Scheme
+
+# Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
+# BF16 for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
+FORMS = {"bf16": 16, "fp8": 8 + 16 / 128**2, "int8": 8 + 16 / 128, "int4": 4 + 16 / 128}
+# Experts in the files, and what stays in memory, where they are left on disk.
+PAGED = (("bf16", "bf16"), ("bf16", "int8"), ("bf16", "int4"), ("fp8", "fp8"),
+         ("fp8", "int8"), ("int4", "int8"), ("int4", "int4"))  # fmt: skip
+PARTS = {  # the first that a tensor's name contains
+    "vision tower": "model.visual.", "draft head": "mtp.",
+    "routed experts": ".experts.", "delta layers": ".linear_attn.",
+    "full layers": ".self_attn.", "other MLPs, routers": ".mlp.",
+    "embedding": "embed_tokens", "output head": "lm_head", "norms": "norm",
+}  # fmt: skip
+SPARE = 0.9  # of a memory that may be filled; the rest is for what passes through
+BUFFERS = 300_000_000  # bytes: the interpreter, torch, and the chunks of loading
+
+
+@dataclass(frozen=True)
+class GPU:
+    """bytes of memory, and bytes a second it can be read at (vendors' figures)."""
+
+    memory: float
+    speed: float
+
+
+GPUS = {
+    "A100-40GB": GPU(40e9, 1.555e12), "A100-80GB": GPU(80e9, 2.039e12),
+    "L40S-48GB": GPU(48e9, 0.864e12), "H100-80GB": GPU(80e9, 3.35e12),
+    "H200-141GB": GPU(141e9, 4.8e12), "B200-180GB": GPU(180e9, 8.0e12),
+    "RTX4090-24GB": GPU(24e9, 1.008e12), "RTX5090-32GB": GPU(32e9, 1.792e12),
+    "MI300X-192GB": GPU(192e9, 5.3e12),
+}  # fmt: skip
+
+
+# ---- bytes that lie somewhere ----
+
+
+@lru_cache
+def parameters(cfg):
+    """{name: (shape, dtype)} of a model's parameters, as trained."""
+    model = skeleton(cfg, torch.bfloat16)
+    return {name: (p.shape, p.dtype) for name, p in model.named_parameters()}
+
+
+def part_of(name):
+    return next(part for part, word in PARTS.items() if word in name)
+
+
+def weight_bytes(cfg, form="bf16", experts=None):
+    """{part: bytes} of the weights in a form, the routed experts perhaps in another."""
+    sizes = dict.fromkeys(PARTS, 0)
+    forms = experts or form, form
+    scheme = Scheme(*(form if form in PACKED else None for form in forms))
+    for name, (shape, dtype) in parameters(cfg).items():
+        packed, parts = scheme.of(name), {"": (shape, dtype)}
+        if packed:
+            parts = parts_of(packed, name, shape)
+        for size, kind in parts.values():
+            width = 4 if form == "fp32" else kind.itemsize
+            sizes[part_of(name)] += math.prod(size) * width
+    return {part: size for part, size in sizes.items() if size}
+
+
+def memory_bytes(cfg, context, batch, width=2):
+    """{what: bytes} of what a model remembers of `batch` texts; width: of a number."""
+    t = cfg.text
+    full = t.layer_types.count(FULL)
+    heads = 2 * t.num_key_value_heads * t.head_dim * width  # keys and values
+    states = (len(t.layer_types) - full) * batch
+    matrix = t.linear_num_value_heads * t.linear_key_head_dim * t.linear_value_head_dim
+    window = (t.linear_conv_kernel_dim - 1) * t.conv_dim
+    sizes = {
+        "keys and values": full * heads * context * batch,
+        "recurrent states": states * matrix * 4,
+        "convolution windows": states * window * width,
+        "logits": batch * t.vocab_size * 4,
+    }
+    if t.mtp_num_hidden_layers:
+        sizes["draft head's keys and values"] = heads * context * batch
+    return sizes
+
+
+# ---- bytes that move for a token ----
+
+
+def distinct(cfg, batch):
+    """Experts of a layer that `batch` tokens visit, if each chose evenly."""
+    t = cfg.text
+    return t.num_experts * (1 - (1 - t.num_experts_per_tok / t.num_experts) ** batch)
+
+
+def expert_bytes(cfg, form="bf16"):
+    dim, width = cfg.text.hidden_size, cfg.text.moe_intermediate_size
+    if form not in PACKED:
+        return 3 * dim * width * (4 if form == "fp32" else 2)
+    parts = [
+        *parts_of(form, "gate_up_proj", (1, 2 * width, dim)).values(),
+        *parts_of(form, "down_proj", (1, dim, width)).values(),
+    ]
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
+
+
+def routed_bytes(cfg, form, batch):
+    """What one step reads of the routed experts."""
+    if not cfg.text.num_experts:
+        return 0.0
+    layers = cfg.text.num_hidden_layers
+    return layers * distinct(cfg, batch) * expert_bytes(cfg, form)
+
+
+def step_bytes(cfg, context, batch, form="bf16", experts=None):
+    """What one step of decoding moves, one token for each of `batch` texts.
+
+    Of the embedding only rows are read, and text passes neither tower nor draft head.
+    """
+    idle = ("routed experts", "embedding", "vision tower", "draft head")
+    weights = weight_bytes(cfg, form)
+    always = sum(size for part, size in weights.items() if part not in idle)
+    if cfg.tie_word_embeddings:
+        always += weights["embedding"]  # read whole, backwards, as the output head
+    memory = memory_bytes(cfg, context, batch, 4 if form == "fp32" else 2)
+    states = memory["recurrent states"] + memory["convolution windows"]
+    routed = routed_bytes(cfg, experts or form, batch)
+    return always + routed + 2 * states + memory["keys and values"]
+
+
+# ---- one machine ----
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to lay a model out, its need of memory, and its speed if it fits."""
+
+    form: str  # of what lies in memory
+    disk: str | None  # the form of the files that the routed experts are left in
+    need: int  # bytes, the cache of experts not counted
+    cache: int  # bytes for such a cache, 0 if there is none
+    hits: float  # share of choices found there, if tokens choose evenly
+    speed: float  # steps a second at most; 0 where it does not fit
+
+    @property
+    def fits(self):
+        return self.speed > 0
+
+
+def choices(cfg, context, batch, memory, disk_speed, memory_speed):
+    """All Choices, the exact ones first within "in memory" and "on disk"."""
+    held = BUFFERS + sum(memory_bytes(cfg, context, batch).values())
+    room, found = SPARE * memory, []
+    for form in FORMS:
+        need = held + sum(weight_bytes(cfg, form).values())
+        speed = memory_speed / step_bytes(cfg, context, batch, form)
+        found.append(Choice(form, None, need, 0, 0.0, speed if need <= room else 0.0))
+    if not cfg.is_moe:
+        return found
+    layers = cfg.text.num_hidden_layers
+    for disk, form in PAGED:
+        weights, one = weight_bytes(cfg, form, disk), expert_bytes(cfg, disk)
+        need = held + sum(weights.values()) - _paged(cfg, weights, disk)
+        cache = min(int((room - need) // one), layers * cfg.text.num_experts)
+        # With less than one step's worth each is gone again before it returns.
+        hits = cache / (layers * cfg.text.num_experts)
+        hits = hits if cache >= layers * distinct(cfg, batch) else 0.0
+        read = (1 - hits) * routed_bytes(cfg, disk, batch)
+        moved = step_bytes(cfg, context, batch, form, disk)
+        speed = 1 / (read / disk_speed + moved / memory_speed) if cache > 0 else 0.0
+        found.append(Choice(form, disk, need, max(0, cache) * one, hits, speed))
+    return found
+
+
+def _paged(cfg, weights, form):
+    """Bytes of the experts on disk: those of the layers and of the draft head."""
+    mtp = cfg.text.mtp_num_hidden_layers * cfg.text.num_experts
+    return weights["routed experts"] + mtp * expert_bytes(cfg, form)
+
+
+# ---- several GPUs ----
+
+# Suffix of the released repository -> the forms of its weights and of its experts.
+RELEASED = {
+    "": ("bf16", "bf16"), "-FP8": ("fp8", "fp8"), "-GPTQ-Int4": ("bf16", "int4"),
+}  # fmt: skip
+
+
+def per_gpu(cfg, release, count, context, batch):
+    """Bytes on each of `count` GPUs: matrices split evenly, heads no finer than one."""
+    weights = weight_bytes(cfg, *RELEASED[release])
+    if release == "-GPTQ-Int4" and "draft head" in weights:
+        weights["draft head"] = weight_bytes(cfg)["draft head"]  # left in bf16
+    memory = memory_bytes(cfg, context, batch)
+    kept = memory.pop("keys and values") / min(count, cfg.text.num_key_value_heads)
+    return (sum(weights.values()) + sum(memory.values())) / count + kept + BUFFERS
+
+
+def gpus(text):
+    """ "8xH100-80GB" -> (8, GPU)."""
+    count, _, name = text.partition("x")
+    known = {n.lower(): gpu for n, gpu in GPUS.items()}
+    if not count.isdecimal() or not 0 < int(count) < 10**5 or name.lower() not in known:
+        raise InputError(
+            f"{text!r} is not a number of GPUs, an x, and one of {', '.join(GPUS)}; "
+            "for example 8xH100-80GB"
+        )
+    return int(count), known[name.lower()]

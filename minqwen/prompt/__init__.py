@@ -1,0 +1,1 @@
+"""Prompts, pictures and films to what the model takes."""

@@ -1,0 +1,218 @@
+"""Pictures to the patches that the vision tower reads; videos.py builds on this.
+
+Follows the processor published with the checkpoints (Qwen2-VL's): RGB, sides that
+are multiples of 32, bicubic, pixels to -1..1, then 16 x 16 squares of two frames
+each, flattened to (channel, frame, row, column) = 1536 numbers and ordered in 2 x 2
+blocks, because the tower's merger later joins each block into one token.
+"""
+
+import io
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from ..errors import InputError
+
+MAX_RATIO = 200
+# What pictures come in; Pillow knows more, and runs other programs for some of it.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+LIMITS = {"min_pixels": "size.shortest_edge", "max_pixels": "size.longest_edge"}
+
+
+def smart_resize(
+    height, width, *, factor, min_pixels, max_pixels, frames=1, frame_step=1
+):
+    """The height and width, multiples of `factor`, that a picture is resized to.
+
+    The ratio of the sides is kept as well as rounding allows. The area, times
+    `frames` for a video, is brought between `min_pixels` and `max_pixels`; for that
+    comparison alone `frames` is rounded to a multiple of `frame_step`.
+    Raises InputError when one side is more than 200 times the other.
+    """
+    ratio = max(height, width) / min(height, width)
+    if ratio > MAX_RATIO:
+        raise InputError(
+            f"a picture of {width} x {height} pixels has a side ratio of {ratio:.0f}, "
+            f"but at most {MAX_RATIO} is possible; crop it or cut it into pieces"
+        )
+    new_height = round(height / factor) * factor
+    new_width = round(width / factor) * factor
+    rounded_frames = round(frames / frame_step) * frame_step
+    area = frames * height * width
+    if rounded_frames * new_height * new_width > max_pixels:
+        shrink = math.sqrt(area / max_pixels)
+        new_height = max(factor, math.floor(height / shrink / factor) * factor)
+        new_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif rounded_frames * new_height * new_width < min_pixels:
+        grow = math.sqrt(min_pixels / area)
+        new_height = math.ceil(height * grow / factor) * factor
+        new_width = math.ceil(width * grow / factor) * factor
+    return new_height, new_width
+
+
+def open_picture(image):
+    """An RGB PIL picture from a path, bytes, a PIL picture or an array.
+
+    Files and bytes are turned upright by their EXIF mark; a PIL picture is taken as
+    it is. Transparency is laid on white. Arrays are uint8 [H, W], [H, W, C] or
+    [C, H, W] with C of 1, 3 or 4. Raises InputError for anything else.
+    """
+    if isinstance(image, (str, os.PathLike, bytes, bytearray)):
+        picture = _decode(image)
+    elif isinstance(image, Image.Image):
+        picture = image
+    elif hasattr(image, "__array__"):
+        picture = _from_array(np.asarray(image))
+    else:
+        raise InputError(
+            f"a picture cannot be made from {type(image).__name__}; "
+            "give a path, bytes, a PIL picture or a uint8 array"
+        )
+    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _decode(source):
+    in_memory = isinstance(source, (bytes, bytearray))
+    name = f"the picture of {len(source)} bytes" if in_memory else os.fspath(source)
+    if not in_memory and not Path(source).is_file():
+        raise InputError(f"{name}: no such picture file; give the path of a file")
+    try:
+        file = io.BytesIO(source) if in_memory else source
+        with Image.open(file, formats=FORMATS) as picture:
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except Exception as error:  # decoders of broken files raise many kinds
+        raise InputError(
+            f"{name} cannot be read as a picture ({error}); "
+            "give a whole PNG, JPEG or other file that Pillow reads"
+        ) from error
+
+
+def _from_array(array):
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] > 4:
+        array = array.transpose(1, 2, 0)  # [C, H, W] -> [H, W, C]
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    channels_fit = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not channels_fit or array.size == 0:
+        raise InputError(
+            f"a picture array is {array.dtype} {list(array.shape)}, but uint8 of "
+            "[height, width] or [height, width, 3 or 4] with values 0..255 is needed"
+        )
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def picture_to_patches(
+    image,
+    *,
+    patch_size=16,
+    temporal_patch_size=2,
+    merge_size=2,
+    min_pixels=65_536,
+    max_pixels=16_777_216,
+    mean=0.5,
+    std=0.5,
+):
+    """One picture to patches and its grid, as transformers' Pillow processor.
+
+    `image` is anything `open_picture` takes; `mean` and `std` are numbers or one
+    number per channel. Returns patches float32 [h * w, 3 * frames * p * p] and the
+    grid (1, h, w), counted in patches. A picture stands as two equal frames.
+    """
+    picture = open_picture(image)
+    size = smart_resize(
+        picture.height,
+        picture.width,
+        factor=patch_size * merge_size,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+    )
+    resized = picture.resize(size[::-1], Image.Resampling.BICUBIC)
+    pixels = normalise(np.asarray(resized).transpose(2, 0, 1), mean, std)  # [C, H, W]
+    frames = pixels.expand(temporal_patch_size, *pixels.shape)  # [T, C, H, W]
+    return frames_to_patches(frames, patch_size, temporal_patch_size, merge_size)
+
+
+def normalise(levels, mean, std):
+    """uint8 [..., 3, H, W] to float32 (level / 255 - mean) / std of the same shape."""
+    # There are only 256 levels, so normalise those and look the rest up.
+    unit = (np.arange(256) * (1 / 255)).astype(np.float32)
+    mean = np.broadcast_to(np.float32(mean), 3)[:, None]
+    std = np.broadcast_to(np.float32(std), 3)[:, None]
+    table = (unit - mean) / std  # [3, 256]
+    channel = np.arange(3)[:, None, None]
+    return torch.from_numpy(table[channel, levels])
+
+
+def frames_to_patches(frames, patch_size, temporal_patch_size, merge_size):
+    """Cut frames [T, C, H, W] into patches [t*h*w, C * frames * p * p] and (t, h, w).
+
+    H and W are multiples of patch_size * merge_size. The last frame is repeated until
+    T is a multiple of temporal_patch_size. Rows run over (t, h/m, w/m, m, m).
+    """
+    missing = -len(frames) % temporal_patch_size
+    if missing:
+        frames = torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)])
+    count, channels, height, width = frames.shape
+    p, m = patch_size, merge_size
+    t, h, w = count // temporal_patch_size, height // p, width // p
+    # axes: 0 t, 1 frame, 2 channel, 3 h/m, 4 m, 5 row, 6 w/m, 7 m, 8 column
+    blocks = frames.reshape(
+        t, temporal_patch_size, channels, h // m, m, p, w // m, m, p
+    )
+    patches = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+    return patches.reshape(t * h * w, -1), (t, h, w)
+
+
+def read_options(raw, source, *, video=False):
+    """Keyword arguments for picture_to_patches or video_to_patches.
+
+    `raw` is the content of a preprocessor_config.json, `source` its name for errors.
+    Raises InputError for a missing or odd value, and for steps that are always taken
+    here being switched off.
+    """
+    fixed = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
+    for key, value in fixed.items():
+        if raw.get(key) not in (None, value):
+            raise InputError(
+                f"{source}: {key} is {json.dumps(raw[key])}, but only "
+                f"{json.dumps(value)} is supported; was this file made for Qwen3.5?"
+            )
+    size = raw.get("size") or {}
+    # These two are areas despite their published names; older files say it plainly.
+    raw = {
+        **raw,
+        "min_pixels": raw.get("min_pixels") or size.get("shortest_edge"),
+        "max_pixels": raw.get("max_pixels") or size.get("longest_edge"),
+    }
+    counts = ("patch_size", "temporal_patch_size", "merge_size", *LIMITS)
+    for key in counts:
+        if not isinstance(raw.get(key), int) or raw[key] < 1:
+            raise _odd_option(source, LIMITS.get(key, key), raw.get(key))
+    for key in ("image_mean", "image_std"):
+        values = raw.get(key)
+        numbers = isinstance(values, list) and len(values) == 3
+        if not numbers or not all(isinstance(v, (int, float)) for v in values):
+            raise _odd_option(source, key, values)
+    options = {key: raw[key] for key in counts}
+    options |= {"mean": raw["image_mean"], "std": raw["image_std"]}
+    if video:  # published files leave these to the class's defaults
+        sampling = ("fps", "min_frames", "max_frames")
+        options |= {key: raw[key] for key in sampling if raw.get(key) is not None}
+    return options
+
+
+def _odd_option(source, key, value):
+    return InputError(
+        f"{source}: {key} is {json.dumps(value)}, so pictures cannot be prepared; "
+        "take the file that was published with the checkpoint"
+    )

@@ -1,0 +1,282 @@
+"""Chats to what the model takes, ids to text: tokenizer, template, placeholders.
+
+    messages --template--> prompt --pictures counted--> longer prompt --BPE--> ids
+
+The template writes one `<|image_pad|>` for a picture; here it becomes one for each
+32 x 32 pixels, which the model later overwrites with what the vision tower saw.
+
+Markers such as `<|im_end|>` in a user's own text are read as markers, as in
+transformers, vLLM and SGLang: a service must strip them from what strangers type.
+A placeholder in it is found out, since the pictures are counted against it.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+
+from ..errors import InputError
+from ..files import FILES, read_json, read_whole, write_whole
+from .images import picture_to_patches, read_options
+from .template import json_only, plain_messages, read_template
+from .tokenizer import BYTE_OF_LETTER, read_tokenizer, token_text
+from .videos import video_to_patches
+
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+CONFIG_IDS = {
+    "image_token_id": IMAGE_PAD,
+    "video_token_id": VIDEO_PAD,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
+
+
+class Processor:
+    """Everything between a conversation and the model's tensors.
+
+    `files` maps names of a checkpoint folder's files to their bytes; tokenizer.json
+    is needed, the others when used. `video_outer_pair` keeps the vision_start and
+    vision_end that the template writes around a whole video, as transformers 5
+    does; vLLM's proposed form drops them. Raises InputError for a broken file.
+    """
+
+    def __init__(self, files, source="processor", *, video_outer_pair=True):
+        self.files = files
+        self.source = source
+        self.video_outer_pair = video_outer_pair
+        self.tokenizer = read_tokenizer(files, source)
+        self._added = self.tokenizer.get_added_tokens_decoder()
+        self.settings = self._json("tokenizer_config.json")
+        self.template = read_template(files, source)
+        self.image_options, self.video_options = self._read_picture_options()
+        self.stop_ids = self._read_stop_ids()
+        pad = token_text(self.settings.get("pad_token")) or "<|endoftext|>"
+        self.pad_id = self.tokenizer.token_to_id(pad) or 0  # masked: any id serves
+
+    @classmethod
+    def load(cls, path_or_hub_id, revision=None, *, video_outer_pair=True):
+        """Read a checkpoint's folder, or what a .gguf file says of its tokenizer.
+
+        Raises InputError when there is none.
+        """
+        from ..weights.checkpoint.hub import resolve
+
+        folder = resolve(path_or_hub_id, revision, [*FILES, "config.json"])
+        if folder.suffix == ".gguf":
+            from ..weights.gguf.text import text_files
+
+            return cls(text_files(folder), str(folder))
+        folder = folder if folder.is_dir() else folder.parent
+        found = [name for name in FILES if (folder / name).is_file()]
+        if "tokenizer.json" not in found:
+            raise InputError(
+                f"{folder} has no tokenizer.json, so text cannot become ids; "
+                "copy it from the published checkpoint"
+            )
+        files = {name: read_whole(folder / name) for name in found}
+        processor = cls(files, str(folder), video_outer_pair=video_outer_pair)
+        if (folder / "config.json").is_file():
+            config = read_json(read_whole(folder / "config.json"), "config.json")
+            processor._check_ids(config)
+        return processor
+
+    def save(self, folder):
+        """Write the files it was read from, unchanged, each by way of a new name."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files.items():
+            write_whole(folder / name, content)
+
+    # ---- text ----
+
+    def encode(self, text):
+        """Text to ids; nothing is added before or after."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the text is not valid Unicode at character {error.start}; "
+                "decode its bytes as UTF-8 first"
+            ) from None
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids, skip_special=True):
+        """Ids to text; bytes that are no whole character become U+FFFD."""
+        ids = [int(i) for i in ids]
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special)
+
+    def token_bytes(self, token):
+        """The bytes one id stands for: none for special ids and for unused ones."""
+        if token in self._added:
+            added = self._added[token]
+            return b"" if added.special else added.content.encode()
+        letters = self.tokenizer.id_to_token(token) or ""
+        return bytes(BYTE_OF_LETTER[letter] for letter in letters)
+
+    @property
+    def vocab_size(self):
+        """How many ids have a meaning; the model's table may be longer."""
+        return self.tokenizer.get_vocab_size()
+
+    # ---- chats ----
+
+    def chat(self, messages, thinking=False, tools=None, **template_vars):
+        """A conversation, or a list of them, to the tensors that the model takes.
+
+        A message is {"role", "content"}; content is text or a list of
+        {"type": "text", "text"}, {"type": "image", "image"} and
+        {"type": "video", "video", "fps"} (see images.py for what they may be).
+        `tools` are JSON schemas. Further arguments go to the template.
+        Returns input_ids, attention_mask int64 [B, T], padded on the left, and, for
+        those that occur, pixel_values [N, 1536] with image_grid_thw [n, 3] and
+        pixel_values_videos with video_grid_thw.
+        """
+        rows_given = isinstance(messages, (list, tuple)) and len(messages) > 0
+        batched = rows_given and isinstance(messages[0], (list, tuple))
+        rows, images, videos = [], [], []
+        for conversation in messages if batched else [messages]:
+            prompt, media = self._render(conversation, thinking, tools, template_vars)
+            self._count(prompt, media)
+            row_images = [self._image(part) for part in media if part[0] == "image"]
+            row_videos = [self._video(part) for part in media if part[0] == "video"]
+            rows.append(self.encode(self._expand(prompt, row_images, row_videos)))
+            images += row_images
+            videos += row_videos
+        return {
+            **self._pad(rows),
+            **_stack(images, "pixel_values", "image_grid_thw"),
+            **_stack(videos, "pixel_values_videos", "video_grid_thw"),
+        }
+
+    def chat_text(self, messages, thinking=False, tools=None, **template_vars):
+        """The prompt as the template writes it, one placeholder for each picture."""
+        return self._render(messages, thinking, tools, template_vars)[0]
+
+    def _render(self, messages, thinking, tools, template_vars):
+        if self.template is None:
+            raise InputError(
+                f"{self.source} has no chat template; encode plain text instead, or "
+                "copy chat_template.jinja from the published checkpoint"
+            )
+        plain, media = plain_messages(messages)
+        variables = {
+            "add_generation_prompt": True,
+            "enable_thinking": thinking,
+            **{name: token_text(self.settings[name]) for name in self._named_tokens()},
+            **json_only(template_vars, "a template variable"),
+        }
+        tools = json_only(tools, "a tool")
+        try:
+            text = self.template.render(messages=plain, tools=tools, **variables)
+        except Exception as error:  # a template is a stranger's program
+            raise InputError(
+                f"the chat template of {self.source} refuses these messages: "
+                + " ".join(str(error).split())
+            ) from error
+        return text, media
+
+    def _count(self, prompt, media):
+        for kind, mark in (("image", IMAGE_PAD), ("video", VIDEO_PAD)):
+            given = sum(part[0] == kind for part in media)
+            if prompt.count(mark) != given:
+                raise InputError(
+                    f"the prompt holds {prompt.count(mark)} {mark} placeholders for "
+                    f"{given} {kind}s; give each {kind} as a content item of its own "
+                    f"and do not write {mark} in a text"
+                )
+
+    def _image(self, part):
+        self._need(self.image_options, "image", "preprocessor_config.json")
+        return picture_to_patches(part[1], **self.image_options)
+
+    def _video(self, part):
+        self._need(self.video_options, "video", "video_preprocessor_config.json")
+        return video_to_patches(part[1], part[2], **self.video_options)
+
+    def _need(self, options, kind, file):
+        if options is None:
+            raise InputError(
+                f"the messages hold {kind}s, but {self.source} has no {file}; "
+                "this checkpoint reads text only, or the file was not copied"
+            )
+
+    def _expand(self, prompt, images, videos):
+        """Each placeholder becomes as many as the model will overwrite."""
+        images, videos = iter(images), iter(videos)
+        whole = f"{VISION_START}{VIDEO_PAD}{VISION_END}"
+        marks = [IMAGE_PAD, VIDEO_PAD] if self.video_outer_pair else [IMAGE_PAD, whole]
+
+        def fill(match):
+            if match[0] == IMAGE_PAD:
+                _, (_, h, w) = next(images)
+                return IMAGE_PAD * (h * w // self.image_options["merge_size"] ** 2)
+            _, (_, h, w), seconds = next(videos)
+            pads = VIDEO_PAD * (h * w // self.video_options["merge_size"] ** 2)
+            return "".join(
+                f"<{second:.1f} seconds>{VISION_START}{pads}{VISION_END}"
+                for second in seconds
+            )
+
+        return re.sub("|".join(map(re.escape, marks)), fill, prompt)
+
+    def _pad(self, rows):
+        width = max(map(len, rows))
+        ids = [[self.pad_id] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return {
+            "input_ids": torch.tensor(ids, dtype=torch.int64),
+            "attention_mask": torch.tensor(mask, dtype=torch.int64),
+        }
+
+    # ---- reading the files ----
+
+    def _json(self, name):
+        return read_json(self.files[name], name) if name in self.files else {}
+
+    def _read_picture_options(self):
+        # transformers 5 saves both in one file; published checkpoints have two.
+        both = self._json("processor_config.json")
+        image_file = video_file = "processor_config.json"
+        image, video = both.get("image_processor"), both.get("video_processor")
+        if image is None:
+            image_file = "preprocessor_config.json"
+            image = self._json(image_file)
+        if video is None:
+            names = "video_preprocessor_config.json", "preprocessor_config.json"
+            video_file = next((n for n in names if n in self.files), names[0])
+            video = self._json(video_file)
+        return (
+            read_options(image, image_file) if image else None,
+            read_options(video, video_file, video=True) if video else None,
+        )
+
+    def _read_stop_ids(self):
+        names = {token_text(self.settings.get("eos_token"))}
+        names |= {"<|im_end|>", "<|endoftext|>"}
+        ids = {self.tokenizer.token_to_id(name) for name in names if name}
+        eos = self._json("generation_config.json").get("eos_token_id")
+        ids.update(eos if isinstance(eos, list) else [eos])
+        return ids - {None}
+
+    def _named_tokens(self):
+        kinds = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return [kind for kind in kinds if self.settings.get(kind)]
+
+    def _check_ids(self, config):
+        for key, token in CONFIG_IDS.items():
+            ours = self.tokenizer.token_to_id(token)
+            if key in config and config[key] != ours:
+                raise InputError(
+                    f"{self.source}: config.json says {key} is {config[key]}, but in "
+                    f"tokenizer.json {token} is {ours}; take both from one checkpoint"
+                )
+
+
+def _stack(items, pixels, grids):
+    if not items:
+        return {}
+    return {
+        pixels: torch.cat([item[0] for item in items]),
+        grids: torch.tensor([item[1] for item in items], dtype=torch.int64),
+    }

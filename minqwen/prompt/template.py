@@ -1,0 +1,125 @@
+"""What a chat template is given and the language it is written in.
+
+A template is a program that comes with a checkpoint, so it runs in a sandbox and
+sees plain JSON only: never a picture, a file or an object of ours.
+"""
+
+import json
+from datetime import datetime
+
+import jinja2
+from jinja2.ext import Extension
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from ..errors import InputError
+from ..files import read_json
+
+
+def plain_messages(messages):
+    """Messages as plain JSON for the template, and the media taken out of them.
+
+    Media are (kind, source, fps or None) in order; the template only needs to know
+    where they are. Raises InputError naming the place of what is not a message.
+    """
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise InputError(
+            f"messages are {type(messages).__name__} of length 0 or no list; give a "
+            'list such as [{"role": "user", "content": "Hello"}]'
+        )
+    plain, media = [], []
+    for i, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InputError(
+                f"messages[{i}] is {str(message)[:60]}, but a dict with "
+                '"role" and "content" is needed'
+            )
+        if not isinstance(content, (str, list, tuple, type(None))):
+            raise InputError(
+                f"messages[{i}] has content of type {type(content).__name__}; "
+                "give text or a list of content items"
+            )
+        if isinstance(content, (list, tuple)):
+            places = [f"messages[{i}].content[{k}]" for k in range(len(content))]
+            pairs = zip(content, places, strict=True)
+            message = {**message, "content": [_part(p, at, media) for p, at in pairs]}
+        plain.append(json_only(message, f"messages[{i}]"))
+    return plain, media
+
+
+def _part(part, place, media):
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("text", "image", "video"):
+        raise InputError(
+            f"{place} has the type {json.dumps(kind, default=str)}, "
+            'but only "text", "image" and "video" are known'
+        )
+    if part.get(kind) is None or (kind == "text" and not isinstance(part[kind], str)):
+        raise InputError(
+            f'{place} is of type "{kind}", so it must have a key "{kind}" with the '
+            f"{'text' if kind == 'text' else kind + ' itself, or the path of its file'}"
+        )
+    if kind == "text":
+        return part
+    media.append((kind, part[kind], part.get("fps")))
+    return {**part, kind: f"<{kind}>"}
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's words for training: no effect here."""
+
+    tags = {"generation"}
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return jinja2.nodes.Scope(body).set_lineno(line)
+
+
+def template_environment():
+    """Jinja as chat templates expect it, in a sandbox: they are others' programs."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=["jinja2.ext.loopcontrols", _Generation],
+    )
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, **options):  # Jinja's own escapes HTML
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+def json_only(value, name):
+    """A copy of JSON data; InputError for anything that is more than that."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} is not plain JSON data ({error}); "
+            "give dicts, lists, text and numbers"
+        ) from None
+
+
+def read_template(files, source):
+    """The chat template from whichever file has it, compiled; None if none has."""
+    name = "chat_template.jinja"
+    text = files.get(name, b"").decode(errors="replace")
+    for other in ("chat_template.json", "tokenizer_config.json"):
+        if not text and other in files:
+            name, text = other, read_json(files[other], other).get("chat_template")
+    if isinstance(text, list):  # several, each with a name
+        text = {entry["name"]: entry["template"] for entry in text}.get("default")
+    try:
+        return template_environment().from_string(text) if text else None
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(
+            f"{source}: {name} is not a Jinja template (line {error.lineno}: "
+            f"{error.message}); copy it again from the published checkpoint"
+        ) from error

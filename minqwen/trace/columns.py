@@ -1,0 +1,93 @@
+"""From what one layer said in one call to columns of a trace: all layers, many calls.
+
+`calls` are what was heard in calls of one shape [B, T] that follow each other, each a
+dict from (what, layer) to what a tap said. Columns are {name: [B, n T, ...]}.
+"""
+
+import torch
+
+from ..model.delta import delta_step
+
+
+def columns(calls, shape, heads):
+    """Routing of every layer, and what the chosen heads, (layer, head), were fed."""
+    result = routing(calls, shape)
+    for layer, head in heads:
+        if ("rule", layer) in calls[0]:
+            kind, parts = "delta", rule(joined(calls, "rule", layer), head)
+        else:
+            kind, parts = "attention", attention(*joined(calls, "qk", layer), head)
+        for part, value in parts.items():
+            result[f"{kind}.{layer}.{head}.{part}"] = value.float()
+    return result
+
+
+def routing(calls, shape):
+    """Choices, weights, margins and the shared gate of all layers at once."""
+    layers = [i for what, i in calls[0] if what == "router"]
+    if not layers:
+        return {}
+
+    def stacked(parts):
+        x = torch.stack(parts).unflatten(0, (len(calls), -1)).unflatten(2, shape)
+        return x.movedim((2, 0, 3, 1), (0, 1, 2, 3)).flatten(1, 2)  # [B, n T, L, ...]
+
+    routers = zip(*(call["router", i] for call in calls for i in layers), strict=True)
+    weights, ids, logits = map(stacked, routers)  # [B, n T, L, K] twice, [.., E]
+    shared = stacked([call["shared", i] for call in calls for i in layers])[..., 0]
+    found = {
+        "expert_ids": ids.int(),  # torch's u16 has few operations
+        "expert_weights": weights.half(),
+        "shared_gate": shared.float().sigmoid().half(),
+    }
+    if logits.shape[-1] > ids.shape[-1]:
+        logits = logits.float()
+        last = logits.gather(-1, ids[..., -1:])[..., 0]
+        following, runner_up = logits.scatter(-1, ids, -torch.inf).max(-1)
+        found["router_margin"] = (last - following).half()
+        found["runner_up"] = runner_up.int()
+    return found
+
+
+def joined(calls, what, layer):
+    """One thing that a layer said in all calls: [B, T, ...] each -> [B, n T, ...]."""
+    parts = [call[what, layer] for call in calls]
+    if isinstance(parts[0], tuple):
+        return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+    return torch.cat(parts, 1)
+
+
+def rule(fed, head):
+    """One value head's share of what the rule was fed: [B, T, ...] each."""
+    q, k, v, g, beta = fed
+    own = head // (v.shape[2] // k.shape[2])  # the key head that it reads
+    own = {"q": q[:, :, own], "k": k[:, :, own], "v": v[:, :, head]}
+    return own | {"g": g[:, :, head], "beta": beta[:, :, head]}
+
+
+def attention(q, k, head):
+    """One query head's queries, and the keys it looks at, both rotated: [B, T, K]."""
+    return {"q": q[:, :, head], "k": k[:, :, head // (q.shape[2] // k.shape[2])]}
+
+
+def overview(calls, before):
+    """Norm of every state after every token, decay and beta: [B, n T, Ld, H].
+
+    before: {layer: [B, H, K, V]}, the states ahead of these calls, if not zero.
+    """
+    norms, decays, betas = [], [], []
+    for layer in [i for what, i in calls[0] if what == "rule"]:
+        q, k, v, g, beta = joined(calls, "rule", layer)
+        q, k = (x.repeat_interleave(v.shape[2] // k.shape[2], 2) for x in (q, k))
+        state = before.get(layer, v.new_zeros(*k[:, 0].shape, v.shape[3]))
+        sizes = []
+        for t in range(k.shape[1]):
+            step = (x[:, t] for x in (q, k, v))
+            _, state = delta_step(*step, g=g[:, t], beta=beta[:, t], state=state)
+            sizes.append(state.flatten(2).norm(dim=-1))
+        norms.append(torch.stack(sizes, 1))  # [B, n T, H]
+        decays.append(g)
+        betas.append(beta)
+    names = ("state_norm", "state_decay", "state_beta")
+    parts = (torch.stack(part, 2).half() for part in (norms, decays, betas))
+    return dict(zip(names, parts, strict=True)) if norms else {}

@@ -1,0 +1,60 @@
+"""The tiny model's tokenizer: byte-level BPE cut like Qwen3.5's, 2,048 ids."""
+
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+
+from ...weights.gguf.text import PATTERN
+from .text import documents
+
+VOCAB_SIZE = 2048
+# the order of the real vocabulary, which also puts them behind the learned ids
+SPECIAL = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>",
+    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+# added, yet not special: a decoder that skips special tokens still shows them
+MARKS = ("<think>", "</think>")
+
+
+def build_tokenizer(texts=None):
+    """Learn the merges from `texts` (default: the training split); a Tokenizer."""
+    if texts is None:
+        texts = (doc.text for doc in documents() if not doc.held_out)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE - len(SPECIAL) - len(MARKS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([added(t, True) for t in SPECIAL])
+    tokenizer.add_tokens([added(t, False) for t in MARKS])
+    return tokenizer
+
+
+def added(text, special):
+    return AddedToken(text, special=special, normalized=False)
+
+
+def token_sizes(tokenizer):
+    """How many bytes of text each id stands for: [vocab] ints, 0 for special ids."""
+    # the byte-level alphabet writes one character a byte
+    size = tokenizer.get_vocab_size()
+    names = [tokenizer.id_to_token(i) for i in range(size)]
+    return [0 if name in SPECIAL else len(name) for name in names]

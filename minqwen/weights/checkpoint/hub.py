@@ -1,0 +1,99 @@
+"""From what the user typed to a folder on this machine.
+
+A name like `org/model` that is no path here is fetched from the Hugging Face Hub
+into its usual cache: only safetensors, JSON, templates and text, never a pickle or
+code. A broken connection, and a run that was broken off, are taken up where they
+stopped.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from ...errors import InputError, show
+from ...units import human
+from .fetch import Incomplete, fetch
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+UNFINISHED = "minqwen-convert.json"  # is there while a folder is being written
+WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
+
+
+def resolve(path_or_hub_id, revision=None, wanted=WANTED):
+    """The local folder or file meant by a path or a hub id; downloads if needed.
+
+    `revision` is a branch, tag or commit of the hub repository, `wanted` the names or
+    patterns of the files to fetch. Raises InputError when there is neither such a path
+    nor such a repository, when it may not be read, or when the network is needed and
+    not there.
+    """
+    path = Path(os.path.expanduser(path_or_hub_id))
+    if (path / UNFINISHED).exists():
+        raise InputError(
+            f"{show(path)} is a conversion that did not finish; run minqwen convert "
+            "with the same source and options again, and it goes on where it stopped."
+        )
+    if path.exists():
+        if revision is not None:
+            raise InputError(
+                f"revision {show(revision)} was asked for, but {show(path)} is a local "
+                "path; revisions belong to hub ids."
+            )
+        return path
+    name = os.fspath(path_or_hub_id)
+    if not HUB_ID.fullmatch(name) or path.suffix in (".safetensors", ".gguf"):
+        raise InputError(
+            f"{show(name)} does not exist; give a checkpoint's folder, a .safetensors "
+            "or .gguf file, or a hub id such as Qwen/Qwen3.5-0.8B."
+        )
+    return _download(name, revision, wanted)
+
+
+def _download(name, revision, wanted):
+    try:
+        from huggingface_hub import constants, errors, snapshot_download
+    except ImportError:
+        raise InputError(
+            f"{name} is not a local path, and downloading it needs the huggingface_hub "
+            "package; pip install huggingface_hub."
+        ) from None
+    cause = None
+    try:
+        if "*.safetensors" in wanted and not constants.HF_HUB_OFFLINE:
+            fetch(name, revision)
+        # Nested folders hold other formats of the same weights: leave them.
+        return Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=wanted, ignore_patterns="*/*"
+            )
+        )
+    except errors.GatedRepoError:
+        fault = "asks for its terms to be accepted; do so on its page, then log in"
+    except errors.RepositoryNotFoundError:
+        fault = "is neither a local path nor a hub repository you may read"
+    except errors.RevisionNotFoundError:
+        fault = f"has no revision {show(revision)} on the hub"
+    except errors.LocalEntryNotFoundError:
+        fault = "is not, or not wholly, in the local cache, and the hub is unreachable"
+    except errors.HFValidationError:
+        fault = "is neither a local path nor a possible hub id"
+    except InputError:
+        raise
+    except Incomplete as err:
+        cause = err
+        fault = (
+            f"was not downloaded completely ({show(err)}): {human(err.kept)} of "
+            f"{human(err.total)} are kept; run the same command again to continue"
+        )
+    except Exception as err:  # the HTTP library beneath differs between releases
+        cause, answer = err, getattr(err, "response", None)
+        fault = (
+            f"was not downloaded completely ({show(str(err) or type(err).__name__)}); "
+            "run the same command again to continue"
+        )
+        if getattr(answer, "status_code", None) in (401, 403):
+            fault = (
+                f"may not be read by you (HTTP {answer.status_code}); log in with "
+                "`hf auth login`, or set HF_TOKEN to a token that may read it"
+            )
+    raise InputError(f"{name} {fault}.") from cause

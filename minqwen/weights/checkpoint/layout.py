@@ -1,0 +1,110 @@
+"""Which tensors a checkpoint of a config holds, and where each goes in the model.
+
+The model's parameters are named as the released files name theirs, with two
+exceptions. Experts: fused in one tensor, or three small tensors an expert; both are
+in circulation, and one release uses both (fused in the layers, single in the MTP
+head). And text-only files, which write `model.layers` for
+`model.language_model.layers`.
+"""
+
+from collections import Counter
+
+import torch
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
+
+from ...errors import InputError
+from ...model.qwen import Qwen
+
+DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+# What else may be stored, though not computed in: the numbers of codecs.py.
+STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
+LABELS = {dtype: label for label, dtype in STORED.items()}
+BODY = "model.language_model."
+FUSED = (".experts.gate_up_proj", ".experts.down_proj")
+
+
+class Lean(TorchFunctionMode):
+    """Models on the meta device, without importing torch's compiler: a second less.
+
+    Two things would import it: first values, of which there are none without memory,
+    and `empty_like` from there, which is `empty` of the same shape.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (init.normal_, init.uniform_, init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        if func is torch.empty_like and args[0].is_meta:
+            return torch.empty(args[0].shape, **{"dtype": args[0].dtype} | kwargs)
+        return func(*args, **kwargs)
+
+
+def skeleton(cfg, dtype, source="config.json"):
+    """The model on the meta device: names, shapes and dtypes without memory.
+
+    Casting leaves the model's fp32 islands (`A_log`, the gated norms) in fp32, as
+    the released files do. InputError if no tensor can have the sizes asked for.
+    """
+    try:
+        with torch.device("meta"), Lean():
+            return Qwen(cfg).to(dtype)
+    except (RuntimeError, TypeError) as err:
+        reason = str(err).splitlines()[0]
+        raise InputError(f"{source} asks for impossible sizes ({reason}).") from None
+
+
+def per_expert(name, shape):
+    """A fused parameter's parts: (stored name, (expert, first row, end row)) each.
+
+    gate_up_proj [E, 2 I, D] holds an expert's gate rows, then its up rows.
+    """
+    experts, rows, _ = shape
+    prefix, _, kind = name.rpartition(".")
+    parts = [("down", 0, rows)]
+    if kind == "gate_up_proj":
+        parts = [("gate", 0, rows // 2), ("up", rows // 2, rows)]
+    for e in range(experts):
+        for part, low, high in parts:
+            yield f"{prefix}.{e}.{part}_proj.weight", (e, low, high)
+
+
+def slice_of(tensor, part):
+    """The part of a parameter that one stored tensor holds; all of it if None."""
+    return tensor if part is None else tensor[part[0], part[1] : part[2]]
+
+
+def main_dtype(sizes, default=torch.bfloat16):
+    """The dtype of most bytes in [(label, bytes)]; default if it is none of ours."""
+    total = Counter()
+    for label, size in sizes:
+        total[label] += size
+    return DTYPES.get(max(total, key=total.get, default=None), default)
+
+
+def bytes_of(tensor):
+    """The memory of a contiguous CPU tensor, as flat NumPy bytes."""
+    return tensor.view(-1).view(torch.uint8).numpy()
+
+
+def stored_tensors(model):
+    """(name, view of the model's memory) for every tensor of its checkpoint.
+
+    In the released layout and the model's order: experts fused, those of the MTP head
+    one by one.
+    """
+    for name, p in model.named_parameters():
+        if name.startswith("mtp.") and name.endswith(FUSED):
+            for stored, part in per_expert(name, p.shape):
+                yield stored, slice_of(p.detach(), part)
+        else:
+            stored = name if model.cfg.vision else name.replace(BODY, "model.")
+            yield stored, p.detach()
+
+
+def expected_tensors(cfg, dtype=torch.bfloat16):
+    """name -> (shape, dtype) of the released checkpoint; no weight takes memory."""
+    return {
+        name: (tuple(tensor.shape), tensor.dtype)
+        for name, tensor in stored_tensors(skeleton(cfg, dtype))
+    }

@@ -1,0 +1,79 @@
+"""Reading stored tensors: in place where dtype and device allow, checked at once."""
+
+import math
+from itertools import groupby
+
+import torch
+
+from ...errors import InputError, show
+from ...files import Reader
+from ..quantised.codecs import FORMS
+from .header import unchanged
+from .layout import STORED, bytes_of
+
+CHUNK = 32 << 20  # bytes converted or moved to a device at once
+GRAIN = 32768  # elements from which torch shares an operation between threads
+BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
+
+
+@torch.no_grad()
+def read_in_order(reads):
+    """Do (entry, first byte, bytes, read) in the order on disk, so that it never seeks.
+
+    `read` is called with the entry's file, a Reader, and what tells progress. Raises
+    InputError if one of the files changes meanwhile.
+    """
+    from tqdm import tqdm
+
+    reads = sorted(reads, key=lambda each: (each[0].file, each[1]))
+    total = sum(count for _, _, count, _ in reads)
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc="loading", disable=total < BAR_FROM
+    ) as bar:
+        for path, some in groupby(reads, key=lambda each: each[0].file):
+            with Reader(path) as file:
+                some = list(some)
+                for _, _, _, read in some:
+                    read(file, bar.update)
+                unchanged(some[0][0], file)
+
+
+def check_finite(file, name, values):
+    """InputError if any of `values`, a floating tensor, is NaN or infinite."""
+    # One NaN or infinity spoils a sum, which takes little of the time of reading. In
+    # pieces below torch's grain: summed without waking, and awaiting, other threads.
+    pieces = values.view(-1).split(GRAIN - 1)
+    good = all(math.isfinite(piece.sum()) for piece in pieces)
+    if not good and not values.isfinite().all():
+        raise InputError(
+            f"{show(file.name)}: {show(name)} holds NaN or infinite values, which no "
+            "trained model does; copy or download it again."
+        )
+
+
+def check_packed(file, name, form, parts, width):
+    """InputError if parts of a form hold what is no number."""
+    fault = FORMS[form].fault(parts, width)
+    if fault:
+        raise InputError(
+            f"{show(file.name)}: {show(name)} {fault}, which no writer means; copy or "
+            "download it again."
+        )
+
+
+def read_tensor(file, entry, name, target, buffer, progress=lambda count: None):
+    """Fill `target` [n], a flat view of any dtype and device, from a Reader.
+
+    Read in place where dtype and device allow, else through `buffer`, uint8 on the
+    CPU. Raises InputError if the file has become shorter than its header said.
+    """
+    stored = STORED[entry.dtype]
+    if target.dtype == stored and target.device.type == "cpu":
+        file.fill(bytes_of(target), entry.start, name, progress)
+        return
+    through = buffer.view(stored)
+    for low in range(0, len(target), len(through)):
+        piece = through[: min(len(through), len(target) - low)]
+        at = entry.start + low * stored.itemsize
+        file.fill(bytes_of(piece), at, name, progress)
+        target[low : low + len(piece)].copy_(piece)

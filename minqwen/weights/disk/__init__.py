@@ -1,0 +1,1 @@
+"""Experts that stay in the files until a token chooses them."""

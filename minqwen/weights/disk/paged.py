@@ -1,0 +1,251 @@
+"""Experts that stay in the checkpoint's files until a token chooses them.
+
+Of 397B parameters a token visits 17B, and which ones is known only layer by layer, from
+the router. So all but the routed experts are loaded, and those are read when they are
+chosen (pages.py). Nothing is guessed and none is left out: the arithmetic is that of
+`moe.experts`, on the slots of a cache, so the logits are the same.
+
+Where all experts fit beside the rest, and lie fused in the dtype asked for, the files
+are mapped instead: they are the parameters, and the system reads what is touched.
+"""
+
+import math
+import mmap
+from functools import partial
+from time import perf_counter
+
+import torch
+
+from ...errors import InputError
+from ...model import moe
+from ...model.forms import Stored, register
+from ...model.moe import SparseMoE
+from ..checkpoint.header import show
+from ..checkpoint.layout import DTYPES
+from ..checkpoint.match import base
+from ..checkpoint.memory import available
+from ..quantised.modules import Packed, in_waves, parts_of
+from .pages import Files, Pages, Part, Stats
+
+SPARE = 0.9  # of the free memory that a mapping or a cache may fill
+KINDS = ("gate_up_proj", "down_proj")
+for form in ("disk", "mapped"):
+    register("experts", form, f"{__name__}:{form}")
+
+
+# ---- leaving them out, and putting what reads them in their place ----
+
+
+def take_out(model, path):
+    """Leave the routed experts out of a model on the meta device.
+
+    Returns {layer's name: {kind: the parameter}}.
+    """
+    taken = {}
+    for name, module in model.named_modules():
+        if isinstance(module, SparseMoE):
+            found = taken[name + ".experts"] = dict(module.experts.named_parameters())
+            for kind in found:
+                setattr(module.experts, kind, None)
+    if not taken:
+        raise InputError(
+            f"{show(path)} has no experts to leave on disk; leave out experts='disk'."
+        )
+    return taken
+
+
+def put_back(model, taken, plan, table, cache_bytes, device, forms):
+    """Give each layer experts that are read, or mapped where all of them fit."""
+    plan = [step for step in plan if ".experts." in step[1]]
+    forms = {name: forms[name + ".down_proj"] for name in taken}
+    sizes = {
+        n: len(e["down_proj"]) * expert_bytes(e, forms[n]) for n, e in taken.items()
+    }
+    total = sum(sizes.values())
+    room, stats, made = int(SPARE * available()), Stats(), {}
+    if cache_bytes is None and total <= room and device.type == "cpu":
+        made = _mapped(_mappable(taken, plan, table), stats)
+    rest = {name: experts for name, experts in taken.items() if name not in made}
+    # Half of what is free: the system keeps in the other half what it read last.
+    most = cache_bytes or (total if total <= room else room // 2)
+    for form in {forms[name] for name in rest}:  # one, but for a head left as trained
+        some = {name: experts for name, experts in rest.items() if forms[name] == form}
+        share = sum(sizes[n] for n in some) / sum(sizes[n] for n in rest)
+        made |= _paged(some, plan, table, int(most * share), stats, device, form)
+    for name, experts in made.items():
+        for kind, stored in experts.items():
+            stored.take_place(model.get_submodule(name), kind)
+
+
+def expert_bytes(experts, form):
+    """What one of a layer's experts takes in memory."""
+    total = 0
+    for kind, p in experts.items():
+        parts = parts_of(form, kind, p.shape) if form else {"": (p.shape, p.dtype)}
+        for shape, dtype in parts.values():
+            total += math.prod(shape[1:]) * dtype.itemsize
+    return total
+
+
+def _mappable(taken, plan, table):
+    """{layer: {kind: entry}} where a parameter is one stored tensor of its dtype."""
+    found = {name: table[source] for source, name, part in plan if part is None}
+    layers = {}
+    for name, experts in taken.items():
+        own = {kind: found.get(f"{name}.{kind}") for kind in experts}
+        dtype = experts["down_proj"].dtype
+        if all(e and DTYPES.get(e.dtype) == dtype for e in own.values()):
+            if all(e.start % dtype.itemsize == 0 for e in own.values()):
+                layers[name] = own
+    return layers
+
+
+def _mapped(layers, stats):
+    files = Files(entry for own in layers.values() for entry in own.values())
+    maps = {
+        # A private copy of whatever is written, so that training cannot reach the file.
+        file: mmap.mmap(reader.fileno(), 0, access=mmap.ACCESS_COPY)
+        for file, reader in files.open.items()
+    }
+    pages, made = Mapping(files, stats), {}
+    for name, own in layers.items():
+        used = {e.file for e in own.values()}
+        made[name] = {
+            kind: Mapped(name, pages, view_of(maps[e.file], e), used)
+            for kind, e in own.items()
+        }
+    return made
+
+
+def view_of(memory, entry):
+    """An entry's tensor, in the memory that its file is mapped to."""
+    dtype = DTYPES[entry.dtype]
+    count = (entry.end - entry.start) // dtype.itemsize
+    flat = torch.frombuffer(memory, dtype=dtype, offset=entry.start, count=count)
+    return flat.view(entry.shape)
+
+
+def _paged(taken, plan, table, cache_bytes, stats, device, form):
+    parts = {}
+    for source, parameter, part in plan:
+        suffix = parameter.removeprefix(base(parameter))
+        name, _, kind = base(parameter).rpartition(".")
+        if name not in taken:
+            continue
+        entry, place = table[source], kind + suffix
+        if part is not None:
+            whole = Part(entry, entry.start, place, *part[1:])
+            parts.setdefault((name, part[0]), []).append(whole)
+            continue
+        count, rows, _ = entry.shape
+        size = (entry.end - entry.start) // count
+        for e in range(count):
+            piece = Part(entry, entry.start + e * size, place, 0, rows)
+            parts.setdefault((name, e), []).append(piece)
+    some = next(iter(taken.values()))
+    one = expert_bytes(some, form)
+    slots = min(cache_bytes // one, len(parts))
+    if not slots:
+        raise InputError(
+            f"{cache_bytes} bytes for a cache hold no expert, which takes {one}; give "
+            "expert_cache at least that."
+        )
+    pages = Pages(parts, _slots(some, slots, form, device), stats)
+    return {
+        name: {kind: OnDisk(name, pages, p.shape, p.dtype) for kind, p in own.items()}
+        for name, own in taken.items()
+    }
+
+
+def _slots(experts, count, form, device):
+    """{kind: matrices [count, ...]} for so many experts of the same widths."""
+    shapes = {kind: (count, *p.shape[1:]) for kind, p in experts.items()}
+    dtype = experts["down_proj"].dtype
+    with torch.device(device):
+        if form is None:
+            return {k: torch.empty(shape, dtype=dtype) for k, shape in shapes.items()}
+        return {k: Packed(form, k, shape, dtype) for k, shape in shapes.items()}
+
+
+# ---- what stands in their place ----
+
+
+class OnDisk(Stored):
+    """One of a layer's two expert matrices, out of Pages."""
+
+    def __init__(self, layer, pages, shape, dtype, form="disk"):
+        super().__init__(form, shape, dtype)
+        self.layer, self.pages = layer, pages
+
+    def _apply(self, fn, recurse=True):
+        raise InputError(
+            "experts on disk cannot be moved or cast; load the model again with the "
+            "device and dtype it is to have."
+        )
+
+
+class Mapping:
+    """What the Mapped matrices of a model share."""
+
+    mapped, cache_bytes = True, 0
+
+    def __init__(self, files, stats):
+        self.files, self.stats = files, stats
+
+
+class Mapped(OnDisk):
+    """One of a layer's expert matrices, which lies in the file itself."""
+
+    def __init__(self, layer, pages, view, files):
+        super().__init__(layer, pages, view.shape, view.dtype, "mapped")
+        self.view, self.used = view, files
+
+
+def disk(x, weights, ids, gate_up_proj, down_proj):
+    """`moe.experts` for matrices OnDisk."""
+    begun, pages = perf_counter(), down_proj.pages
+    some = partial(from_slots, down_proj)
+    out = in_waves(some, pages.capacity, x, weights, ids)
+    pages.stats.expert_seconds += perf_counter() - begun
+    return out
+
+
+def from_slots(stored, x, weights, ids, chosen):
+    """The experts `chosen`, as many as the cache can hold, on the cache's slots."""
+    held = stored.pages.slots.values()
+    slots = stored.pages.fetch(stored.layer, chosen)
+    slot_of = ids.new_zeros(len(stored))
+    slot_of[chosen] = ids.new_tensor(slots)
+    out = moe.experts(x, weights, slot_of[ids], *held)
+    if not out.isfinite().all() and x.isfinite().all():
+        for e, slot in zip(chosen, slots, strict=True):
+            refuse_nan(stored.layer, e, *(numbers_of(p, slot) for p in held))
+    return out
+
+
+def numbers_of(matrices, slot):
+    """One expert's numbers, wherever its matrix is packed."""
+    packed = isinstance(matrices, Packed)
+    return matrices.widened([slot]) if packed else matrices[slot]
+
+
+def mapped(x, weights, ids, gate_up_proj, down_proj):
+    """`moe.experts` for matrices Mapped."""
+    begun, m, views = perf_counter(), down_proj, (gate_up_proj.view, down_proj.view)
+    for file in m.used:  # a page behind a file's end would kill the process
+        m.pages.files.check(file)
+    out, chosen = moe.experts(x, weights, ids, *views), ids.unique().tolist()
+    if not out.isfinite().all() and x.isfinite().all():
+        for e in chosen:
+            refuse_nan(m.layer, e, *(view[e] for view in views))
+    m.pages.stats.hits += len(chosen)
+    m.pages.stats.expert_seconds += perf_counter() - begun
+    return out
+
+
+def refuse_nan(name, expert, *values):
+    if not all(v.isfinite().all() for v in values):
+        raise InputError(
+            f"{name}: expert {expert} holds NaN or infinite values, which no trained "
+            "model does; copy or download the checkpoint again."
+        )

@@ -1,0 +1,1 @@
+"""llama.cpp's files: header, names, settings and weights."""

@@ -1,0 +1,115 @@
+"""The tokenizer and chat template inside a GGUF file, as the files they came from.
+
+A GGUF file lists tokens, merges and the name of how text is first cut; the pattern
+behind that name, and that text is normalised to NFC, are known to whoever reads it.
+One thing is lost on the way: added tokens that look like `<|this|>` are all special
+afterwards, whether they were before or not. Ids are the same.
+"""
+
+import json
+
+from ...errors import InputError, show
+from .header import read_gguf
+
+PRE = "qwen35"
+# Contractions, letters with their marks, single digits, punctuation, line ends, spaces.
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+NORMAL, CONTROL, USER, UNUSED = 1, 3, 4, 5
+PLAIN = "single_word", "lstrip", "rstrip", "normalized"  # of no added token
+
+
+def text_files(path):
+    """{"tokenizer.json": bytes, ...} of a .gguf file, as Processor takes them.
+
+    Raises InputError for a tokenizer that is not Qwen3.5's, or is damaged.
+    """
+    gguf = read_gguf(path)
+    keys = {
+        key.removeprefix("tokenizer."): value
+        for key, value in gguf.keys.items()
+        if key.startswith("tokenizer.")
+    }
+    kind = keys.get("ggml.model"), keys.get("ggml.pre")
+    if kind != ("gpt2", PRE) or keys.get("ggml.add_bos_token", False) is not False:
+        raise InputError(
+            f"{gguf.name} holds no tokenizer of Qwen3.5's kind (tokenizer.ggml.model "
+            f"is {show(kind[0])}, pre is {show(kind[1])}); name a folder that has "
+            "tokenizer.json with --tokenizer."
+        )
+    tokens = _column(gguf, keys, "ggml.tokens")
+    settings = {
+        name: tokens[keys[key]]
+        for name, key in (
+            ("eos_token", "ggml.eos_token_id"), ("pad_token", "ggml.padding_token_id"),
+        )
+        if _is_id(keys.get(key), tokens)
+    }  # fmt: skip
+    files = {
+        "tokenizer.json": _tokenizer(gguf, keys, tokens),
+        "tokenizer_config.json": settings,
+    }
+    files = {name: json.dumps(content).encode() for name, content in files.items()}
+    template = keys.get("chat_template")
+    if isinstance(template, str):
+        files["chat_template.jinja"] = template.encode()
+    return files
+
+
+def _column(gguf, keys, name):
+    values = keys.get(name)
+    if not isinstance(values, list):
+        raise InputError(f"{gguf.name}: tokenizer.{name} is not a list of strings.")
+    return values
+
+
+def _is_id(value, tokens):
+    return type(value) is int and 0 <= value < len(tokens)
+
+
+def _tokenizer(gguf, keys, tokens):
+    """The content of tokenizer.json."""
+    types = keys.get("ggml.token_type")
+    types = types.tolist() if hasattr(types, "tolist") else []
+    if len(types) != len(tokens) or set(types) - {NORMAL, CONTROL, USER, UNUSED}:
+        raise InputError(
+            f"{gguf.name}: tokenizer.ggml.token_type must name the kind of each of its "
+            f"{len(tokens)} tokens, {NORMAL}, {CONTROL}, {USER} or {UNUSED}."
+        )
+    vocab, added = {}, []
+    for id, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        if kind == NORMAL:
+            if vocab.setdefault(token, id) != id:
+                raise InputError(
+                    f"{gguf.name}: tokens {vocab[token]} and {id} are both "
+                    f"{show(token)}; the file is damaged."
+                )
+        elif kind != UNUSED:
+            told = {"id": id, "content": token, "special": kind == CONTROL}
+            added.append(dict.fromkeys(PLAIN, False) | told)
+    merges = [merge.split(" ") for merge in _column(gguf, keys, "ggml.merges")]
+    odd = next((pair for pair in merges if len(pair) != 2), None)
+    if odd is not None:
+        raise InputError(
+            f"{gguf.name}: tokenizer.ggml.merges holds {show(' '.join(odd))}, not two "
+            "tokens."
+        )
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": False}  # fmt: skip
+    cut = {"type": "Split", "pattern": {"Regex": PATTERN}, "behavior": "Isolated",
+           "invert": False}  # fmt: skip
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, level]},
+        "post_processor": None,
+        "decoder": level,
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None,
+            "continuing_subword_prefix": None, "end_of_word_suffix": None,
+            "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+            "vocab": vocab, "merges": merges,
+        },
+    }  # fmt: skip

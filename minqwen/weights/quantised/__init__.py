@@ -1,0 +1,1 @@
+"""Weights of fewer bits: their codes, and modules that use them."""

@@ -1,0 +1,141 @@
+"""Weights that stay in a form of codecs.py, widened when they are used.
+
+A piece at a time, in a buffer of bounded size: the numbers are those of the whole
+matrix widened first, without its memory.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ...model import moe
+from ...model.forms import Stored, register
+from ...model.moe import Experts
+from .codecs import FORMS, quantisable, take
+
+BUFFER = 64 << 20  # bytes of float32 widened at once
+for form in FORMS:
+    register("linear", form, f"{__name__}:linear")
+    register("experts", form, f"{__name__}:experts")
+
+
+class Packed(Stored):
+    """A parameter, called `kind` in its module, in a form: buffers by suffix."""
+
+    def __init__(self, form, kind, shape, dtype):
+        super().__init__(form, shape, dtype)
+        self.kind = kind
+        for suffix, (size, stored) in parts_of(form, kind, shape).items():
+            buffer = torch.empty(size, dtype=stored)
+            self.register_buffer("part" + suffix, buffer, persistent=False)
+
+    def parts(self, index=None):
+        """{suffix: tensor} of it, or of some of its experts."""
+        found = {s: self.get_buffer("part" + s) for s in FORMS[self.form].suffixes}
+        return found if index is None else {s: t[index] for s, t in found.items()}
+
+    def widened(self, index=None):
+        """The numbers it stands for, or those of some of its experts."""
+        parts = self.parts(index)
+        return widen(self.form, parts, self.kind, self.shape[-1], self.dtype)
+
+    def bad_scales(self, expert):
+        """What is wrong with one expert's scales, as a phrase, or None."""
+        parts = self.parts(expert)
+        scales = {s: t for s, t in parts.items() if s or len(parts) == 1}
+        return FORMS[self.form].fault(scales, self.shape[-1])
+
+    def _apply(self, fn, recurse=True):
+        """Moves reach what is stored, casts only the dtype that is computed in."""
+        for name, buffer in self._buffers.items():
+            self._buffers[name] = fn(buffer.view(torch.uint8)).view(buffer.dtype)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+        return self
+
+
+def parts_of(form, name, shape):
+    """{suffix: (shape, dtype)} of a parameter's buffers.
+
+    gate_up_proj [E, 2 I, D] is two matrices an expert, whose blocks do not mix.
+    """
+    if not name.endswith("gate_up_proj"):
+        return FORMS[form].stored(shape)
+    E, rows, width = shape
+    halves = FORMS[form].stored((E, 2, rows // 2, width))
+    return {
+        suffix: ((E, size[1] * size[2], size[3]), dtype)
+        for suffix, (size, dtype) in halves.items()
+    }
+
+
+def widen(form, parts, kind, width, dtype):
+    """What `parts` of a parameter `kind` stand for, in dtype."""
+    if kind == "gate_up_proj":
+        parts = {s: t.unflatten(1, (2, -1)) for s, t in parts.items()}
+    wide = FORMS[form].widen(parts, width).to(dtype)
+    return wide.flatten(1, 2) if kind == "gate_up_proj" else wide
+
+
+def linear(x, weight):
+    """`forms.linear` for a Packed weight, so many of its rows at a time."""
+    rows, width = weight.shape
+    step = max(1, BUFFER // 4 // width // 128) * 128
+    parts, out = weight.parts(), []
+    for low in range(0, rows, step):
+        piece = take(parts, low, min(low + step, rows), rows)
+        out.append(F.linear(x, widen(weight.form, piece, "", width, weight.dtype)))
+    return out[0] if len(out) == 1 else torch.cat(out, -1)
+
+
+def experts(x, weights, ids, gate_up_proj, down_proj):
+    """`moe.experts` for Packed ones, of which only those chosen are widened."""
+    one = 4 * sum(p.shape[1] * p.shape[2] for p in (gate_up_proj, down_proj))
+    some = partial(widened_experts, gate_up_proj, down_proj)
+    return in_waves(some, max(1, BUFFER // one), x, weights, ids)
+
+
+def widened_experts(gate_up_proj, down_proj, x, weights, ids, chosen):
+    place = ids.new_zeros(len(down_proj))
+    place[chosen] = torch.arange(len(chosen), device=ids.device)
+    matrices = gate_up_proj.widened(chosen), down_proj.widened(chosen)
+    return moe.experts(x, weights, place[ids], *matrices)
+
+
+def in_waves(some, room, x, weights, ids):
+    """`moe.experts`, by calls of some(x, weights, ids, chosen) for `room` at most."""
+    chosen = ids.unique().tolist()
+    if len(chosen) <= room:
+        return some(x, weights, ids, chosen)
+    flat = ids.flatten()
+    each = x.new_empty(len(flat), x.shape[1])  # [N * top_k, D]
+    for low in range(0, len(chosen), room):
+        wave = chosen[low : low + room]
+        mine = torch.isin(flat, torch.tensor(wave, device=ids.device)).nonzero()
+        rows = mine[:, 0] // ids.shape[1]
+        alone = weights.new_ones(len(rows), 1)
+        each[mine[:, 0]] = some(x[rows], alone, flat[mine], wave)
+    return (each.view(*ids.shape, -1) * weights[..., None]).sum(1)
+
+
+def pack(model, form_of):
+    """Let every parameter whose form_of(name) is one be Packed, on the meta device."""
+    with torch.device("meta"):
+        for prefix, module in list(model.named_modules()):
+            if not isinstance(module, Experts | nn.Linear):
+                continue
+            for kind, p in list(module.named_parameters(recurse=False)):
+                name = f"{prefix}.{kind}"
+                form = form_of(name) if quantisable(name) else None
+                if form:
+                    Packed(form, kind, p.shape, p.dtype).take_place(module, kind)
+
+
+def places(model):
+    """{name: tensor}: parameters, and the stored parts of those that are Packed."""
+    found = dict(model.named_parameters())
+    for name, module in model.named_modules():
+        if isinstance(module, Packed):
+            found |= {name + suffix: part for suffix, part in module.parts().items()}
+    return found

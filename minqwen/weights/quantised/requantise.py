@@ -1,0 +1,121 @@
+"""Weights read in pieces of bounded size, as float32, whatever form the files have."""
+
+import math
+
+import torch
+
+from ...errors import InputError, show
+from ..checkpoint.layout import STORED, bytes_of
+from ..checkpoint.match import base
+from ..disk.pages import Files
+from .codecs import FORMS, rows_of, take
+from .modules import places
+
+STEP = 32 << 20  # bytes of float32 worked on at once
+
+
+class Rows:
+    """The parameters that the steps of a plan (see `match_tensors`) make up.
+
+    Each is one matrix [R, C], or one for each expert [E, R, C]; what has another rank
+    is taken as [first, rest].
+    """
+
+    def __init__(self, plan, table, forms, shapes):
+        self.table, self.forms = table, forms
+        self.shapes = {name: matrix(name, shape) for name, shape in shapes.items()}
+        self.sources = {}  # (parameter, its part's expert and first row) -> stored name
+        for source, name, part in plan:
+            if name == base(name):
+                self.sources[name, part and part[:2]] = source
+        self.files = Files({table[source] for source, _, _ in plan})
+
+    def pieces(self, name, part=None):
+        """(expert or None, first row, end row): all of a parameter, a bit at a time.
+
+        Within a matrix of the files, and begun at one of its multiples of 128. Of a
+        part (expert, first row, end row) only, if there is one.
+        """
+        *experts, rows, width = self.shapes[name]
+        whole = rows // halves(name)
+        step = max(1, STEP // 4 // width // 128) * 128
+        each = range(experts[0]) if experts else [None]
+        for e in each if part is None else [part[0]]:
+            for first in range(0, rows, whole) if part is None else [part[1]]:
+                for low in range(0, whole, step):
+                    yield e, first + low, first + min(low + step, whole)
+
+    def read(self, name, e, low, high):
+        """float32 [high - low, C] of one of `pieces`; InputError if it holds NaN."""
+        form, (*_, rows, width) = self.forms[name], self.shapes[name]
+        lead, source = e or 0, self.sources.get((name, None))
+        if source is None:  # expert by expert, gate and up apart
+            lead, rows = 0, rows // halves(name)
+            first = low // rows * rows
+            source = self.sources[name, (e, first)]
+            low, high = low - first, high - first
+        parts = {}
+        for suffix in FORMS[form].suffixes if form else [""]:
+            entry = self.table[source + suffix]
+            shape = entry.shape[-2:] if form else (rows, width)
+            begin, end = rows_of(shape, low, high, rows)
+            begin, end = begin + lead * shape[0], end + lead * shape[0]
+            parts[suffix] = self._bytes(entry, begin, end, shape[1])
+        if form is None:
+            wide, fault = parts[""].float(), None
+            if not math.isfinite(wide.sum()) and not wide.isfinite().all():
+                fault = "holds NaN or infinite values"
+        else:
+            fault = FORMS[form].fault(parts, width)
+            wide = FORMS[form].widen(parts, width)
+        if fault:
+            raise InputError(
+                f"{show(entry.file.name)}: {show(source)} {fault}, which no trained "
+                "model does; copy or download it again."
+            )
+        return wide
+
+    def _bytes(self, entry, first, last, width):
+        dtype = STORED[entry.dtype]
+        out = torch.empty(last - first, width, dtype=dtype)
+        at = entry.start + first * width * dtype.itemsize
+        self.files.open[entry.file].fill(bytes_of(out), at)
+        return out
+
+    def check(self):
+        """InputError if one of the files is no longer what was read at first."""
+        self.files.check(*self.files.entries)
+
+
+def matrix(name, shape):
+    """The sizes [E, R, C] of experts, or [R, C] of anything else."""
+    if ".experts." in name:
+        return tuple(shape)
+    return (1, *shape) if len(shape) < 2 else (shape[0], math.prod(shape[1:]))
+
+
+def halves(name):
+    """How many matrices lie in an expert's rows: gate and up are two."""
+    return 2 if name.endswith("gate_up_proj") else 1
+
+
+@torch.no_grad()
+def requantise(model, table, plan, forms):
+    """Fill packed modules from files that hold other forms, piece by piece."""
+    from tqdm import tqdm
+
+    if not plan:
+        return
+    targets, packed = places(model), dict(model.named_modules())
+    names = dict.fromkeys(base(name) for _, name, _ in plan)
+    shapes = {name: packed[name].shape for name in names}
+    rows = Rows(plan, table, forms, shapes)
+    for name in tqdm(names, desc="quantising", disable=len(names) < 100):
+        form, count = packed[name].form, rows.shapes[name][-2]
+        for e, low, high in rows.pieces(name):
+            wide = rows.read(name, e, low, high)
+            for suffix, part in FORMS[form].pack(wide).items():
+                whole = targets[name + suffix]
+                whole = whole if e is None else whole[e]
+                take({suffix: whole}, low, high, count)[suffix].copy_(part)
+    rows.check()

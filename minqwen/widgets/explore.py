@@ -1,0 +1,176 @@
+"""The explorer as a page: served on this machine alone, or as one file to send.
+
+The page is one HTML text with the views' modules inside. What it may do is said by a
+content-security policy that allows the page's own script and style by their hashes, and
+nothing else: no other script, no request to anywhere, but for the trace where it is
+served. Texts of a trace reach it as data only.
+"""
+
+import base64
+import hashlib
+import secrets
+import signal
+import sys
+import threading
+import webbrowser
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from ..errors import InputError
+from ..files import write_whole
+from ..terminal import say
+from ..trace.engines import open_trace
+from .bundle import HERE, bundle
+
+STYLE = "html { color-scheme: light dark; } body { margin: 0; }"
+HOSTS = ("127.0.0.1", "localhost")
+TRAITS = ("trace", "other")
+
+
+def explore(path=None, other=None, html=None, browser=True):
+    """The command: show the trace at `path` beside `other`, or write them to `html`."""
+    if other and not path:
+        raise InputError("--other needs a TRACE to compare with")
+    traces = [open_trace(each) for each in (path, other) if each]
+    if len(traces) == 2:
+        say(f"[{traces[0].compare(traces[1])}]")
+    if html:
+        write_html(html, traces)
+    else:
+        serve(traces, browser)
+
+
+# ---- the page ----
+
+
+def page(traces=(), paths=()):
+    """The page's HTML. traces: up to two Traces, to be inside it; paths: or where, on
+    the page's own server, their bytes are. With neither it waits for a file."""
+    script = "\n" + bundle("explorer.mjs") + "\nmodule_explorer.start();\n"
+    if "</script" in script.lower() or "<!--" in script:
+        raise ValueError("a module's text would end the script that holds it")
+    policy = [
+        "default-src 'none'", f"script-src {hashed(script)}",
+        f"style-src {hashed(STYLE)}", "img-src data:", "base-uri 'none'",
+        "form-action 'none'",
+    ]  # fmt: skip
+    if paths:
+        policy.append("connect-src 'self'")
+    data = [
+        f'<script type="text/plain" id="minqwen-{trait}">{packed(trace)}</script>'
+        for trait, trace in zip(TRAITS, traces, strict=False)
+    ]
+    data += [
+        f'<script type="text/plain" id="minqwen-{trait}" data-path="{path}"></script>'
+        for trait, path in zip(TRAITS, paths, strict=False)
+    ]
+    text = (HERE / "explorer.html").read_text(encoding="utf-8")
+    for name, value in {
+        "policy": "; ".join(policy), "style": STYLE, "data": "\n".join(data),
+        "script": script,
+    }.items():  # fmt: skip
+        text = text.replace(f"{{{name}}}", value, 1)
+    return text
+
+
+def hashed(text):
+    """A source expression of a policy that allows just this inline text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def packed(trace):
+    """A trace's bytes, deflated and in base64: no character of it is markup."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    data = deflate.compress(trace.compact()) + deflate.flush()
+    return base64.b64encode(data).decode()
+
+
+def write_html(path, traces):
+    """One file that holds the page and the traces, and asks nobody for anything."""
+    write_whole(path, page(traces).encode())
+
+
+# ---- the server ----
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET of the server's few paths, to whoever asks it by a local name."""
+
+    server_version, sys_version, timeout = "minqwen", "", 60
+
+    def do_GET(self):
+        # A page elsewhere may have its own name resolve to this machine; the browser
+        # then sends that name, and must not be told anything.
+        host = self.headers.get("Host", "").rsplit(":", 1)[0]
+        if host not in HOSTS:
+            return self.send_error(403, "asked by another host's name")
+        found = self.server.content.get(self.path)
+        if found is None:
+            return self.send_error(404)
+        kind, body = found
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def end_headers(self):
+        for name, value in {
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": "frame-ancestors 'none'",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_message(self, *args):
+        """Nothing: a page and its trace are no news."""
+
+
+class Server(ThreadingHTTPServer):
+    """Listens on the loopback address, on a port that is free.
+
+    The paths begin with a secret, since others may be logged in on this machine.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, traces):
+        super().__init__((HOSTS[0], 0), Handler)
+        secret = secrets.token_urlsafe(9)
+        names = [trait for trait, _ in zip(TRAITS, traces, strict=False)]
+        html = page(paths=[f"/{secret}/{name}" for name in names]).encode()
+        self.content = {f"/{secret}/": ("text/html; charset=utf-8", html)}
+        for name, trace in zip(names, traces, strict=True):
+            kind = "application/octet-stream"
+            self.content[f"/{secret}/{name}"] = kind, trace.compact()
+        self.url = f"http://{HOSTS[0]}:{self.server_port}/{secret}/"
+
+    def handle_error(self, request, client_address):
+        """A browser that hangs up is no error; anything else is."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def serve(traces, browser=True):
+    """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with Server(traces) as server:
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            print(f"{server.url}", flush=True)
+            say("[serving on this machine only; Ctrl-C ends]")
+            if browser:  # a thread, since some browsers run in the terminal
+                threading.Thread(
+                    target=webbrowser.open, args=(server.url,), daemon=True
+                ).start()
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say()
+        finally:
+            signal.signal(signal.SIGTERM, before)

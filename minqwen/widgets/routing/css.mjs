@@ -1,0 +1,108 @@
+// The routing explorer's own styles, on top of shared/look.mjs.
+
+export const ROUTING_CSS = `
+.head { justify-content: space-between; margin-bottom: 6px; }
+.body { display: grid; gap: 10px 16px; grid-template-columns: minmax(0, 1fr); }
+.main { display: grid; gap: 8px; min-width: 0; align-content: start; }
+@container (min-width: 860px) {
+  .body { grid-template-columns: minmax(0, 1fr) 320px; min-height: 640px; }
+  /* As high as what stands beside it: scrubbing must not make the page jump. */
+  .panel { contain: strict; overflow-y: auto; }
+}
+.text {
+  max-height: 14em; overflow-y: auto; padding: 6px 8px; background: var(--panel);
+  border-radius: 4px; font: 13px/1.75 var(--jp-code-font-family, ui-monospace), monospace;
+  white-space: pre-wrap; unicode-bidi: plaintext; tab-size: 4; position: relative;
+}
+.t {
+  border-radius: 2px; cursor: pointer;
+  padding: 2px 0; box-shadow: inset 1px 0 var(--line);
+}
+.t.marker { font-size: 11px; font-style: italic; }
+.t.empty::before { content: "·"; }
+.end::before { content: "⏎"; color: var(--muted); font-style: normal; }
+/* Over the tint, which is set on each token. */
+.t[aria-selected="true"] { background-color: var(--mark) !important; }
+.t.cursor { outline: 2px solid var(--accent); outline-offset: 0; }
+.t:hover { text-decoration: underline; }
+.picture {
+  display: inline-grid; position: relative; vertical-align: middle; margin: 2px 4px;
+  gap: 0; white-space: normal; border: 1px solid var(--edge);
+}
+.picture canvas {
+  position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated;
+}
+.patch {
+  position: relative; padding: 0; border-radius: 0;
+  box-shadow: inset 0 0 0 0.5px var(--edge);
+}
+.patch[aria-selected="true"] { background-color: rgb(255 170 60 / 45%) !important; }
+.patch.cursor { outline: 3px solid var(--accent); outline-offset: -2px; z-index: 1; }
+.track { position: relative; height: 44px; }
+.strip { position: absolute; left: 0; top: 0; cursor: pointer; }
+.track input { position: absolute; left: 0; right: 0; bottom: -4px; width: 100%; height: 18px; }
+.place { margin-left: auto; color: var(--muted); font-variant-numeric: tabular-nums; }
+.map { width: 100%; border-radius: 2px; }
+.caption { max-width: 76em; }
+.says { min-height: 2.9em; }
+.legend {
+  display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted);
+}
+.legend > span { display: inline-flex; gap: 5px; align-items: center; }
+.scale { position: relative; width: 170px; height: 10px; margin: 0 18px 15px 12px; }
+.swatch { display: inline-block; width: 10px; height: 10px; }
+.swatch.full { width: 4px; background: var(--muted); }
+.swatch.first, .level.first::before { background: var(--first); }
+.swatch.second { background: var(--second); }
+.first { color: var(--first); } .second { color: var(--second); }
+.scale span {
+  position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap;
+  font-size: 11px;
+}
+.numbers input {
+  width: 5em; font: inherit; color: var(--ink); background: var(--panel);
+  border: 1px solid var(--edge); border-radius: 4px; padding: 2px 4px; min-height: 26px;
+}
+.numbers .on { font-weight: 600; } .on input { border-color: var(--accent); border-width: 2px; }
+.numbers label { display: inline-flex; gap: 4px; align-items: center; }
+.panel { min-width: 0; border-top: 1px solid var(--line); padding-top: 8px; }
+@container (min-width: 860px) {
+  .panel { border-top: 0; border-left: 1px solid var(--line); padding: 0 4px 0 14px; }
+}
+.panel > * { margin-bottom: 6px; break-inside: avoid; }
+@container (min-width: 620px) and (max-width: 859px) {
+  .panel { columns: 2; column-gap: 24px; }
+}
+.panel h4 {
+  break-after: avoid; margin: 12px 0 4px; font-size: 12px; color: var(--muted);
+  font-weight: 600;
+}
+.panel table { width: 100%; max-width: 380px; }
+.panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: middle; font-size: 12px; }
+.panel .number { text-align: right; }
+.panel dl { margin: 6px 0; } .panel dt { color: var(--muted); font-size: 12px; }
+.panel dd { margin: 0 0 4px; }
+.panel canvas { max-width: 100%; }
+.level {
+  display: inline-block; width: 72px; height: 8px; margin-right: 6px; background: var(--panel);
+  vertical-align: baseline;
+}
+.level::before {
+  content: ""; display: block; height: 100%; width: var(--level); background: var(--same);
+}
+.link {
+  background: none; border: 0; padding: 0 4px; min-height: 24px; min-width: 24px;
+  color: var(--focus); text-decoration: underline; text-underline-offset: 2px;
+}
+.lines { list-style: none; font-size: 12px; }
+.lines li { display: flex; align-items: baseline; white-space: pre; overflow: hidden; }
+/* Of what does not fit, the beginning is cut away: the token stands in the middle. */
+.lines .before { flex: 1 1 0; overflow: hidden; display: flex; justify-content: flex-end; }
+.lines .after { flex: 1 1 0; overflow: hidden; }
+.lines .link { background: var(--mark); color: var(--ink); text-decoration: none; padding: 0; }
+.lines .muted { margin-left: 8px; }
+summary { cursor: pointer; min-height: 24px; }
+.keys dt { font-weight: 600; } .keys dd { margin: 0 0 2px; color: var(--muted); }
+.keys dl { display: grid; grid-template-columns: auto 1fr; gap: 0 12px; margin: 4px 0; }
+@media (forced-colors: active) { .t[aria-selected="true"] { outline: 2px solid Highlight; } }
+`;

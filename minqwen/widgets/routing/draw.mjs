@@ -1,0 +1,225 @@
+// The map's picture: layers as rows, experts as columns, a lit cell where one is chosen.
+import { rampColour } from "../shared/look.mjs";
+
+const LEFT = 44; // layer numbers
+const TOP = 34; // the axes' names, and expert numbers
+const SIDE = 58; // one column of bars
+const SHADES = 48;
+
+/**
+ * Where things are, in CSS pixels, for a canvas `width` wide. `view` is { zoom, x, y }:
+ * zoom 1 shows all experts; x and y are the shares of columns and rows left of and above
+ * what is seen. `sides`: how many columns of bars; `halves`: whether rows are split.
+ */
+export function geometry({ width, L, E, view, sides, halves, scale = 1 }) {
+  const row = Math.min(26, Math.max(halves ? 8 : 6, Math.floor(420 / L)));
+  const right = width >= 560 ? sides * SIDE : 0;
+  const plot = { x: LEFT, y: TOP, w: width - LEFT - right - 2, h: L * row };
+  const cw = (plot.w / E) * view.zoom;
+  const ch = row * Math.min(view.zoom, Math.max(1, 26 / row));
+  const snap = (v) => Math.round(v * scale) / scale;
+  const left = (column) => snap(plot.x + (column - view.x * E) * cw);
+  const top = (layer) => snap(plot.y + (layer - view.y * L) * ch);
+  const gap = (size) => (size >= 5 ? 1 : 0);
+  return {
+    width,
+    height: TOP + plot.h + 4,
+    plot,
+    row,
+    cw,
+    ch,
+    right,
+    L,
+    E,
+    halves,
+    visibleColumns: plot.w / cw,
+    visibleRows: plot.h / ch,
+    columnAt: (x) => Math.floor((x - plot.x) / cw + view.x * E),
+    layerAt: (y) => Math.floor((y - plot.y) / ch + view.y * L),
+    top,
+    left,
+    /** A cell's rectangle; `half` 1 or 2 is its upper or lower half. */
+    box(column, layer, half = 0) {
+      const [x, y] = [left(column), top(layer)];
+      const w = Math.max(2, left(column + 1) - x - gap(cw)); // less is not seen
+      const h = Math.max(1, top(layer + 1) - y - gap(ch));
+      if (!half) return { x, y, w, h };
+      const middle = snap(h / 2);
+      return half === 1 ? { x, y, w, h: middle } : { x, y: y + middle, w, h: h - middle };
+    },
+  };
+}
+
+/** The view held inside the map: nothing beyond its edges is ever shown. */
+export function clampView({ zoom, x, y }, { L, E, row }) {
+  const most = Math.max(1, E / 8);
+  const z = Math.min(most, Math.max(1, zoom));
+  const down = Math.min(z, Math.max(1, 26 / row));
+  const hold = (v, seen) => Math.min(Math.max(0, v), 1 - seen);
+  return { zoom: z, x: hold(x, 1 / z), y: hold(y, 1 / down) };
+}
+
+/** The colours from faint to strong: grey where two traces agree, so that others stand out. */
+export function shades(theme, comparing) {
+  return comparing ? [0.25, 1].map((x) => rampColour([theme.paper, theme.ink], x)) : theme.ramp;
+}
+
+/** Colours of lit cells by [side][shade], for a theme. */
+export function palette(theme, comparing) {
+  const steps = Array.from({ length: SHADES }, (_, i) => i / (SHADES - 1));
+  const own = shades(theme, comparing);
+  const towards = (colour) =>
+    steps.map((s) => rampColour([theme.paper, colour], 0.5 + 0.5 * s));
+  return [steps.map((s) => rampColour(own, s)), towards(theme.first), towards(theme.second)];
+}
+
+/**
+ * Draws the map. scene: { g, theme, palette, cells, columnOf, columns, axis, full,
+ * font, layer, marked: {layer, expert} or null, pointed: the same }.
+ */
+export function drawMap(ctx, scene) {
+  const { g, theme } = scene;
+  ctx.fillStyle = theme.paper;
+  ctx.fillRect(0, 0, g.width, g.height);
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(g.plot.x, g.plot.y, g.plot.w, g.plot.h);
+  ctx.clip();
+  drawGround(ctx, scene);
+  drawCells(ctx, scene);
+  ctx.restore();
+  drawRings(ctx, scene);
+  drawLayers(ctx, scene);
+  drawExperts(ctx, scene);
+  if (g.right) drawBars(ctx, scene);
+}
+
+/** Empty cells where they are large enough to be seen, else a band for each row. */
+function drawGround(ctx, { g, theme }) {
+  ctx.fillStyle = theme.panel;
+  const first = Math.max(0, g.columnAt(g.plot.x));
+  const last = Math.min(g.E - 1, g.columnAt(g.plot.x + g.plot.w));
+  for (let layer = 0; layer < g.L; layer++) {
+    const { y, h } = g.box(0, layer);
+    if (y + h < g.plot.y || y > g.plot.y + g.plot.h) continue;
+    if (g.cw < 5) {
+      ctx.fillRect(g.plot.x, y, g.plot.w, h);
+      continue;
+    }
+    for (let column = first; column <= last; column++) {
+      const { x, w } = g.box(column, layer);
+      ctx.fillRect(x, y, w, h);
+    }
+  }
+}
+
+/** Faint cells first, so that where cells share a pixel the brightest is seen. */
+function drawCells(ctx, { g, palette, cells, columnOf }) {
+  const buckets = new Map();
+  for (const cell of cells) {
+    const key = Math.round(cell.shade * (SHADES - 1)) * 3 + cell.side;
+    if (!buckets.has(key)) buckets.set(key, []);
+    buckets.get(key).push(cell);
+  }
+  for (const key of [...buckets.keys()].sort((a, b) => a - b)) {
+    ctx.fillStyle = palette[key % 3][Math.floor(key / 3)];
+    for (const { layer, expert, half } of buckets.get(key)) {
+      const { x, y, w, h } = g.box(columnOf[layer * g.E + expert], layer, half);
+      if (x + w > g.plot.x && x < g.plot.x + g.plot.w) ctx.fillRect(x, y, w, h);
+    }
+  }
+}
+
+/** The row in focus, the expert in focus, and the cell under the pointer. */
+function drawRings(ctx, { g, theme, columnOf, layer, marked, pointed }) {
+  const inside = (y) => y >= g.plot.y - 1 && y <= g.plot.y + g.plot.h + 1;
+  ctx.strokeStyle = theme.accent;
+  if (layer !== null && inside(g.top(layer)) && inside(g.top(layer + 1))) {
+    ctx.lineWidth = 1;
+    // In the gaps between rows, so that no cell is covered.
+    const [y, end] = [g.top(layer) - 0.5, g.top(layer + 1) - 0.5];
+    ctx.strokeRect(g.plot.x - 0.5, y, g.plot.w + 1, end - y);
+  }
+  for (const [cell, width] of [
+    [pointed, 1.5],
+    [marked, 2.5],
+  ]) {
+    if (!cell) continue;
+    const { x, y, w, h } = g.box(columnOf[cell.layer * g.E + cell.expert], cell.layer);
+    if (x + w < g.plot.x || x > g.plot.x + g.plot.w || !inside(y)) continue;
+    ctx.lineWidth = width;
+    // A cell of two pixels needs a ring around it, not on it.
+    const room = Math.max(3, (11 - Math.min(w, h)) / 2);
+    if (Math.min(w, h) < 9) {
+      ctx.beginPath();
+      ctx.arc(x + w / 2, y + h / 2, Math.max(w, h) / 2 + room, 0, 2 * Math.PI);
+      ctx.stroke();
+    } else ctx.strokeRect(x - 1.5, y - 1.5, w + 3, h + 3);
+  }
+}
+
+function drawLayers(ctx, scene) {
+  const { g, theme, full, layer: focus } = scene;
+  ctx.font = `${Math.min(11, Math.max(9, g.ch))}px ${scene.font}`;
+  ctx.textAlign = "right";
+  ctx.textBaseline = "middle";
+  const every = [1, 2, 5, 10, 20, 50].find((n) => n * g.ch >= 12) ?? 100;
+  for (let layer = 0; layer < g.L; layer++) {
+    const middle = (g.top(layer) + g.top(layer + 1)) / 2;
+    if (middle < g.plot.y || middle > g.plot.y + g.plot.h) continue;
+    if (full[layer]) {
+      ctx.fillStyle = theme.muted;
+      ctx.fillRect(g.plot.x - 8, g.top(layer), 4, Math.max(2, g.ch - 1));
+    }
+    const near = focus !== null && Math.abs(layer - focus) * g.ch < 10;
+    if (layer !== focus && (layer % every || near)) continue;
+    ctx.fillStyle = layer === focus ? theme.accent : theme.muted;
+    ctx.fillText(layer, g.plot.x - 13, middle);
+  }
+}
+
+function drawExperts(ctx, scene) {
+  const { g, theme, axis } = scene;
+  ctx.font = `11px ${scene.font}`;
+  ctx.textBaseline = "middle";
+  ctx.fillStyle = theme.muted;
+  const y = g.plot.y - 9;
+  ctx.textAlign = "left";
+  ctx.fillText("layer ↓", 0, y);
+  ctx.fillText("expert →", g.plot.x, y - 15);
+  if (axis) {
+    ctx.fillText(axis[0], g.plot.x, y);
+    ctx.textAlign = "right";
+    ctx.fillText(axis[1], g.plot.x + g.plot.w, y);
+    return;
+  }
+  const every = [1, 2, 4, 8, 16, 32, 64, 128, 256].find((n) => n * g.cw >= 34) ?? 512;
+  const first = Math.ceil(Math.max(0, g.columnAt(g.plot.x)) / every) * every;
+  ctx.textAlign = "center";
+  for (let e = first; e < g.E; e += every) {
+    const x = g.left(e) + g.cw / 2;
+    if (x > g.plot.x + g.plot.w - 8) break;
+    ctx.fillText(e, Math.max(x, g.plot.x + 3), y);
+  }
+}
+
+/** One number for each layer and column, as a bar with a full bar's outline behind it. */
+function drawBars(ctx, scene) {
+  const { g, theme, columns } = scene;
+  ctx.font = `11px ${scene.font}`;
+  columns.forEach(({ title, values, top }, i) => {
+    const x = g.plot.x + g.plot.w + i * SIDE + 10;
+    const room = SIDE - 12;
+    ctx.fillStyle = theme.muted;
+    ctx.textAlign = "left";
+    ctx.fillText(title, x, g.plot.y - 9);
+    for (let layer = 0; layer < g.L; layer++) {
+      const { y, h } = g.box(0, layer);
+      if (y < g.plot.y - 1 || y + h > g.plot.y + g.plot.h + 2) continue;
+      ctx.fillStyle = theme.panel;
+      ctx.fillRect(x, y, room, h);
+      ctx.fillStyle = theme.edge;
+      ctx.fillRect(x, y, room * Math.min(1, Math.max(0, values[layer] / top)), h);
+    }
+  });
+}

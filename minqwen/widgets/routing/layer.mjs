@@ -1,0 +1,219 @@
+// The panels of a layer and of a text: load, how even it is, and what stands out.
+import { node, sizeCanvas } from "../shared/look.mjs";
+import { countChoices, spread } from "./data.mjs";
+import {
+  expertButton,
+  facts,
+  heading,
+  note,
+  number,
+  subheading,
+  table,
+} from "./parts.mjs";
+import { kindOf } from "./reading.mjs";
+import { LAYER_KINDS, mean } from "./say.mjs";
+import { KINDS, percent, whole } from "./words.mjs";
+
+export function layerView(tools) {
+  const { reading, store } = tools;
+  const { E, K, T, trace } = reading;
+  const { layer } = store.state;
+  const { bits, effective, used, busiest, peak } = reading.spread(layer);
+  const type = LAYER_KINDS[trace.layerTypes[layer]];
+  return [
+    heading(`Layer ${layer}`, type && `, ${type}`),
+    node(
+      "p",
+      {},
+      node("b", {}, whole(used)),
+      ` of ${whole(E)} experts chosen by ${whole(T)} tokens, ${K} each.`,
+    ),
+    facts([
+      [
+        "Entropy",
+        `${bits.toFixed(2)} of ${Math.log2(E).toFixed(2)} bits: ` +
+          `as ${effective.toFixed(0)} experts used evenly`,
+      ],
+      [
+        "Busiest",
+        [
+          expertButton(tools, layer, busiest, `expert ${busiest}`),
+          `, ${peak.toFixed(1)} times the even share`,
+        ],
+      ],
+      ["Never chosen", whole(E - used)],
+    ]),
+    subheading("Load, the busiest expert first"),
+    loadPicture(tools, layer),
+    standOut(tools, layer),
+    subheading("Chosen together more than chance"),
+    table(
+      ["experts", number("times"), number("as chance")],
+      reading
+        .together(layer)
+        .pairs.slice(0, 5)
+        .map(({ a, b, times, lift }) => [
+          [expertButton(tools, layer, a), " and ", expertButton(tools, layer, b)],
+          whole(times),
+          `${lift.toFixed(1)}×`,
+        ]),
+    ),
+    togetherPicture(tools, layer),
+  ];
+}
+
+function loadPicture({ reading, look }, layer) {
+  const { E, K, T } = reading;
+  const row = [...reading.counts().subarray(layer * E, (layer + 1) * E)].sort((a, b) => b - a);
+  const canvas = node("canvas", {
+    role: "img",
+    "aria-label":
+      `Load of ${E} experts: from ${percent(row[0] / T)} of tokens ` +
+      `down to ${percent(row.at(-1) / T)}`,
+  });
+  const [width, height] = [280, 56];
+  const ctx = sizeCanvas(canvas, width, height);
+  const theme = look.colours();
+  const even = (K / E) * T;
+  const top = Math.max(row[0], 2 * even);
+  ctx.fillStyle = theme.ramp[2];
+  row.forEach((n, i) => {
+    const [x, end] = [Math.floor((i * width) / E), Math.floor(((i + 1) * width) / E)];
+    ctx.fillRect(
+      x,
+      height - (n / top) * height,
+      Math.max(1, end - x - (E <= 64 ? 1 : 0)),
+      (n / top) * height,
+    );
+  });
+  ctx.fillStyle = theme.accent;
+  ctx.fillRect(0, height - (even / top) * height, width, 1);
+  return [canvas, note("The line is the even share.")];
+}
+
+/** The busiest experts by themselves: darker where two share tokens more than chance. */
+function togetherPicture({ reading, look }, layer) {
+  const { E, T } = reading;
+  const counts = reading.counts().subarray(layer * E, (layer + 1) * E);
+  const busy = [...counts.keys()]
+    .filter((e) => counts[e])
+    .sort((a, b) => counts[b] - counts[a])
+    .slice(0, 32);
+  const { together } = reading.together(layer);
+  const side = Math.max(6, Math.floor(256 / busy.length));
+  const canvas = node("canvas", {
+    role: "img",
+    "aria-label":
+      `The ${busy.length} busiest experts by each other; ` +
+      "the table above lists the strongest pairs",
+  });
+  const ctx = sizeCanvas(canvas, side * busy.length, side * busy.length);
+  const theme = look.colours();
+  busy.forEach((a, y) =>
+    busy.forEach((b, x) => {
+      const lift = (together[a * E + b] * T) / (counts[a] * counts[b]);
+      ctx.fillStyle = a === b ? theme.line : theme.panel;
+      ctx.fillRect(x * side, y * side, side - 1, side - 1);
+      if (a === b || lift <= 1) return;
+      ctx.globalAlpha = Math.min(1, Math.log2(lift) / 3);
+      ctx.fillStyle = theme.ramp[2];
+      ctx.fillRect(x * side, y * side, side - 1, side - 1);
+      ctx.globalAlpha = 1;
+    }),
+  );
+  return [
+    canvas,
+    note(`The ${busy.length} busiest by each other, busiest first; full at 8 times chance.`),
+  ];
+}
+
+export function textView(tools) {
+  const { reading, store } = tools;
+  const { T, L, E, K, trace } = reading;
+  const { selected } = store.state;
+  const part = kindOf(selected) === "tokens";
+  const positions = reading.selectedTokens(selected);
+  const counts = part ? countChoices(trace, positions) : reading.counts();
+  const used = Array.from({ length: L }, (_, l) => spread(counts, l, E).used);
+  const title = part
+    ? `Tokens ${whole(positions[0])} to ${whole(positions.at(-1))}`
+    : "The whole text";
+  return [
+    heading(title),
+    node(
+      "p",
+      {},
+      `${whole(positions.length)} tokens, ${L} layers, ${K} of ${whole(E)} experts each.`,
+    ),
+    facts(
+      [
+        [
+          "Experts touched in a layer",
+          `${mean(used).toFixed(0)} (${Math.min(...used)} to ${Math.max(...used)}) of ${whole(E)}`,
+        ],
+        !part &&
+          T > 1 && ["Kept from the token before", `${percent(reading.carried())} of experts`],
+        reading.other && ["Choices that differ", differText(reading)],
+      ].filter(Boolean),
+    ),
+    !part && reading.other && trace.routerMargin && byMargin(reading),
+    standOut(tools),
+  ];
+}
+
+function differText(reading) {
+  const { total, share, perToken } = reading.differ();
+  const touched = perToken.filter((n) => n).length;
+  return `${whole(total)}, ${percent(share)}; in ${whole(touched)} of ${whole(reading.T)} tokens`;
+}
+
+/** Do the traces differ where a choice was close, as rounding does, or also elsewhere? */
+function byMargin(reading) {
+  const { trace, T, L } = reading;
+  const { perRow } = reading.differ();
+  const sorted = Float32Array.from(trace.routerMargin).sort();
+  const edges = [0.1, 0.25, 0.5, 1].map((part) => sorted[Math.ceil(part * T * L) - 1]);
+  const [rows, differ] = [edges.map(() => 0), edges.map(() => 0)];
+  perRow.forEach((n, i) => {
+    const place = edges.findIndex((edge) => trace.routerMargin[i] <= edge);
+    rows[place]++;
+    differ[place] += n > 0;
+  });
+  return [
+    subheading("Differing, by how close the choice was"),
+    table(
+      [number("margin up to"), number("tokens × layers"), number("differ")],
+      edges.map((edge, i) => [
+        edge.toFixed(3),
+        whole(rows[i]),
+        percent(rows[i] ? differ[i] / rows[i] : 0),
+      ]),
+    ),
+    note("Rounding moves close choices; a fault moves clear ones too."),
+  ];
+}
+
+/** The experts that are most particular about the kind of token they read. */
+function standOut(tools, only = null) {
+  const { reading } = tools;
+  const { E, L } = reading;
+  const { bits, leading, byKind } = reading.special();
+  const cells = Array.from({ length: L * E }, (_, cell) => cell)
+    .filter((cell) => bits[cell] > 0.05 && (only === null || Math.floor(cell / E) === only))
+    .sort((a, b) => bits[b] - bits[a])
+    .slice(0, only === null ? 10 : 5);
+  if (!cells.length) return null;
+  const rows = cells.map((cell) => {
+    const [layer, expert] = [Math.floor(cell / E), cell % E];
+    const share = byKind[cell * KINDS.length + leading[cell]] / reading.counts()[cell];
+    const label = only === null ? `${layer} · ${expert}` : expert;
+    return [expertButton(tools, layer, expert, label), KINDS[leading[cell]], percent(share)];
+  });
+  return [
+    subheading("Experts that are most particular"),
+    table(
+      [only === null ? "layer · expert" : number("expert"), "mostly read", number("of theirs")],
+      rows,
+    ),
+  ];
+}

@@ -1,0 +1,163 @@
+// The panel beside the map: what there is to know about what is selected.
+import { node } from "../shared/look.mjs";
+import { choices, overlap } from "./data.mjs";
+import { expertView } from "./expert.mjs";
+import { layerView, textView } from "./layer.mjs";
+import {
+  bar,
+  expertButton,
+  facts,
+  heading,
+  layerButton,
+  note,
+  number,
+  subheading,
+  table,
+  tokenButton,
+} from "./parts.mjs";
+import { weightShade } from "./reading.mjs";
+import { LAYER_KINDS } from "./say.mjs";
+import { KINDS, percent, whole } from "./words.mjs";
+
+const VIEWS = {
+  token: tokenView,
+  expert: expertView,
+  layer: layerView,
+  all: textView,
+  tokens: textView,
+};
+
+/** `tools`: { reading, store, look }. Returns { element, update(), settle() }. */
+export function createPanel(tools) {
+  const element = node("section", { class: "panel", "aria-label": "Details" });
+  return {
+    element,
+    update() {
+      const parts = VIEWS[tools.store.kind()](tools);
+      element.replaceChildren(...parts.flat(Infinity).filter(Boolean));
+    },
+    /** What takes too long while scrubbing: added once the selection has come to rest. */
+    settle() {
+      const slot = element.querySelector(".later");
+      if (slot && !slot.childElementCount) slot.append(...likeIt(tools));
+    },
+  };
+}
+
+function tokenView(tools) {
+  const { reading, store } = tools;
+  const { trace, other, name, kinds, K, L } = reading;
+  const { token, layer } = store.state;
+  const type = LAYER_KINDS[trace.layerTypes[layer]];
+  const at = token * L + layer;
+  const rows = ranked(tools, token, layer);
+  if (trace.runnerUp) {
+    const next = node("span", { class: "muted" }, "the next, not chosen");
+    rows.push([
+      K + 1,
+      expertButton(tools, layer, trace.runnerUp[at]),
+      next,
+      ...(other ? [""] : []),
+    ]);
+  }
+  const said = [];
+  const say = (what, value, why) =>
+    said.push([what, [node("b", {}, value), " ", node("span", { class: "muted" }, why)]]);
+  if (trace.routerMargin)
+    say(
+      "Margin to the next",
+      trace.routerMargin[at].toFixed(3),
+      "logits; small: a close choice",
+    );
+  if (trace.sharedGate)
+    say(
+      "Gate of the shared expert",
+      trace.sharedGate[at].toFixed(2),
+      "of 1; every token uses it",
+    );
+  return [
+    heading(`Token ${whole(token)}: `, name.part(token)),
+    note(KINDS[kinds[token]]),
+    node("p", {}, "In ", layerButton(tools, layer), type && ` (${type})`),
+    table(
+      [
+        number("rank"),
+        number("expert"),
+        trace.expertWeights ? "weight" : "note",
+        ...(other ? ["second trace"] : []),
+      ],
+      rows,
+    ),
+    facts(said),
+    other &&
+      note(
+        `${whole(reading.differ().perToken[token])} of this token's ${whole(K * L)} choices differ.`,
+      ),
+    node("div", { class: "later" }),
+    everyLayer(tools, token),
+  ];
+}
+
+function ranked(tools, token, layer) {
+  const { trace, other, K } = tools.reading;
+  const theirs = other && choices(other, token, layer);
+  const rows = choices(trace, token, layer).map(({ expert, weight }, k) => {
+    const rank = theirs?.findIndex((c) => c.expert === expert);
+    const side = theirs && rank < 0 ? "first" : "";
+    const shown =
+      weight === null ? "" : [bar(weightShade(weight, K) ** 2, side), weight.toFixed(2)];
+    const match =
+      theirs &&
+      (rank < 0 ? node("span", { class: "first" }, "not chosen") : `rank ${rank + 1}`);
+    return [k + 1, expertButton(tools, layer, expert), shown, ...(theirs ? [match] : [])];
+  });
+  const mine = choices(trace, token, layer).map((c) => c.expert);
+  theirs?.forEach(({ expert }, k) => {
+    if (mine.includes(expert)) return;
+    const match = node("span", { class: "second" }, `only here, rank ${k + 1}`);
+    rows.push(["–", expertButton(tools, layer, expert), "", match]);
+  });
+  return rows;
+}
+
+/** All of a token's choices as text; filled when it is opened. */
+function everyLayer(tools, token) {
+  const { reading } = tools;
+  const { trace, L } = reading;
+  const details = node("details", {}, node("summary", {}, `All ${L} layers as a table`));
+  details.addEventListener("toggle", () => {
+    if (!details.open || details.childElementCount > 1) return;
+    const margins = trace.routerMargin;
+    const rows = Array.from({ length: L }, (_, l) => [
+      layerButton(tools, l),
+      reading
+        .choices(token, l)
+        .map(({ expert, weight }) =>
+          weight === null ? `${expert}` : `${expert} (${weight.toFixed(2)})`,
+        )
+        .join(", "),
+      ...(margins ? [margins[token * L + l].toFixed(2)] : []),
+    ]);
+    const titles = ["layer", "experts, best first", ...(margins ? [number("margin")] : [])];
+    details.append(table(titles, rows));
+  });
+  return details;
+}
+
+function likeIt(tools) {
+  const { reading, store } = tools;
+  const { token } = store.state;
+  const shares = overlap(reading.trace, token, 0, reading.T);
+  const nearest = [...shares.keys()]
+    .filter((t) => t !== token)
+    .sort((a, b) => shares[b] - shares[a])
+    .slice(0, 5);
+  if (!nearest.length) return [];
+  return [
+    subheading("Tokens with the most similar choices"),
+    table(
+      ["token", number("place"), number("same experts")],
+      nearest.map((t) => [tokenButton(tools, t), whole(t), percent(shares[t])]),
+    ),
+  ];
+}

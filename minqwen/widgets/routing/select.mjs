@@ -1,0 +1,102 @@
+// What is selected, kept equal to the model's traits, and every way it can change.
+import { checkSelection, kindOf, ORDERS } from "./reading.mjs";
+
+/**
+ * The state of one view: { token, layer, expert, selected, order }. `token` is where the
+ * reader is in the text, `layer` and `expert` (or null) where he is on the map.
+ * `onChange` is called after every change, with the state before it.
+ */
+export function createStore(model, reading, onChange) {
+  const { T, L, E } = reading;
+  const hold = (n, end) => Math.min(Math.max(0, n), end - 1);
+  let state = settle({
+    token: hold(model.get("token") ?? T >> 1, T),
+    layer: 0,
+    expert: null,
+    selected: chosenAtFirst(),
+    order: ORDERS.includes(model.get("order")) ? model.get("order") : ORDERS[0],
+  });
+  let saving = null;
+
+  /** A page's model has no selection yet: a token shows best what the map is. */
+  function chosenAtFirst() {
+    const given = model.get("selected");
+    return (given && checkSelection(given, reading)) ?? { token: T >> 1 };
+  }
+
+  /** A selected token is the one the reader is at; likewise layer and expert. */
+  function settle(next) {
+    const { token, tokens, layer, expert = null } = next.selected;
+    if (token !== undefined) return { ...next, token };
+    if (layer !== undefined) return { ...next, layer, expert };
+    return tokens ? { ...next, token: hold(next.token, tokens[1]) } : next;
+  }
+
+  function change(part, fromModel = false) {
+    const before = state;
+    state = settle({ ...state, ...part });
+    if (!fromModel) publish();
+    onChange(before);
+  }
+
+  function publish() {
+    const same = JSON.stringify(model.get("selected")) === JSON.stringify(state.selected);
+    model.set("token", state.token);
+    if (!same) model.set("selected", state.selected);
+    model.set("order", state.order);
+    // Scrubbing must not wait for the kernel: it hears where it ended.
+    clearTimeout(saving);
+    saving = setTimeout(() => model.save_changes(), 80);
+  }
+
+  const heard = {
+    "change:token": () => {
+      const token = hold(model.get("token"), T);
+      if (token === state.token) return;
+      change(store.kind() === "token" ? { selected: { token } } : { token }, true);
+    },
+    "change:selected": () => {
+      const selected = checkSelection(model.get("selected"), reading);
+      if (selected && JSON.stringify(selected) !== JSON.stringify(state.selected))
+        change({ selected }, true);
+    },
+    "change:order": () => {
+      const order = model.get("order");
+      if (ORDERS.includes(order) && order !== state.order) change({ order }, true);
+    },
+  };
+  for (const [event, run] of Object.entries(heard)) model.on(event, run);
+
+  const store = {
+    get state() {
+      return state;
+    },
+    kind: () => kindOf(state.selected),
+    order: (order) => change({ order }),
+    token: (t) => change({ selected: { token: hold(t, T) } }),
+    step: (n) => store.token(state.token + n),
+    layer: (layer) => change({ selected: { layer: hold(layer, L) } }),
+    expert: (layer, expert) =>
+      change({ selected: { layer: hold(layer, L), expert: hold(expert, E) } }),
+    all: () => change({ selected: {}, expert: null }),
+    /** Tokens from one to another, whichever comes first, both included. */
+    span(a, b) {
+      const [start, last] = [hold(Math.min(a, b), T), hold(Math.max(a, b), T)];
+      change({ token: hold(b, T), selected: { tokens: [start, last + 1] } });
+    },
+    /** Moves on the map without selecting: what the text line and the rows follow. */
+    focus: (layer, expert = null) => change({ layer: hold(layer, L), expert }),
+    /** To a token, while an expert or a layer stays selected. */
+    visit: (t) => (store.kind() === "token" ? store.token(t) : change({ token: hold(t, T) })),
+    /** The next (1) or previous (-1) of these positions, seen from the present token. */
+    jump(positions, way) {
+      const ahead = [...positions].filter((t) => way * (t - state.token) > 0);
+      if (ahead.length) store.visit(way > 0 ? ahead[0] : ahead.at(-1));
+    },
+    remove() {
+      clearTimeout(saving);
+      for (const [event, run] of Object.entries(heard)) model.off(event, run);
+    },
+  };
+  return store;
+}

@@ -1,0 +1,222 @@
+// The text of the trace, token by token, with its pictures as patches in their places.
+import { node, rgb, visible } from "../shared/look.mjs";
+import { kindOf } from "./reading.mjs";
+import { isMarker, spokenSpace, whole } from "./words.mjs";
+
+const PAGE = 512; // tokens in the page at a time: 64,000 elements would be slow
+const LEVELS = 12; // of tint
+
+/** Where pages of about PAGE tokens begin; a picture stays whole. Ends with T. */
+function pageStarts(T, pictures) {
+  const starts = [0];
+  while (starts.at(-1) < T) {
+    const end = Math.min(T, starts.at(-1) + PAGE);
+    const across = pictures.find((p) => p.start < end && end < p.start + p.rows * p.columns);
+    starts.push(across ? across.start + across.rows * across.columns : end);
+  }
+  return starts;
+}
+
+/** The text's element, and what moves its cursor: see the end of this function. */
+export function createText({ reading, store, look }) {
+  const { T, tokens, pictures, trace } = reading;
+  const starts = pageStarts(T, pictures);
+  const list = node("div", {
+    class: "text",
+    role: "listbox",
+    tabindex: "0",
+    "aria-label": `Text, ${whole(T)} tokens`,
+    "aria-describedby": "keys",
+    "aria-multiselectable": "true",
+  });
+  const where = node("span", { class: "muted" });
+  const turn = (way) => () => store.visit(starts[page + (way > 0 ? 1 : -1)] ?? 0);
+  const back = node("button", { onclick: turn(-1), "aria-label": "Earlier text" }, "‹");
+  const on = node("button", { onclick: turn(1), "aria-label": "Later text" }, "›");
+  const pages = node("div", { class: "bar pages" }, back, where, on);
+  pages.hidden = starts.length < 3;
+
+  let page = -1;
+  let options = []; // the elements of this page's tokens
+  let levels = []; // and the tint each has
+  let selected = new Set();
+  let cursor = null;
+  let anchor = null; // where a drag or a shift began
+
+  function build() {
+    const [from, to] = [starts[page], starts[page + 1]];
+    options = [];
+    const parts = [];
+    for (let t = from; t < to;) {
+      const i = pictures.findIndex((p) => p.start === t);
+      if (i < 0) parts.push(option(t, "t", textOf(tokens[t++])));
+      else {
+        parts.push(picture(i));
+        t += pictures[i].rows * pictures[i].columns;
+      }
+    }
+    list.replaceChildren(...parts);
+    levels = new Int8Array(options.length);
+    [selected, cursor] = [new Set(), null];
+    where.textContent = `tokens ${whole(from)} to ${whole(to - 1)} of ${whole(T)}`;
+    back.disabled = page === 0;
+    on.disabled = page === starts.length - 2;
+  }
+
+  function option(t, kind, ...children) {
+    const name = isMarker(tokens[t])
+      ? `${kind} marker`
+      : tokens[t] === ""
+        ? `${kind} empty`
+        : kind;
+    const attributes = { role: "option", id: `t${t}`, class: name, "aria-selected": "false" };
+    attributes["aria-label"] = reading.name.isPatch(t)
+      ? reading.name.part(t)
+      : spokenSpace(tokens[t]);
+    const made = node("span", attributes, ...children);
+    made.token = t;
+    options.push(made);
+    return made;
+  }
+
+  /** A picture: its pixels on a canvas, and over them one option for each patch. */
+  function picture(i) {
+    const { kind, start, rows, columns } = pictures[i];
+    const side = Math.max(10, Math.min(34, Math.floor(300 / columns)));
+    const canvas = paintPixels(trace.tensor(pictures[i].name ?? `picture.${i}`));
+    const patches = Array.from({ length: rows * columns }, (_, p) =>
+      option(start + p, "t patch"),
+    );
+    const label = `${kind}, ${rows} rows and ${columns} columns of patches`;
+    const group = node(
+      "span",
+      { class: "picture", role: "group", "aria-label": label },
+      canvas,
+      patches,
+    );
+    Object.assign(group.style, {
+      gridTemplateColumns: `repeat(${columns}, ${side}px)`,
+      gridAutoRows: `${side}px`,
+    });
+    return group;
+  }
+
+  /** Cursor and selection as the state has them; the page follows the token. */
+  function update() {
+    const { token, selected: what } = store.state;
+    const wanted = starts.findLastIndex((start) => start <= token && start < T);
+    if (wanted !== page) {
+      page = wanted;
+      build();
+    }
+    const now = new Set(chosenHere(what).map((t) => options[t - starts[page]]));
+    for (const old of selected) if (!now.has(old)) old.setAttribute("aria-selected", "false");
+    for (const made of now) if (!selected.has(made)) made.setAttribute("aria-selected", "true");
+    selected = now;
+    cursor?.classList.remove("cursor");
+    cursor = options[token - starts[page]];
+    cursor.classList.add("cursor");
+    list.setAttribute("aria-activedescendant", cursor.id);
+  }
+
+  /** Selected tokens on this page; an expert's or a layer's are shown by tint alone. */
+  function chosenHere(what) {
+    if (kindOf(what) === "token") return [what.token];
+    if (kindOf(what) !== "tokens") return [];
+    const [start, end] = [
+      Math.max(what.tokens[0], starts[page]),
+      Math.min(what.tokens[1], starts[page + 1]),
+    ];
+    return Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i);
+  }
+
+  /** Colours the page's tokens by the selection. */
+  function tint() {
+    const { values } = reading.tints(store.state.selected, starts[page], starts[page + 1]);
+    const theme = look.colours();
+    const base = rgb(reading.other ? theme.mark : theme.tint).join(" ");
+    options.forEach((made, i) => {
+      const level = values ? Math.ceil(Math.min(1, values[i]) * LEVELS) : 0;
+      if (level === levels[i]) return;
+      levels[i] = level;
+      made.style.backgroundColor = level ? `rgb(${base} / ${level / LEVELS})` : "";
+    });
+  }
+
+  /** Scrolls the text, and nothing else of the page, until the cursor is seen. */
+  function reveal() {
+    if (!cursor.offsetParent) return; // not on the page yet, as when a notebook mounts it
+    const inPicture = cursor.offsetParent === list ? 0 : cursor.offsetParent.offsetTop;
+    const [top, height] = [cursor.offsetTop + inPicture, cursor.offsetHeight];
+    const seen = list.clientHeight;
+    if (top < list.scrollTop + 4) list.scrollTop = top - 20;
+    else if (top + height > list.scrollTop + seen - 4)
+      list.scrollTop = top + height - seen + 20;
+  }
+
+  const tokenOf = (event) => event.target.closest?.("[role=option]")?.token ?? null;
+  const listeners = {
+    pointerdown(event) {
+      const t = tokenOf(event);
+      if (t === null || event.button) return;
+      if (event.shiftKey) return store.span(anchor ?? store.state.token, t);
+      anchor = t;
+      store.token(t);
+    },
+    pointermove(event) {
+      const t = tokenOf(event);
+      if (event.buttons === 1 && t !== null && anchor !== null && t !== store.state.token)
+        store.span(anchor, t);
+    },
+  };
+  for (const [name, run] of Object.entries(listeners)) list.addEventListener(name, run);
+
+  return {
+    list,
+    pages,
+    update,
+    reveal,
+    tint,
+    repaint() {
+      levels.fill(-1);
+      tint();
+    },
+    /** One token on with shift held: the span grows from where shift was first held. */
+    extend(t) {
+      if (kindOf(store.state.selected) !== "tokens") anchor = store.state.token;
+      store.span(anchor, t);
+    },
+    /** The token above (-1) or below (1) the cursor, where lines are now broken. */
+    vertical(way) {
+      const here = cursor.getBoundingClientRect();
+      const middle = here.left + here.width / 2;
+      let [best, line, nearest] = [null, null, Infinity];
+      for (let i = options.indexOf(cursor) + way; options[i]; i += way) {
+        const box = options[i].getBoundingClientRect();
+        if (Math.abs(box.top - here.top) < 8 || !box.width) continue;
+        if (line !== null && Math.abs(box.top - line) > 8) break;
+        line ??= box.top;
+        const far = Math.abs(box.left + box.width / 2 - middle);
+        if (far < nearest) [best, nearest] = [options[i], far];
+      }
+      return best?.token ?? store.state.token + way;
+    },
+  };
+}
+
+/** A token's text as nodes: line ends get a mark that is drawn, not written. */
+function textOf(text) {
+  const lines = visible(text).split("\n");
+  return lines.map((line, i) => (i ? [node("i", { class: "end" }), "\n", line] : line));
+}
+
+function paintPixels({ shape: [height, width], data }) {
+  const canvas = node("canvas", { width, height, "aria-hidden": "true" });
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    image.data.set(data.subarray(3 * i, 3 * i + 3), 4 * i);
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}

@@ -1,0 +1,165 @@
+"""Which experts a model chose, for every token in every layer: the routing explorer."""
+
+import numpy as np
+import traitlets
+
+from ..errors import InputError
+from .base import View, module
+
+ORDERS = ("as numbered", "by load", "by specialisation")
+INK = ("#f5f6f8", "#8fc0ee", "#4189d0", "#164f9a", "#06214a")  # as in shared/look.mjs
+
+
+class RoutingExplorer(View):
+    """All layers and experts of a trace at once, to be played, searched and compared.
+
+    trace: a minqwen.Trace; other: a second one, of a text that begins alike. It is
+    drawn in the lower half of every row, and choices that differ are marked.
+
+    `token` is where the reader is in the text. `selected` is what is selected:
+    {"token": t}, {"tokens": [start, end]}, {"layer": l}, {"layer": l, "expert": e}, or
+    {} for the whole text; `tokens` are the positions it stands for. `order` is one of
+    ORDERS. All but `tokens` follow the browser and can be set; InputError for a place
+    that the trace does not have.
+    """
+
+    _esm = module("routing/view.mjs")
+    other = traitlets.Bytes().tag(sync=True)
+    token = traitlets.Int().tag(sync=True)
+    selected = traitlets.Dict().tag(sync=True)
+    order = traitlets.Enum(ORDERS, ORDERS[0]).tag(sync=True)
+
+    def __init__(self, trace, other=None, token=None, selected=None, order=ORDERS[0]):
+        traits = {"order": order}
+        if "expert_ids" not in trace.tensors:
+            raise InputError("the trace holds no expert_ids: its model has no experts")
+        if other is not None:
+            trace, other = alike(trace, other)
+            traits["other"] = other.compact()
+        self.source = trace
+        if token is None:
+            token = (selected or {}).get("token", trace.length // 2)
+        traits["token"] = token
+        traits["selected"] = {"token": token} if selected is None else selected
+        super().__init__(trace, **traits)
+
+    @property
+    def tokens(self):
+        """Positions of the selected tokens; for an expert, of those that chose it."""
+        chosen, ids = self.selected, self.source["expert_ids"]
+        if "token" in chosen:
+            return np.array([chosen["token"]])
+        if "tokens" in chosen:
+            return np.arange(*chosen["tokens"])
+        if "expert" not in chosen:
+            return np.arange(self.source.length)
+        return np.flatnonzero((ids[:, chosen["layer"]] == chosen["expert"]).any(1))
+
+    @traitlets.validate("token")
+    def _token(self, proposal):
+        self._need("token", proposal.value, self.source.length)
+        return proposal.value
+
+    @traitlets.validate("selected")
+    def _selected(self, proposal):
+        chosen = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in proposal.value.items()
+        }
+        _, L, _ = self.source["expert_ids"].shape
+        ends = {
+            "token": self.source.length,
+            "layer": L,
+            "expert": self.source.meta["num_experts"],
+        }
+        if set(chosen) == {"tokens"} and is_span(chosen["tokens"]):
+            for place, value in zip(("start", "end"), chosen["tokens"], strict=True):
+                self._need(place, value, self.source.length + (place == "end"))
+        elif set(chosen) in ({"token"}, {"layer"}, {"layer", "expert"}, set()):
+            for name, value in chosen.items():
+                self._need(name, value, ends[name])
+        else:
+            raise InputError(
+                f"selected: {chosen} is no selection; give {{'token': t}}, {{'tokens': "
+                "[start, end]}, {'layer': l}, {'layer': l, 'expert': e} or {}"
+            )
+        return chosen
+
+    def _need(self, name, value, end):
+        if type(value) is not int or not 0 <= value < end:
+            raise InputError(
+                f"{name}: there is no {value!r} in this trace; give 0 to {end - 1}"
+            )
+
+    @traitlets.observe("token")
+    def _moved(self, change):
+        """A selected token is always the one the reader is at."""
+        if "token" in self.selected:
+            self.selected = {"token": change.new}
+
+    @traitlets.observe("selected")
+    def _chose(self, change):
+        if "token" in change.new:
+            self.token = change.new["token"]
+
+    def describe(self):
+        T, L, K = self.source["expert_ids"].shape
+        E = self.source.meta["num_experts"]
+        if "token" in self.selected:
+            who = f"for token {self.token} of {T}, {self.source.tokens[self.token]!r}"
+        else:
+            who = f"for {len(self.tokens)} of {T} tokens, darker where more often"
+        return (
+            f"A map of {L} layers by {E} experts: lit are the {K} experts that each "
+            f"layer chose {who}."
+        )
+
+    def picture(self):
+        from matplotlib.colors import LinearSegmentedColormap
+        from matplotlib.figure import Figure
+
+        values = self._shares()
+        L, E = values.shape
+        figure = Figure((7.8, 1.1 + min(4, 0.25 * L)), dpi=100, layout="constrained")
+        axis = figure.subplots()
+        ink = LinearSegmentedColormap.from_list("ink", INK)
+        axis.imshow(values, cmap=ink, aspect="auto", interpolation="nearest")
+        axis.set_title(self.describe().split(":")[0], loc="left", fontsize=10)
+        axis.set_xlabel("expert")
+        axis.set_ylabel("layer")
+        return figure
+
+    def _shares(self):
+        """How strongly cells are lit, [L, E]: weights, or shares of several tokens."""
+        ids = self.source["expert_ids"][self.tokens]  # [n, L, K]
+        n, L, K = ids.shape
+        lit = np.zeros((L, self.source.meta["num_experts"]), np.float32)
+        weights = self.source.tensors.get("expert_weights")
+        if n == 1 and weights is not None:
+            share = weights[self.tokens].astype(np.float32)
+            share = share / share.sum(-1, keepdims=True)
+        else:
+            share = np.full(ids.shape, 1 / max(1, n), np.float32)
+        layers = np.broadcast_to(np.arange(L)[:, None], (n, L, K))
+        np.add.at(lit, (layers, ids), share)
+        return np.sqrt(lit)
+
+
+def alike(trace, other):
+    """Both traces, as far as their texts are the same."""
+    if trace.meta["num_experts"] != other.meta["num_experts"]:
+        raise InputError(
+            f"the traces differ in experts, {trace.meta['num_experts']} and "
+            f"{other.meta['num_experts']}; compare two of the same model"
+        )
+    count = len(trace.compare(other).equal)
+    return tuple(t.first(count) if t.length > count else t for t in (trace, other))
+
+
+def is_span(value):
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(place) is int for place in value)
+        and value[0] < value[1]
+    )

@@ -1,0 +1,262 @@
+// StateExplorer: one delta head's memory as it is written, replayed from its trace.
+//
+// Traits, all synced: head [layer, head], token and probe (positions), step (a name).
+
+import { Replay } from "./delta.mjs";
+import { frame, node, reducedMotion } from "../shared/look.mjs";
+import {
+  STEPS, attentionSquare, deltaSquare, loadHead, overview, peak, recordedHeads,
+  retentionSquare, windowAt,
+} from "./data.mjs";
+import { CSS, build } from "./panels.mjs";
+import { show, showText } from "./show.mjs";
+import { headWords } from "./words.mjs";
+import { parseTrace } from "../shared/trace.mjs";
+
+const SLICE = 10; // milliseconds of background work between two looks at the page
+const TRAITS = ["head", "token", "probe", "step"];
+const PACE = { steps: 900, tokens: 140, calm: 1000 }; // milliseconds a picture stays
+
+/** Draws into `el`; returns what undoes it. A trace that is broken gets one sentence. */
+export function mount(el, model) {
+  const held = frame(el, CSS);
+  let view = null;
+  const open = () => {
+    view?.close();
+    view = null;
+    held.root.replaceChildren();
+    try {
+      const trace = parseTrace(model.get("trace"));
+      view = new View(held, model, trace);
+    } catch (error) {
+      held.root.append(node("p", { role: "alert" }, error.message));
+    }
+  };
+  model.on("change:trace", open);
+  held.onTheme(() => view?.redraw());
+  open();
+  return () => {
+    model.off("change:trace", open);
+    view?.close();
+    held.remove();
+  };
+}
+
+class View {
+  constructor(held, model, trace) {
+    Object.assign(this, { held, model, trace, playing: "", kind: "writes" });
+    this.recorded = recordedHeads(trace, "delta");
+    if (!this.recorded.length) {
+      throw new Error("the trace holds no head of a delta layer; record it with states=[...].");
+    }
+    this.heads = overview(trace);
+    this.others = recordedHeads(trace, "attention");
+    this.ui = build(trace.T, this.others.length > 0);
+    held.root.append(...this.ui.all);
+    this.fillLists();
+    this.listen();
+    this.read();
+    this.sizes = new ResizeObserver(() => this.redraw());
+    this.sizes.observe(held.root);
+  }
+
+  close() {
+    this.stop();
+    this.sizes.disconnect();
+    this.closed = true;
+    cancelAnimationFrame(this.drawing);
+    clearTimeout(this.working);
+    for (const name of TRAITS) this.model.off(`change:${name}`, this.read);
+  }
+
+  fillLists() {
+    const { select, other } = this.ui;
+    const fill = (list, places, words) =>
+      places.forEach((place, n) => list.append(node("option", { value: n }, words(place))));
+    const numbers = new Map(this.heads.map((head) => [`${head.layer}.${head.head}`, head]));
+    fill(select, this.recorded, ({ layer, head }) => headWords(numbers.get(`${layer}.${head}`)));
+    fill(other, this.others, ({ layer, head }) => `layer ${layer}, head ${head}`);
+    this.openOther(0);
+  }
+
+  openOther(n) {
+    if (this.others.length) this.attention = loadHead(this.trace, "attention", this.others[n]);
+  }
+
+  // ---- what is shown: read from the model, and set in it
+
+  /** Takes the traits over, each brought into its range. */
+  read = () => {
+    const last = this.trace.T - 1;
+    const at = (name, first) => Math.max(0, Math.min(last, (this.model.get(name) ?? first) | 0));
+    const [layer, head] = this.model.get("head") ?? [];
+    const n = this.recorded.findIndex((place) => place.layer === layer && place.head === head);
+    this.token = at("token", last);
+    this.probe = at("probe", last / 3);
+    this.step = STEPS.includes(this.model.get("step")) ? this.model.get("step") : STEPS.at(-1);
+    this.open(n >= 0 ? n : this.longest());
+    this.redraw();
+  };
+
+  /** The recorded head that forgets least: the one with most to see. */
+  longest() {
+    const known = this.heads.filter(({ recorded }) => recorded);
+    const longer = (best, { halfLife }, n) => (halfLife > known[best].halfLife ? n : best);
+    return known.reduce(longer, 0);
+  }
+
+  open(n) {
+    const window = windowAt(this.token, this.trace.T);
+    if (n !== this.opened) {
+      this.opened = n;
+      this.head = loadHead(this.trace, "delta", this.recorded[n]);
+      this.replay = new Replay(this.head);
+      this.limits = { value: peak(this.head.v), memory: 0 };
+      this.window = null;
+    }
+    if (window.join() !== this.window?.join()) {
+      this.window = window;
+      showText(this);
+      this.squares = {};
+    }
+    const { squares } = this;
+    squares.kept ??= retentionSquare(this.replay, window);
+    if (squares.delta?.kind !== this.kind) {
+      squares.delta = deltaSquare(this.replay, window, this.kind);
+      squares.delta.kind = this.kind;
+    }
+    if (this.attention) squares.attention ??= attentionSquare(this.attention, window);
+    this.held.root.dataset.ready = "false";
+    clearTimeout(this.working);
+    this.working = setTimeout(this.work, 0);
+  }
+
+  /** Replays and fills the maps a slice at a time, so that the page stays alive. */
+  work = () => {
+    if (this.closed) return;
+    const [, to] = this.window;
+    if (this.replay.done < to) this.replay.advance(to, SLICE);
+    else Object.values(this.squares).find((square) => !square.done)?.advance(SLICE);
+    const done = this.replay.done >= to && Object.values(this.squares).every(({ done }) => done);
+    if (done || performance.now() - (this.drawn ?? 0) > 200) this.redraw();
+    if (!done) this.working = setTimeout(this.work, 0);
+    else this.held.root.dataset.ready = "true";
+  };
+
+  set(values) {
+    for (const [name, value] of Object.entries(values)) this.model.set(name, value);
+    this.model.save_changes();
+  }
+
+  move(by, name = "token") {
+    const to = Math.max(0, Math.min(this.trace.T - 1, this[name] + by));
+    this.set({ [name]: to, ...(name === "token" && { step: STEPS.at(-1) }) });
+  }
+
+  moveStep(by) {
+    const n = STEPS.indexOf(this.step) + by;
+    const token = this.token + Math.floor(n / STEPS.length);
+    if (token < 0 || token >= this.trace.T) return false;
+    this.set({ token, step: STEPS[(n + STEPS.length) % STEPS.length] });
+    return true;
+  }
+
+  play(what) {
+    const stopping = this.playing === what;
+    this.stop();
+    if (stopping) return;
+    this.playing = what;
+    const pace = reducedMotion() ? PACE.calm : PACE[what];
+    this.timer = setInterval(() => {
+      const atEnd = what === "tokens" && this.token === this.trace.T - 1;
+      if (atEnd || (what === "steps" && !this.moveStep(1))) this.stop();
+      else if (what === "tokens") this.move(1);
+    }, pace);
+    this.redraw();
+  }
+
+  stop() {
+    clearInterval(this.timer);
+    this.playing = "";
+    if (this.ui) this.redraw();
+  }
+
+  /** Draws at the next frame, once however much has changed. */
+  redraw() {
+    cancelAnimationFrame(this.drawing);
+    this.drawing = requestAnimationFrame(() => {
+      if (this.closed || !this.held.root.clientWidth) return; // in a hidden tab
+      this.places = show(this);
+      this.drawn = performance.now();
+    });
+  }
+
+  // ---- hands
+
+  listen() {
+    const { ui } = this;
+    for (const name of TRAITS) this.model.on(`change:${name}`, this.read);
+    const on = (element, event, run) => element.addEventListener(event, run);
+    on(ui.select, "change", () => this.openHead(this.recorded[ui.select.value]));
+    on(ui.other, "change", () => {
+      this.openOther(ui.other.value);
+      delete this.squares.attention;
+      this.read();
+    });
+    on(ui.token.input, "input", () => this.move(ui.token.input.value - this.token));
+    on(ui.probe.input, "input", () => this.set({ probe: +ui.probe.input.value }));
+    ui.steps.forEach((button, n) => on(button, "click", () => this.set({ step: STEPS[n] })));
+    on(ui.playSteps, "click", () => this.play("steps"));
+    on(ui.playTokens, "click", () => this.play("tokens"));
+    ui.kinds.forEach((input) => on(input, "change", () => {
+      this.kind = input.value;
+      this.read();
+    }));
+    on(ui.text, "click", (event) => {
+      const t = event.target.dataset?.token;
+      if (t !== undefined) this.set(event.shiftKey ? { probe: +t } : { token: +t });
+    });
+    on(this.held.root, "keydown", (event) => this.key(event));
+    for (const name of ["kept", "delta", "attention"]) {
+      if (ui.panels[name]) on(ui.panels[name].canvas, "click", (event) => this.pick(name, event));
+    }
+    on(ui.panels.heads.canvas, "click", (event) => this.pickHead(event));
+  }
+
+  key(event) {
+    if (event.target.closest("input, select")) return; // they have keys of their own
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === " " && event.target.closest("button")) return; // presses it
+    const run = {
+      ArrowLeft: () => this.move(-1), ArrowRight: () => this.move(1),
+      ArrowUp: () => this.move(-1, "probe"), ArrowDown: () => this.move(1, "probe"),
+      Home: () => this.move(-Infinity), End: () => this.move(Infinity),
+      ",": () => this.moveStep(-1), ".": () => this.moveStep(1), " ": () => this.play("steps"),
+    }[event.key];
+    if (!run) return;
+    event.preventDefault();
+    run();
+  }
+
+  /** A click on a map: across is now, down is the token that is asked for. */
+  pick(name, event) {
+    const { heat, cell, from, side } = this.places[name];
+    const token = from + Math.floor((event.offsetX - heat.x) / cell);
+    const probe = from + Math.floor((event.offsetY - heat.y) / cell);
+    const within = (n) => n >= from && n < from + side;
+    this.set({ ...(within(token) && { token }), ...(within(probe) && { probe }) });
+  }
+
+  pickHead(event) {
+    let [best, least] = [null, 20];
+    this.places.heads.dots.forEach(([x, y], n) => {
+      const away = Math.hypot(event.offsetX - x, event.offsetY - y);
+      if (this.heads[n].recorded && away < least) [best, least] = [this.heads[n], away];
+    });
+    if (best) this.openHead(best);
+  }
+
+  openHead({ layer, head }) {
+    this.set({ head: [layer, head] });
+  }
+}

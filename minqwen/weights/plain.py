@@ -1,6 +1,8 @@
 """Loading as a loop over names: what `load` comes down to where all is as it should be.
 
-To see how it is done; to load, use `load`, whose docstring says what it adds.
+To see how it is done; to load, use `load`. Left to it are quantised and GGUF files, a
+part that only files or config.json have, generation_config.json, other dtypes and
+devices, and a sentence for whatever is wrong with a file.
 """
 
 import json

@@ -146,13 +146,42 @@ def test_no_file_names_a_place_on_one_machine():
 
 @pytest.mark.parametrize(
     "name",
-    "README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md assets/tiny/README.md".split(),
+    "README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md assets/tiny/README.md "
+    "docs/structure.md".split(),
 )
 def test_links_lead_somewhere_and_no_blank_is_left(name):
     text = (ROOT / name).read_text()
     assert not re.search(r"@[A-Z]+@", text)
     for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert ((ROOT / name).parent / link).exists(), link
+
+
+STRUCTURE = (ROOT / "docs" / "structure.md").read_text()
+
+
+def test_what_the_page_of_structure_names_is_there():
+    """`file.py: name, name` names a file and what it defines; `folder/` a folder."""
+    found = re.findall(r"`([\w./]+(?:\.(?:py|mjs|md)|/))(?:: ([\w, ]+))?`", STRUCTURE)
+    assert len(found) > 80
+    for name, defined in found:
+        places = [p for p in (ROOT / "minqwen" / name, ROOT / name) if p.exists()]
+        assert places, f"there is no {name}"
+        for word in defined.split(", ") if defined else ():
+            definition = (
+                rf"^[\w ]*\b(?:def|class|function|const) {word}\b|^{word}\b.* ="
+            )
+            assert re.search(definition, places[0].read_text(), re.M), f"{name}: {word}"
+
+
+def test_the_page_of_structure_has_every_room_on_its_floor():
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", STRUCTURE, re.M)
+    told = {
+        name.removesuffix(".py").removesuffix("/"): int(floor)
+        for floor, names in rows
+        for name in re.findall(r"`(\w+(?:/|\.py))`", names)
+    }
+    there = {rooms.room(module) for module in rooms.graph()} - {"minqwen"}
+    assert told == {name: rooms.FLOOR[name] for name in there}
 
 
 def test_modules_are_short():

@@ -25,7 +25,7 @@ TAUGHT = {
     "05": ["deltanet"],
     "06": ["delta.delta_chunked", "delta.delta_rule"],
     "07": ["moe"],
-    "08": ["block", "cache", "qwen"],
+    "08": ["block", "cache", "qwen", "plain"],  # as the processor: around the model
     "10": ["vision", "rope.positions"],
     "11": ["mtp"],
 }
@@ -39,7 +39,7 @@ MODEL_PART = sorted(
     for path in (ROOT / "minqwen" / "model").glob("*.py")
     if path.stem != "__init__"
 )
-AROUND_IT = {"processor": "prompt"}  # taught as well, and its room
+AROUND_IT = {"processor": "prompt", "plain": "weights"}  # taught as well; their rooms
 
 
 class Source:

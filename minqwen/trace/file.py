@@ -14,7 +14,7 @@ T tokens, L layers, K choices, Ld delta layers with H value heads each:
 num_experts, tokens (texts that joined give the whole, so some are empty; or null),
 prompt_length (or null), pictures (kind, start, rows, columns: tokens start ... are its
 patches, row by row). A file may come from anyone, so all of it is checked on reading;
-`widgets/trace.mjs` makes the same checks in the browser.
+`widgets/shared/trace.mjs` makes the same checks in the browser.
 """
 
 import json

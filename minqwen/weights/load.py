@@ -53,6 +53,13 @@ def load(
     the same logits, in the memory that the rest takes and `expert_cache` bytes. None
     maps the files where all experts fit, or else takes half of the free memory.
 
+    plain.py has the loop that this comes down to. Added here: an error names all that
+    does not fit, before a weight is read; an index and links are checked, infinite
+    numbers and files that change meanwhile refused; what only file or config has may be
+    left out, and a text model read from a file with pictures; stop ids of
+    generation_config.json; reading in place and in the disk's order; other dtypes and
+    devices; hub ids and GGUF; and experts, quantised or not, as told below and above.
+
     Quantised files stay in their form, and are widened as they are used. quantize
     "int8" or "int4" turns the large matrices of others into that form while they are
     read; "int4:int8" tells experts and the rest apart, "int4:stored" leaves the rest.

@@ -15,8 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from ...errors import InputError
 from ...model.qwen import Qwen
+from ..plain import DTYPES
 
-DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 # What else may be stored, though not computed in: the numbers of codecs.py.
 STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 LABELS = {dtype: label for label, dtype in STORED.items()}

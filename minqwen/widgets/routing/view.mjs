@@ -1,7 +1,7 @@
 // The routing explorer: which experts a model chose, for every token in every layer.
 //
-//   trace -> routing_reading (what is lit) -> routing_map, routing_text, routing_timeline
-//   routing_select holds what is selected; each change goes through `update` below.
+//   trace -> reading.mjs (what is lit) -> map.mjs, text.mjs, timeline.mjs, panel.mjs
+//   select.mjs holds what is selected; each change goes through `update` below.
 import { frame, node, rampColour } from "../shared/look.mjs";
 import { sideColumns } from "./columns.mjs";
 import { ROUTING_CSS } from "./css.mjs";

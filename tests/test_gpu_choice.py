@@ -12,6 +12,7 @@ import minqwen
 from minqwen import kernels
 from minqwen.engine.generate import decoder
 from minqwen.model import forms
+from minqwen.model.taps import listen
 from tests.gpu_forms import DEVICE, error
 from tests.tiny_models import small_model
 
@@ -106,6 +107,17 @@ def test_a_recorded_answer_is_the_model():
         assert error(decode(token, ours), plain(token, cache=theirs)) < 1e-4
     again = ours.copy()  # other addresses: recorded anew
     assert error(decode(token, again), plain(token, cache=theirs)) < 1e-4
+
+
+@torch.inference_mode()
+def test_a_listener_hears_a_model_that_would_be_recorded():
+    """With a listener no graph is recorded, so every layer is heard in every step."""
+    _, fast = twins()
+    prompt, heard = {"input_ids": torch.arange(5, 14, device=DEVICE)[None]}, []
+    with listen(fast, resid_post=lambda layer, x: heard.append(layer)):
+        list(minqwen.generate(fast, prompt, kernels.RECORDED, stop_ids=[]))
+    layers = list(range(fast.cfg.text.num_hidden_layers))
+    assert heard == kernels.RECORDED * layers
 
 
 def test_what_is_picked(monkeypatch):

@@ -8,8 +8,14 @@ import { mount as mountState } from "./state/view.mjs";
 import { parseTrace } from "./shared/trace.mjs";
 
 const VIEWS = [
-  { name: "Experts", mount: mountRouting, missing: "the model has no experts" },
-  { name: "Memory", mount: mountState, missing: "no head's memory was recorded" },
+  {
+    name: "Experts", mount: mountRouting, missing: "the model has no experts",
+    has: (trace) => trace.K > 0,
+  },
+  {
+    name: "Memory", mount: mountState, missing: "no head's memory was recorded",
+    has: (trace) => trace.names.some((name) => name.startsWith("delta.")),
+  },
 ];
 const HINT =
   "Open a trace to see which experts read each token, and what the recurrent states " +
@@ -154,7 +160,7 @@ class Page {
   /** Offers the views that this trace has something for, and shows the first. */
   begin() {
     const { trace } = this.traces;
-    const has = [trace.K > 0, trace.names.some((name) => name.startsWith("delta."))];
+    const has = VIEWS.map((view) => view.has(trace));
     this.tabs.forEach((tab, i) => {
       tab.disabled = !has[i];
       tab.title = has[i] ? "" : VIEWS[i].missing;

@@ -39,6 +39,8 @@ explore: $(VENV)/.installed-package
 
 test quick: $(VENV)/.installed-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} RAYON_NUM_THREADS=$${RAYON_NUM_THREADS:-2} \
 	    $(BIN)/python -m pytest $(if $(filter quick,$@),-m "not slow") $(ARGS)
 
@@ -53,7 +55,7 @@ lab: $(VENV)/.installed-course
 	$(BIN)/jupyter lab $(wildcard notebooks)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip is the last thing venv writes: where it is, the environment is whole.

@@ -101,7 +101,8 @@ def test_a_class_may_go_on_in_another_cell():
     assert complaints == [] and taught == pairs
     scope = {}
     exec(
-        "import torch; from torch import nn; from minqwen.model.norm import rms_norm",
+        "import torch; from torch import Tensor, nn\n"
+        "from minqwen.model.norm import rms_norm",
         scope,
     )
     for cell in cells:

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.metadata
+import inspect
 import json
 import re
 import subprocess
@@ -10,13 +11,15 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import minqwen
 from tools import rooms
-from tools.tie import MODEL_PART
+from tools.tie import MODEL_PART, tied_cells
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -79,8 +82,6 @@ def test_torch_is_pinned_and_its_range_is_wide():
 
 
 def test_version_agrees_everywhere():
-    import minqwen
-
     version = PROJECT["version"]
     assert str(CITATION["version"]) == version
     assert getattr(minqwen, "__version__", version) == version
@@ -192,6 +193,46 @@ def test_modules_are_short():
     assert not {name: n for name, n in lengths.items() if n > 320}
 
 
+def test_what_is_taught_is_set_by_the_formatter_alone():
+    """No `# fmt: skip`, and cells of at most 45 lines."""
+    taught = [ROOT / "minqwen" / "model" / f"{module}.py" for module in MODEL_PART]
+    for path in [*taught, ROOT / "minqwen" / "prompt" / "processor.py"]:
+        assert "fmt: " not in path.read_text(), path.name
+    for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"):
+        for number, cell, _ in tied_cells(nbformat.read(path, as_version=4)):
+            assert len(cell["source"].splitlines()) <= 45, (path.name, number)
+
+
+def test_formatter_and_types_are_checked_before_the_tests():
+    recipe = (ROOT / "Makefile").read_text().split("\ntest quick:")[1]
+    steps = ["ruff check .", "ruff format --check .", "mypy", "-m pytest"]
+    assert [recipe.index(step) for step in steps] == sorted(map(recipe.index, steps))
+
+
+@pytest.mark.parametrize("name", minqwen.PLACES)
+def test_public_names_are_typed(name):
+    """What mypy checks is what there is: each public function says its types."""
+    value = getattr(minqwen, name)
+    if inspect.isclass(value) and value.__module__ != "minqwen.errors":
+        public = [m for n, m in vars(value).items() if n[0] != "_" or n == "__init__"]
+        public = [getattr(m, "fget", getattr(m, "__func__", m)) for m in public]
+        functions = [m for m in public if inspect.isfunction(m)]
+    else:
+        functions = [value] if inspect.isfunction(value) else []
+    for function in functions:
+        if function.__module__.startswith("minqwen.check"):
+            continue
+        signature = inspect.signature(function)
+        untyped = [
+            p.name
+            for p in signature.parameters.values()
+            if p.annotation is p.empty and p.name not in ("self", "cls")
+        ]
+        assert not untyped, f"{function.__qualname__}: {untyped}"
+        assert signature.return_annotation is not signature.empty, function.__qualname__
+    assert (ROOT / "minqwen" / "py.typed").is_file()
+
+
 @pytest.mark.parametrize("module", MODEL_PART)
 def test_model_part_fits_notebook_cells(module):
     text = (ROOT / "minqwen" / "model" / f"{module}.py").read_text()
@@ -248,8 +289,6 @@ def test_import_loads_nothing_but_what_is_asked_for():
 
 
 def test_every_public_name_is_there_and_known_to_type_checkers():
-    import minqwen
-
     tree = ast.parse((ROOT / "minqwen" / "__init__.py").read_text())
     block = next(n for n in tree.body if isinstance(n, ast.If)).body
     told = {}

@@ -38,7 +38,7 @@ def trio():
     mixer = model.model.language_model.layers[1].linear_attn
     with torch.no_grad():
         # Keys so short that the 1e-6 of their norm shows.
-        mixer.conv1d.weight[: 2 * mixer.key_heads * mixer.K] *= 0.01
+        mixer.conv1d.weight[: 2 * mixer.key_heads * mixer.head_k_dim] *= 0.01
         # More sums below zero, where exact GELU and tanh form are furthest apart.
         model.model.visual.merger.linear_fc1.bias -= 1.0
     return model, transformers_twin(model), everything()

@@ -147,7 +147,7 @@ def query_unscaled(patch):
 
     def gates(self, x, qkv):
         q, *rest = right(self, x, qkv)
-        return q * self.K**0.5, *rest
+        return q * self.head_k_dim**0.5, *rest
 
     patch.setattr(deltanet.GatedDeltaNet, "gates", gates)
 

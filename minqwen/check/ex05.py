@@ -257,7 +257,7 @@ def _layer(layer, x, out=_output, beta=torch.sigmoid, conv=_conv, makes="ab", tw
            **heads):  # fmt: skip
     taps = layer.conv1d.weight[:, 0]
     qkv, _ = conv(layer.in_proj_qkv(x), taps, x.new_zeros(taps.shape[1] - 1, len(taps)))
-    q, k, v = _heads(qkv, layer.key_heads, layer.heads, layer.K, **heads)
+    q, k, v = _heads(qkv, layer.key_heads, layer.heads, layer.head_k_dim, **heads)
     a, b = (getattr(layer, f"in_proj_{name}")(x) for name in makes)
     g, b = _decay(a, layer.A_log, layer.dt_bias), beta(b)
     inputs = [y[None] for y in (q, k, v * b[..., None] ** twice)]

@@ -8,13 +8,16 @@ Each sequence of a batch is a `Row` with its own random stream and its own text:
 of a batch with seed s writes what it would write alone with seed s + i.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..model.forms import whole
-from ..model.qwen import check_ids
+from ..model.qwen import Qwen, check_ids
 from ..model.rope import positions
 from .prefill import VISION, pieces, prefill
 from .sampling import Sampling
@@ -75,9 +78,20 @@ class Row:
 
 
 def generate(
-    model, inputs, max_new_tokens=64, temperature=0.0, top_k=0, top_p=1.0, min_p=0.0,
-    presence_penalty=0.0, seed=0, stop=(), stop_ids=None, processor=None, draft=0,
-):  # fmt: skip
+    model: Qwen,
+    inputs: Mapping[str, Tensor],
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    presence_penalty: float = 0.0,
+    seed: int = 0,
+    stop: str | Iterable[str] = (),
+    stop_ids: Iterable[int] | None = None,
+    processor: Any = None,
+    draft: int = 0,
+) -> Iterator[Any]:
     """Write on from a prompt, yielding a Step per token.
 
     inputs: what `Processor.chat` returns: input_ids [B, T], attention_mask, pictures.

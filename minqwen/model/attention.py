@@ -2,24 +2,25 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from .forms import Linear, operation
+from .cache import KV
+from .forms import Linear, OptTensor, operation
 from .norm import RMSNorm
 from .rope import rotate
+from .shapes import TextConfig
 from .taps import tap
 
 
 class GatedAttention(nn.Module):
     """Softmax attention whose output passes a gate (Qiu et al., arXiv 2505.06708).
 
-    `q_proj` makes each head's query and its gate side by side, [H, 2 * K] a token.
     Queries and keys are normed per head, then their first quarter is rotated. Several
     query heads share a key head. The gate's sigmoid multiplies the result, element by
     element, before `o_proj`, so a head can say nothing without attending anywhere.
     """
 
-    def __init__(self, cfg, layer=None):
+    def __init__(self, cfg: TextConfig, layer: int | str | None = None) -> None:
         super().__init__()
         self.layer = layer
         D, H, K = cfg.hidden_size, cfg.num_attention_heads, cfg.head_dim
@@ -31,12 +32,17 @@ class GatedAttention(nn.Module):
         self.q_norm = RMSNorm(K, cfg.rms_norm_eps)
         self.k_norm = RMSNorm(K, cfg.rms_norm_eps)
 
-    def forward(self, x, cos, sin, mask=None, cache=None):
-        """x [B, T, D]; cos, sin [B, T, R]; mask [B, 1, T, S] bool or None (causal).
-
-        `cache` is this layer's KV store, or None. Returns [B, T, D].
-        """
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: OptTensor = None,
+        cache: KV | None = None,
+    ) -> Tensor:
+        """x [B, T, D] -> the same; cos, sin [B, T, R]; mask [B, 1, T, S] or causal."""
         B, T, _ = x.shape
+        # NOTE: a head's query and gate lie side by side, not all queries first.
         q, gate = self.q_proj(x).view(B, T, self.heads, -1).chunk(2, dim=-1)
         k = self.k_proj(x).view(B, T, self.kv_heads, self.head_dim)
         v = self.v_proj(x).view(B, T, self.kv_heads, self.head_dim)
@@ -51,7 +57,7 @@ class GatedAttention(nn.Module):
 
 
 @operation
-def attend(q, k, v, mask=None):
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: OptTensor = None) -> Tensor:
     """softmax(q k^T / sqrt(K)) v. q [B, H, T, K]; k, v [B, Hkv, S, K]; H >= Hkv.
 
     Causal when mask is None, with T = S or T = 1.
@@ -66,7 +72,7 @@ def attend(q, k, v, mask=None):
     )
 
 
-def causal_mask(real, T):
+def causal_mask(real: Tensor, T: int) -> Tensor:
     """Who may look at whom: real [B, S] bool, the last T of them asking.
 
     Returns [B, 1, T, S] bool. A padding token may see itself, since a row of the

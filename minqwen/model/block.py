@@ -3,21 +3,39 @@
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .attention import GatedAttention, causal_mask
+from .cache import KV, DeltaState
 from .deltanet import GatedDeltaNet
+from .forms import OptTensor
 from .moe import MLP, SparseMoE
 from .norm import RMSNorm
 from .rope import rope_angles
-from .shapes import FULL
+from .shapes import FULL, TextConfig
 from .taps import tap
+
+
+@dataclass
+class Context:
+    """What all layers of one call share: rotations, and who may look at whom.
+
+    cos, sin [B, T, R]; mask [B, 1, T, S] bool, or None for causal; real [B, T] bool,
+    False for padding, or None where there is none.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: OptTensor = None
+    real: OptTensor = None
 
 
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)). The mixer is attention or DeltaNet."""
 
-    def __init__(self, cfg, kind, layer=None):
+    def __init__(
+        self, cfg: TextConfig, kind: str, layer: int | str | None = None
+    ) -> None:
         super().__init__()
         D, eps = cfg.hidden_size, cfg.rms_norm_eps
         self.kind, self.layer = kind, layer
@@ -30,7 +48,9 @@ class Block(nn.Module):
         dense = not cfg.num_experts
         self.mlp = MLP(D, cfg.intermediate_size) if dense else SparseMoE(cfg, layer)
 
-    def forward(self, x, context, cache=None):
+    def forward(
+        self, x: Tensor, context: Context, cache: KV | DeltaState | None = None
+    ) -> Tensor:
         """x [B, T, D] -> [B, T, D]; `cache` is this layer's own part of it."""
         x = tap("resid_pre", self.layer, x=x)
         h = self.input_layernorm(x)
@@ -44,21 +64,13 @@ class Block(nn.Module):
         return tap("resid_post", self.layer, x=x)
 
 
-@dataclass
-class Context:
-    """What all layers of one call share: rotations, and who may look at whom.
-
-    cos, sin [B, T, R]; mask [B, 1, T, S] bool, or None for causal; real [B, T] bool,
-    False for padding, or None where there is none.
-    """
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-    mask: torch.Tensor | None = None
-    real: torch.Tensor | None = None
-
-
-def context_of(cfg, position_ids, S, real=None, seen=None):
+def context_of(
+    cfg: TextConfig,
+    position_ids: Tensor,
+    S: int,
+    real: OptTensor = None,
+    seen: OptTensor = None,
+) -> Context:
     """The Context of T tokens at position_ids [3, B, T], after which S have been seen.
 
     real [B, T] and seen [B, S] are False for padding, or None where there is none.

@@ -1,11 +1,14 @@
 """What a model remembers: a KV store that grows, and states that do not."""
 
 import copy
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
-from .shapes import FULL
+from .forms import Device, OptTensor
+from .shapes import FULL, TextConfig
 
 
 class KV:
@@ -14,20 +17,33 @@ class KV:
     k, v [B, Hkv, max_len, K]; the first `length` tokens are filled.
     """
 
-    def __init__(self, batch, heads, max_len, head_dim, dtype, device):
-        self.k = torch.zeros(
-            batch, heads, max_len, head_dim, dtype=dtype, device=device
-        )
+    def __init__(
+        self,
+        batch: int,
+        heads: int,
+        max_len: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: Device,
+    ) -> None:
+        shape = batch, heads, max_len, head_dim
+        self.k = torch.zeros(shape, dtype=dtype, device=device)
         self.v = torch.zeros_like(self.k)
         self.length = 0
 
-    def append(self, k, v):
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v [B, Hkv, T, K]; return all so far, [B, Hkv, S, K]."""
         end = self.length + k.shape[2]
         self.k[:, :, self.length : end] = k.detach()
         self.v[:, :, self.length : end] = v.detach()
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
+
+    def mark(self) -> int:
+        return self.length
+
+    def cut(self, mark: int | None) -> None:
+        self.length = mark or 0
 
 
 class DeltaState:
@@ -37,15 +53,26 @@ class DeltaState:
     state [B, H, K, V], fp32.
     """
 
-    def __init__(self, cfg, batch, dtype, device):
+    def __init__(
+        self, cfg: TextConfig, batch: int, dtype: torch.dtype, device: Device
+    ) -> None:
         W, H = cfg.linear_conv_kernel_dim, cfg.linear_num_value_heads
         shape = batch, H, cfg.linear_key_head_dim, cfg.linear_value_head_dim
         self.conv = torch.zeros(batch, W - 1, cfg.conv_dim, dtype=dtype, device=device)
         self.state = torch.zeros(shape, dtype=torch.float32, device=device)
 
-    def keep(self, conv, state):
+    def keep(self, conv: Tensor, state: Tensor) -> None:
         """Remember these from now on."""
         self.conv, self.state = conv, state
+
+    def mark(self) -> tuple[Tensor, Tensor]:
+        # NOTE: a recurrent state cannot be unwound, so going back needs a copy.
+        return self.conv.clone(), self.state.clone()
+
+    def cut(self, mark: tuple[Tensor, Tensor] | None) -> None:
+        if mark is None:
+            mark = torch.zeros_like(self.conv), torch.zeros_like(self.state)
+        self.conv, self.state = (old.clone() for old in mark)
 
 
 class Cache:
@@ -57,7 +84,14 @@ class Cache:
     through a cache.
     """
 
-    def __init__(self, cfg, batch, max_len, dtype, device="cpu"):
+    def __init__(
+        self,
+        cfg: TextConfig,
+        batch: int,
+        max_len: int,
+        dtype: torch.dtype,
+        device: Device = "cpu",
+    ) -> None:
         kv = (batch, cfg.num_key_value_heads, max_len, cfg.head_dim, dtype, device)
         self.layers = [
             KV(*kv) if kind == FULL else DeltaState(cfg, batch, dtype, device)
@@ -65,11 +99,15 @@ class Cache:
         ]
         self.mtp = KV(*kv) if cfg.mtp_num_hidden_layers else None
         self.batch, self.max_len, self.length = batch, max_len, 0
-        self.real = None
+        self.real: OptTensor = None
         self.next_position = torch.zeros(batch, dtype=torch.long, device=device)
-        self.marks = {}
+        self.marks: dict[int, tuple[list, Tensor]] = {}  # length: memories', positions
 
-    def expect(self, B, T):
+    def memories(self) -> list[KV | DeltaState]:
+        """Those of the layers, and of the draft head if there is one."""
+        return [*self.layers, *([self.mtp] if self.mtp else [])]
+
+    def expect(self, B: int, T: int) -> None:
         """InputError, before anything is changed, if B rows of T more do not fit."""
         if B != self.batch:
             raise InputError(
@@ -82,87 +120,69 @@ class Cache:
                 "needed; make it with new_cache(batch, max_len) and a larger max_len"
             )
 
-    def advance(self, real, T, next_position):
+    def advance(self, real: OptTensor, T: int, next_position: Tensor) -> OptTensor:
         """Note T more tokens; real [B, T] bool or None. Returns [B, length] or None."""
         if real is not None or self.real is not None:
-            new = self.next_position.new_ones(self.batch, T, dtype=torch.bool)
-            old = self.next_position.new_ones(self.batch, self.length, dtype=torch.bool)
-            self.real = torch.cat(
-                [
-                    old if self.real is None else self.real,
-                    new if real is None else real,
-                ],
-                1,
-            )
+            shape = self.batch, self.length + T
+            whole = torch.ones(shape, dtype=torch.bool, device=next_position.device)
+            if self.real is not None:
+                whole[:, : self.length] = self.real
+            if real is not None:
+                whole[:, self.length :] = real
+            self.real = whole
         self.length += T
         self.next_position = next_position
         return self.real
 
-    def mark(self):
-        """Remember this length, so that `cut` can come back to it.
+    def mark(self) -> None:
+        """Remember this length, so that `cut` can come back to it."""
+        kept = [memory.mark() for memory in self.memories()]
+        self.marks[self.length] = kept, self.next_position.clone()
 
-        A recurrent state cannot be unwound, so it is kept: one copy of all of them.
-        """
-        kept = [
-            (layer.conv.clone(), layer.state.clone())
-            for layer in self.layers
-            if isinstance(layer, DeltaState)
-        ]
-        drafted = self.mtp.length if self.mtp else 0
-        self.marks[self.length] = kept, self.next_position.clone(), drafted
-
-    def cut(self, length):
+    def cut(self, length: int) -> None:
         """Forget everything after `length` tokens, a length that was marked (or 0)."""
-        if length == 0:
-            kept = None
-            self.next_position = torch.zeros_like(self.next_position)
-            drafted = 0
-        elif length in self.marks:
-            kept, position, drafted = self.marks[length]
-            kept, self.next_position = iter(kept), position.clone()
-        else:
+        if length and length not in self.marks:
             raise InputError(
                 f"the cache cannot go back to length {length}: recurrent states were "
                 f"marked at {sorted(self.marks) or 'none'}; call mark() there first"
             )
-        for layer in self.layers:
-            if isinstance(layer, KV):
-                layer.length = length
-            elif kept is None:
-                layer.conv = torch.zeros_like(layer.conv)
-                layer.state = torch.zeros_like(layer.state)
-            else:
-                conv, state = next(kept)
-                layer.conv, layer.state = conv.clone(), state.clone()
-        if self.mtp:
-            self.mtp.length = drafted
-        self.length = length
+        kept: list[Any] = [None] * len(self.memories())
+        position = torch.zeros_like(self.next_position)
+        if length:
+            kept, position = self.marks[length]
+        for memory, mark in zip(self.memories(), kept, strict=True):
+            memory.cut(mark)
+        self.length, self.next_position = length, position.clone()
         self.real = self.real[:, :length] if self.real is not None and length else None
         self.marks = {n: mark for n, mark in self.marks.items() if n <= length}
 
-    def copy(self):
+    def copy(self) -> Self:
         """An independent cache with the same content."""
         return copy.deepcopy(self)
 
-    def to(self, device):
+    def to(self, device: Device) -> Self:
         """Move every tensor; returns self."""
-        for layer in [*self.layers, *([self.mtp] if self.mtp else [])]:
-            for name, value in vars(layer).items():
-                if torch.is_tensor(value):
-                    setattr(layer, name, value.to(device))
-        self.real = None if self.real is None else self.real.to(device)
-        self.next_position = self.next_position.to(device)
-        for n, (kept, position, drafted) in self.marks.items():
-            moved = [(conv.to(device), state.to(device)) for conv, state in kept]
-            self.marks[n] = moved, position.to(device), drafted
+        for holder in (self, *self.memories()):
+            for name, value in vars(holder).items():
+                setattr(holder, name, _moved(value, device))
         return self
 
-    def num_bytes(self):
+    def num_bytes(self) -> dict[str, int]:
         """Bytes of KV store (as allocated) and of recurrent memory: {"kv", "state"}."""
         size = {"kv": 0, "state": 0}
-        for layer in [*self.layers, *([self.mtp] if self.mtp else [])]:
+        for layer in self.memories():
             part = "kv" if isinstance(layer, KV) else "state"
-            size[part] += sum(
-                t.nbytes for t in vars(layer).values() if torch.is_tensor(t)
-            )
+            tensors = (x for x in vars(layer).values() if isinstance(x, Tensor))
+            size[part] += sum(x.nbytes for x in tensors)
         return size
+
+
+def _moved(value: Any, device: Device) -> Any:
+    """The same, with every tensor in it on that device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, list | tuple):
+        return type(value)(_moved(each, device) for each in value)
+    if isinstance(value, dict):
+        return {key: _moved(each, device) for key, each in value.items()}
+    return value

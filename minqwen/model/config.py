@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..files import read_json, read_whole
 from . import family
@@ -33,12 +34,10 @@ class Config:
         return cls.from_dict(family.named(name), source=f"Config.named({name!r})")
 
     @classmethod
-    def from_json(cls, path) -> "Config":
+    def from_json(cls, path: str | Path) -> "Config":
         """Read config.json (the file, or the folder that holds it)."""
-        path = Path(path)
-        path = path / "config.json" if path.is_dir() else path
-        values = read_json(read_whole(path), str(path))
-        return cls.from_dict(values, source=str(path))
+        file = Path(path, "config.json") if Path(path).is_dir() else Path(path)
+        return cls.from_dict(read_json(read_whole(file), str(file)), source=str(file))
 
     @classmethod
     def from_dict(cls, values: dict, source: str = "config.json") -> "Config":
@@ -49,9 +48,9 @@ class Config:
         """The content of a config.json that this project and transformers both read."""
         return family.unparse(self)
 
-    def replace(self, **changes) -> "Config":
+    def replace(self, **changes: Any) -> "Config":
         """A copy with other text numbers; InputError if they clash."""
         text = dataclasses.replace(self.text, **changes)
         changed = dataclasses.replace(self, text=text)
-        family.check(changed, "Config.replace")
+        family.contradictions(changed, "Config.replace")
         return changed

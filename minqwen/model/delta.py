@@ -10,36 +10,43 @@ They give the same answer; which is faster depends on T and the machine.
 """
 
 import torch
+from torch import Tensor
 
-from .forms import operation
+from .forms import OptTensor, operation
 
 
-def delta_step(q, k, v, *, g, beta, state):
+def delta_step(
+    q: Tensor, k: Tensor, v: Tensor, *, g: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """One token of the gated delta rule (Yang et al., arXiv 2412.06464).
 
         S <- exp(g) S          forget
         e  = beta (v - S^T k)  what the memory gets wrong about k
         S <- S + k e^T         correct it
-        o  = S^T q             read, after the write
+        o  = S^T q             read
 
     q, k [B, H, K]; v [B, H, V]; g, beta [B, H] with g <= 0, 0 < beta < 1;
     state [B, H, K, V], fp32. Returns o [B, H, V] and the new state.
     """
     state = state * g.exp()[..., None, None]
+    # NOTE: the error is taken against what decay has left, not what was there before.
     read = (state * k[..., None]).sum(-2)  # [B, H, V]
     error = beta[..., None] * (v - read)
     state = state + k[..., None] * error[..., None, :]
+    # NOTE: read after the write, so a token sees what it has just written.
     return (state * q[..., None]).sum(-2), state
 
 
-def delta_recurrent(q, k, v, *, g, beta, state=None):
+def delta_recurrent(
+    q: Tensor, k: Tensor, v: Tensor, *, g: Tensor, beta: Tensor, state: OptTensor = None
+) -> tuple[Tensor, Tensor]:
     """The rule token by token: the form to trust, and the one used for a single token.
 
     q, k [B, T, Hk, K]; v [B, T, H, V]; g, beta [B, T, H]; state [B, H, K, V] or None
-    for zeros. H is a multiple of Hk: value head h reads key head h // (H / Hk).
-    All fp32. Returns o [B, T, H, V] and the last state.
+    for zeros; H is a multiple of Hk. All fp32. Returns o [B, T, H, V], the last state.
     """
     B, T, H, V = v.shape
+    # NOTE: value head h reads key head h // (H / Hk); not h mod Hk.
     q, k = (x.repeat_interleave(H // x.shape[2], dim=2) for x in (q, k))
     if state is None:
         state = v.new_zeros(B, H, k.shape[-1], V)
@@ -52,7 +59,16 @@ def delta_recurrent(q, k, v, *, g, beta, state=None):
     return torch.stack(outputs, dim=1), state
 
 
-def delta_chunked(q, k, v, *, g, beta, state=None, chunk=64):
+def delta_chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    g: Tensor,
+    beta: Tensor,
+    state: OptTensor = None,
+    chunk: int = 64,
+) -> tuple[Tensor, Tensor]:
     """The rule a chunk at a time: the errors of a chunk solve one triangular system.
 
     Error i needs the errors before it: e_i = beta_i (v_i - decayed S^T k_i
@@ -88,7 +104,9 @@ def delta_chunked(q, k, v, *, g, beta, state=None, chunk=64):
 
 
 @operation
-def delta_rule(q, k, v, *, g, beta, state=None):
+def delta_rule(
+    q: Tensor, k: Tensor, v: Tensor, *, g: Tensor, beta: Tensor, state: OptTensor = None
+) -> tuple[Tensor, Tensor]:
     """The rule as the layers call it. Shapes and result as `delta_recurrent`."""
     if q.shape[1] == 1:
         return delta_recurrent(q, k, v, g=g, beta=beta, state=state)
@@ -97,7 +115,9 @@ def delta_rule(q, k, v, *, g, beta, state=None):
     return delta_chunked(q, k, v, g=g, beta=beta, state=state, chunk=chunk)
 
 
-def _chunks(q, k, v, g, beta, Hk, chunk):
+def _chunks(
+    q: Tensor, k: Tensor, v: Tensor, g: Tensor, beta: Tensor, Hk: int, chunk: int
+) -> list[Tensor]:
     """Zero-pad T to whole chunks (which changes nothing) and bring heads forward.
 
     Keys stay one per key head, [B, Hk, 1, n, C, K]; the R value heads that share
@@ -105,15 +125,9 @@ def _chunks(q, k, v, g, beta, Hk, chunk):
     """
     pad = -v.shape[1] % chunk
 
-    def split(x, heads):
+    def split(x: Tensor) -> Tensor:
         x = torch.nn.functional.pad(x, (0, 0) * (x.dim() - 2) + (0, pad))
-        x = x.unflatten(2, heads).unflatten(1, (-1, chunk))  # [B, n, C, Hk, R, ...]
+        x = x.unflatten(2, (Hk, -1)).unflatten(1, (-1, chunk))  # [B, n, C, Hk, R, ...]
         return x.movedim((3, 4), (1, 2))  # [B, Hk, R, n, C, ...]
 
-    return [
-        split(q, (Hk, 1)),
-        split(k, (Hk, 1)),
-        split(v, (Hk, -1)),
-        split(g, (Hk, -1)),
-        split(beta, (Hk, -1)),
-    ]
+    return [split(x) for x in (q, k, v, g, beta)]

@@ -20,22 +20,28 @@ or none that fits the call, the reference runs.
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from .taps import listening
 
-_kinds = {"auto": (None, ""), "torch": (None, "")}  # kind -> (check, when): see below
-_table: dict[str, dict] = {}  # operation -> {kind: Form}
-_chosen = ContextVar("kernels", default=None)
+OptTensor = Tensor | None
+Device = torch.device | str
+Function = TypeVar("Function", bound=Callable)
+
+# kind -> (check, when), as `register_kind` has them; operation -> {kind: Form}
+_kinds: dict[str, tuple] = {"auto": (None, ""), "torch": (None, "")}
+_table: dict[str, dict] = {}
+_chosen: ContextVar[str | None] = ContextVar("kernels", default=None)
 
 
 @dataclass
@@ -50,11 +56,12 @@ class Form:
     fits: Callable = lambda *args: True
     auto: Callable = lambda *args: False
 
-    def load(self):
-        if isinstance(self.function, str):
-            module, name = self.function.split(":")
-            self.function = getattr(importlib.import_module(module), name)
-        return self.function
+    def load(self) -> Callable:
+        function = self.function
+        if isinstance(function, str):
+            module, name = function.split(":")
+            self.function = function = getattr(importlib.import_module(module), name)
+        return function
 
 
 class Stored(nn.Module):
@@ -64,38 +71,39 @@ class Stored(nn.Module):
     `embed` or `experts` that take it; `shape` and `dtype` are those it stands for.
     """
 
-    def __init__(self, form, shape, dtype):
+    def __init__(self, form: str, shape: Sequence[int], dtype: torch.dtype) -> None:
         super().__init__()
         self.form, self.shape, self.dtype = form, torch.Size(shape), dtype
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def take_place(self, owner, name):
+    def take_place(self, owner: nn.Module, name: str) -> None:
         """Become `owner.name`, a parameter until now."""
         delattr(owner, name)
         setattr(owner, name, self)
 
 
-def operation(reference):
+def operation(reference: Function) -> Function:
     """Let other forms of a function run in its place, as the table and `using` say."""
     forms = _table.setdefault(reference.__name__, {})
 
     @wraps(reference)
-    def run(x, *args, **kwargs):
+    def run(x: Any, *args: Any, **kwargs: Any) -> Any:
         form = None if torch.compiler.is_compiling() else _choose(forms, x, *args)
         return (form or reference)(x, *args, **kwargs)
 
-    run.reference = reference
-    return run
+    return cast(Function, run)
 
 
-def register(name, kind, function, **conditions):
+def register(
+    name: str, kind: str, function: Callable | str, **conditions: Callable
+) -> None:
     """Put a Form of an operation, or of the whole model, into the table."""
     _table.setdefault(name, {})[kind] = Form(function, **conditions)
 
 
-def register_kind(kind, check=None, when=""):
+def register_kind(kind: str, check: Callable | None = None, when: str = "") -> None:
     """Let a kind be asked for; check() raises InputError where it cannot run.
 
     `when` says for people when "auto" takes it; empty if it never does.
@@ -103,22 +111,22 @@ def register_kind(kind, check=None, when=""):
     _kinds[kind] = check, when
 
 
-def chosen(name, *args):
+def chosen(name: str, *args: Any) -> Callable | None:
     """The form that a call with these first arguments takes; None for the reference."""
     return _choose(_table[name], *args)
 
 
-def _choose(forms, *args):
+def _choose(forms: dict[str, Form], *args: Any) -> Callable | None:
     if isinstance(args[-1], Stored):
         return forms[args[-1].form].load()
     kind = wanted()
     if kind == "auto":
-        kind = next((k for k, form in forms.items() if form.auto(*args)), None)
+        kind = next((k for k, form in forms.items() if form.auto(*args)), "torch")
     form = forms.get(kind)
     return form.load() if form and form.fits(*args) else None
 
 
-def whole(name, model, cache, tokens):
+def whole(name: str, model: Any, cache: Any, tokens: int) -> Callable | None:
     """The form "step" or "read" of a model for so many tokens, or None: itself."""
     if listening(model):
         return None
@@ -128,7 +136,7 @@ def whole(name, model, cache, tokens):
 
 
 @contextmanager
-def using(kind):
+def using(kind: str) -> Iterator[None]:
     """Within the block this kind is taken; "auto" leaves it to the block outside."""
     token = _chosen.set(known(kind) if kind != "auto" else wanted())
     try:
@@ -137,12 +145,12 @@ def using(kind):
         _chosen.reset(token)
 
 
-def wanted():
+def wanted() -> str:
     """The kind that was asked for: by a block, by MINQWEN_KERNELS, or "auto"."""
     return _chosen.get() or known(os.environ.get("MINQWEN_KERNELS", "auto"))
 
 
-def known(kind):
+def known(kind: str) -> str:
     """The kind itself; InputError where there is none of that name, or no library."""
     if kind not in _kinds:
         raise InputError(f"kernels={kind!r} is not one of {', '.join(_kinds)}")
@@ -152,7 +160,7 @@ def known(kind):
     return kind
 
 
-def runs(kind):
+def runs(kind: str) -> bool:
     """Can this machine run a kind?"""
     try:
         return bool(known(kind))
@@ -160,7 +168,7 @@ def runs(kind):
         return False
 
 
-def available():
+def available_kinds() -> str:
     """What `minqwen info` says of the kinds that may be taken here."""
     if wanted() != "auto":
         return f"{wanted()} (MINQWEN_KERNELS)"
@@ -172,13 +180,13 @@ def available():
 
 
 @operation
-def linear(x, weight):
+def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., in] times weight [out, in] transposed: [..., out]."""
     return F.linear(x, weight)
 
 
 @operation
-def embed(ids, weight):
+def embed(ids: Tensor, weight: Tensor) -> Tensor:
     """The rows `ids` [...] of weight [vocab, D]: [..., D]."""
     return F.embedding(ids, weight)
 
@@ -186,17 +194,17 @@ def embed(ids, weight):
 class Linear(nn.Linear):
     """nn.Linear without a bias, whose weight may be Stored."""
 
-    def __init__(self, in_features, out_features):
+    def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight)
 
 
 class Embedding(nn.Embedding):
     """nn.Embedding, whose weight may be Stored."""
 
-    def forward(self, ids):
+    def forward(self, ids: Tensor) -> Tensor:
         return embed(ids, self.weight)
 
 

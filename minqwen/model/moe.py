@@ -2,70 +2,68 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .forms import Linear, linear, operation
+from .shapes import TextConfig
 from .taps import tap
 
 
 class MLP(nn.Module):
     """SwiGLU: down(silu(gate x) * up x). x [..., D] -> [..., D]."""
 
-    def __init__(self, dim, width):
+    def __init__(self, dim: int, width: int) -> None:
         super().__init__()
         self.gate_proj = Linear(dim, width)
         self.up_proj = Linear(dim, width)
         self.down_proj = Linear(width, dim)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Router(nn.Module):
     """Which experts, and how much of each: the `mlp.gate` of the checkpoint."""
 
-    def __init__(self, dim, num_experts, top_k):
+    def __init__(self, dim: int, num_experts: int, top_k: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, dim))
         self.top_k = top_k
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [N, D] -> weights, ids [N, top_k] as of `route`, logits [N, E]."""
         logits = linear(x, self.weight)
         return *route(logits, self.top_k), logits
 
 
 @operation
-def route(logits, top_k):
-    """logits [N, E] -> weights [N, top_k] summing to one, ids [N, top_k].
+def route(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """logits [N, E] -> weights [N, top_k] summing to one, ids [N, top_k], best first.
 
-    Softmax over all experts, then the largest, then divided by their sum, in fp32.
-    It is the softmax of the winners alone. The best expert comes first.
+    In all, the softmax of the winners alone.
     """
+    # NOTE: softmax over all experts, then the largest, then divided by their sum: fp32.
     weights, ids = logits.softmax(-1, dtype=torch.float32).topk(top_k, dim=-1)
     weights = weights / weights.sum(-1, keepdim=True)
     return weights.to(logits.dtype), ids
 
 
 class Experts(nn.Module):
-    """All experts of a layer in two tensors.
+    """All experts of a layer in two tensors: [E, 2 I, D] and [E, D, I]."""
 
-    `gate_up_proj` [E, 2 I, D]: an expert's gate rows, then its up rows;
-    `down_proj` [E, D, I].
-    """
-
-    def __init__(self, dim, num_experts, width):
+    def __init__(self, dim: int, num_experts: int, width: int) -> None:
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * width, dim))
         self.down_proj = nn.Parameter(torch.empty(num_experts, dim, width))
 
-    def forward(self, x, weights, ids):
-        """x [N, D]; weights, ids [N, top_k] -> [N, D]: see `experts`."""
+    def forward(self, x: Tensor, weights: Tensor, ids: Tensor) -> Tensor:
         return experts(x, weights, ids, self.gate_up_proj, self.down_proj)
 
 
 @operation
-def experts(x, weights, ids, gate_up_proj, down_proj):
+def experts(
+    x: Tensor, weights: Tensor, ids: Tensor, gate_up_proj: Tensor, down_proj: Tensor
+) -> Tensor:
     """sum_k weights_k expert_k(x), tokens sorted by expert. x [N, D] -> [N, D].
 
     weights, ids [N, top_k]; gate_up_proj [E, 2 I, D]; down_proj [E, D, I].
@@ -75,13 +73,14 @@ def experts(x, weights, ids, gate_up_proj, down_proj):
     count = flat.new_zeros(len(down_proj)).scatter_add_(0, flat, torch.ones_like(flat))
     ends = count.cumsum(0)
     h = x.index_select(0, order // ids.shape[1])  # [N * top_k, D], x once a choice
+    # NOTE: of an expert's 2 I rows the gate's come first, then up's.
     gate, up = grouped_linear(h, gate_up_proj, ends).chunk(2, dim=-1)
     h = grouped_linear(F.silu(gate) * up, down_proj, ends)
     h = h.index_select(0, order.argsort()).view(*ids.shape, -1)  # [N, top_k, D]
     return (h * weights[..., None]).sum(1)
 
 
-def grouped_linear(x, weight, ends):
+def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """Rows ends[e-1]:ends[e] of x times weight[e]^T. x [M, in]; weight [E, out, in].
 
     One grouped product where the library has one for these widths (rows of whole 16
@@ -107,7 +106,7 @@ def grouped_linear(x, weight, ends):
 class SparseMoE(nn.Module):
     """Routed experts, plus one expert every token uses, scaled by a gate of its own."""
 
-    def __init__(self, cfg, layer=None):
+    def __init__(self, cfg: TextConfig, layer: int | str | None = None) -> None:
         super().__init__()
         self.layer = layer
         D, E = cfg.hidden_size, cfg.num_experts
@@ -116,20 +115,19 @@ class SparseMoE(nn.Module):
         self.shared_expert = MLP(D, cfg.shared_expert_intermediate_size)
         self.shared_expert_gate = Linear(D, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """x [B, T, D] -> [B, T, D]."""
         rows = x.flatten(0, 1)  # [N, D]
         weights, ids, logits = self.gate(rows)
-        weights, ids, _ = tap(
-            "router", self.layer, weights=weights, ids=ids, logits=logits
-        )
+        chosen = tap("router", self.layer, weights=weights, ids=ids, logits=logits)
+        weights, ids, _ = chosen
         routed = self.experts(rows, weights, ids)
         opening = tap("shared_gate", self.layer, logit=self.shared_expert_gate(rows))
         shared = opening.sigmoid() * self.shared_expert(rows)
         return (routed + shared).view_as(x)
 
 
-def balance_loss(logits, ids):
+def balance_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """How unevenly a layer's experts are used: top_k when even, up to E when not.
 
     E * sum_e (share of tokens that chose e) * (mean probability of e), from the Switch

@@ -2,23 +2,20 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from .forms import operation
 
 
-def l2norm(x):
-    """x / |x| over the last axis, in fp32: x * rsqrt(sum(x^2) + 1e-6).
-
-    The 1e-6 is added to the sum, not to the mean: it keeps a padded, all-zero token
-    at zero. x [..., K], any dtype; returns fp32.
-    """
+def l2norm(x: Tensor) -> Tensor:
+    """x / |x| over the last axis. x [..., K], any dtype; returns fp32."""
     x = x.float()
+    # NOTE: 1e-6 is added to the sum, not to the mean; all-zero padding stays zero.
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
 @operation
-def rms_norm(x, weight, eps):
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = x * rsqrt(mean(x^2) + eps) * (1 + w), all in fp32, cast back at the end.
 
     x [..., D]; weight [D]. Returns x's shape and dtype.
@@ -30,11 +27,11 @@ def rms_norm(x, weight, eps):
 
 
 @operation
-def gated_rms_norm(x, z, weight, eps):
+def gated_rms_norm(x: Tensor, z: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = x * rsqrt(mean(x^2) + eps) * w * silu(z). x, z [..., V]; gives z's dtype."""
     y = x.float()
     y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + eps)
-    y = weight * y.to(z.dtype)  # NOTE: w alone here, no 1 +
+    y = weight * y.to(z.dtype)  # NOTE: w alone here, no 1 +; and rounded before it
     return (y * F.silu(z.float())).to(z.dtype)
 
 
@@ -45,26 +42,25 @@ class RMSNorm(nn.Module):
     weight decay pulls the gain to 1 and not to 0. x [..., D]; weight [D], 0 at first.
     """
 
-    def __init__(self, dim, eps=1e-6):
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(dim))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)
 
 
 class GatedRMSNorm(nn.Module):
-    """`gated_rms_norm` and its weight: the one norm with a plain gain.
+    """`gated_rms_norm` and its weight, on each head's output of the delta rule.
 
-    Used on the output of the delta rule only, per head. x, z [..., V]; weight [V],
-    1 at first, and fp32 on disk and in memory. Returns z's dtype.
+    weight [V], 1 at first, and fp32 on disk and in memory.
     """
 
-    def __init__(self, dim, eps=1e-6):
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
-    def forward(self, x, z):
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return gated_rms_norm(x, z, self.weight, self.eps)

@@ -1,20 +1,23 @@
 """The whole model: embedding, early fusion, blocks, output head."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
-from .block import Block, context_of
+from .block import Block, Context, context_of
 from .cache import Cache
 from .config import Config
 from .deltanet import GatedDeltaNet
-from .forms import Embedding, Linear, Stored, linear, using
+from .forms import Embedding, Linear, OptTensor, Stored, linear, using
 from .moe import Experts, Router
 from .mtp import Drafter
 from .norm import RMSNorm
 from .rope import positions
+from .shapes import TextConfig
 from .taps import hearing, tap
 from .vision import VisionTower
 
@@ -24,7 +27,7 @@ FP32 = ("A_log", "linear_attn.norm.weight")  # stay fp32 whatever the rest is ca
 class LanguageModel(nn.Module):
     """`model.language_model`: token embedding, blocks, final norm."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: TextConfig) -> None:
         super().__init__()
         self.cfg = cfg
         self.embed_tokens = Embedding(cfg.vocab_size, cfg.hidden_size)
@@ -33,14 +36,16 @@ class LanguageModel(nn.Module):
         )
         self.norm = RMSNorm(cfg.hidden_size, cfg.rms_norm_eps)
 
-    def embed(self, input_ids):
+    def embed(self, input_ids: Tensor) -> Tensor:
         """Ids [B, T] -> [B, T, D]; InputError for an id outside the vocabulary."""
         # Only on the CPU: to look at ids on a GPU would wait for it.
         if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():
             check_ids(input_ids, self.cfg.vocab_size)
         return self.embed_tokens(input_ids)
 
-    def forward(self, x, context, cache=None):
+    def forward(
+        self, x: Tensor, context: Context, cache: Cache | None = None
+    ) -> Tensor:
         """Embeddings x [B, T, D] -> the states behind the logits, [B, T, D]."""
         for i, block in enumerate(self.layers):
             x = block(x, context, None if cache is None else cache.layers[i])
@@ -50,7 +55,7 @@ class LanguageModel(nn.Module):
 class Multimodal(nn.Module):
     """`model`: all of a checkpoint but its output head."""
 
-    def __init__(self, cfg):
+    def __init__(self, cfg: Config) -> None:
         super().__init__()
         self.cfg = cfg
         self.language_model = LanguageModel(cfg.text)
@@ -58,9 +63,16 @@ class Multimodal(nn.Module):
             self.visual = VisionTower(cfg.vision)
 
     def forward(
-        self, input_ids, attention_mask=None, pixel_values=None, image_grid_thw=None,
-        pixel_values_videos=None, video_grid_thw=None, position_ids=None, cache=None,
-    ):  # fmt: skip
+        self,
+        input_ids: Tensor,
+        attention_mask: OptTensor = None,
+        pixel_values: OptTensor = None,
+        image_grid_thw: OptTensor = None,
+        pixel_values_videos: OptTensor = None,
+        video_grid_thw: OptTensor = None,
+        position_ids: OptTensor = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """The states behind the logits: [B, T, D], after the final norm.
 
         input_ids [B, T]; attention_mask [B, T] (or [B, tokens so far + T]), 0 for left
@@ -69,13 +81,8 @@ class Multimodal(nn.Module):
         [3, B, T], found from the rest if not given. With a cache, the tokens follow
         those it holds. Raises InputError when placeholders and pictures differ.
         """
-        past, (B, T) = 0, input_ids.shape
-        if cache is not None:
-            past = cache.length
-            cache.expect(B, T)
-        real = real_tokens(attention_mask, T, past)
-        if past and real is not None and (cache.next_position[~real[:, 0]] > 0).any():
-            raise InputError("padding cannot follow tokens that the cache holds")
+        B, T = input_ids.shape
+        real = real_tokens(attention_mask, B, T, cache)
         pictures = {
             "image": (pixel_values, image_grid_thw),
             "video": (pixel_values_videos, video_grid_thw),
@@ -84,32 +91,38 @@ class Multimodal(nn.Module):
             "tokens", input_ids=input_ids, real=real, pictures=pictures, cache=cache
         )
         x = self.language_model.embed(input_ids)
-        for kind, (pixels, grid_thw) in pictures.items():
-            x = self.fuse(x, input_ids, kind, pixels, grid_thw)
+        for kind, (pixels, grid) in pictures.items():
+            x = self.fuse(x, input_ids, kind, pixels, grid)
         if position_ids is None:
-            grids = [grid_thw for _, grid_thw in pictures.values()]
+            grids = [grid for _, grid in pictures.values()]
             position_ids, after = self.place(input_ids, real, cache, *grids)
         else:
             after = position_ids.amax(dim=(0, 2)) + 1
         seen = real if cache is None else cache.advance(real, T, after)
-        context = context_of(self.cfg.text, position_ids, past + T, real, seen)
+        S = T if cache is None else cache.length
+        context = context_of(self.cfg.text, position_ids, S, real, seen)
         return self.language_model(x, context, cache)
 
-    def fuse(self, x, input_ids, kind, pixel_values, grid_thw):
+    def fuse(
+        self,
+        x: Tensor,
+        input_ids: Tensor,
+        kind: str,
+        pixels: OptTensor,
+        grid: OptTensor,
+    ) -> Tensor:
         """Early fusion: the tower's outputs take the rows of their placeholders."""
-        if pixel_values is None:
-            if grid_thw is not None:
+        if pixels is None:
+            if grid is not None:
                 raise InputError(f"{kind}_grid_thw is given without its pixel values")
             return x
-        if grid_thw is None:
+        if grid is None:
             raise InputError(f"pixel values of {kind}s come without {kind}_grid_thw")
         token = getattr(self.cfg, f"{kind}_token_id")
         if token is None:
-            raise InputError(
-                f"this checkpoint has no vision tower; leave the {kind}s out"
-            )
+            raise InputError(f"the checkpoint has no vision tower; omit the {kind}s")
         places = input_ids == token
-        features = self.visual(pixel_values, grid_thw)  # [N / 4, D]
+        features = self.visual(pixels, grid)  # [N / 4, D]
         if places.sum() != len(features):
             raise InputError(
                 f"the prompt has {int(places.sum())} {kind} placeholders (id {token}) "
@@ -117,7 +130,9 @@ class Multimodal(nn.Module):
             )
         return x.masked_scatter(places[..., None], features.to(x.dtype))
 
-    def place(self, input_ids, real, cache, *grids):
+    def place(
+        self, input_ids: Tensor, real: OptTensor, cache: Cache | None, *grids: OptTensor
+    ) -> tuple[Tensor, Tensor]:
         """`positions` of a call's tokens, going on where the cache's rows stand."""
         if real is None:
             real = torch.ones_like(input_ids, dtype=torch.bool)
@@ -132,11 +147,11 @@ class Qwen(nn.Module):
     Random at first, as a model before training is; nothing is drawn on the meta device.
     """
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config) -> None:
         super().__init__()
         self.cfg = cfg
         self.kernels = "auto"  # the kind of forms that its calls take, see forms.py
-        self.listeners = {}  # to its taps, for good: {name: function}
+        self.listeners: dict[str, Callable] = {}  # to its taps, for good
         self.ranks = 1  # processes that share it, see part.py
         self.model = Multimodal(cfg)
         if not cfg.tie_word_embeddings:
@@ -146,29 +161,30 @@ class Qwen(nn.Module):
         if not next(self.parameters()).is_meta:
             initialise(self)
 
-    def forward(self, input_ids, *others, last_only=False, **named):
+    def forward(
+        self, input_ids: Tensor, *others: Any, last_only: bool = False, **named: Any
+    ) -> Tensor:
         """Logits [B, T, vocab], or [B, 1, vocab] of the last token with `last_only`.
 
-        The other arguments are those of `Multimodal.forward`: attention_mask,
-        pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, position_ids
-        and cache.
+        The other arguments are those of `Multimodal.forward`.
         """
         with self.calling():
             hidden = self.model(input_ids, *others, **named)
+            # NOTE: cut before the head: a row of logits is 60 times a state's (397B).
             return self.logits(hidden[:, -1:] if last_only else hidden)
 
-    def hidden(self, input_ids, *others, **named):
+    def hidden(self, input_ids: Tensor, *others: Any, **named: Any) -> Tensor:
         """The states behind the logits: [B, T, D], after the final norm."""
         with self.calling():
             return self.model(input_ids, *others, **named)
 
-    def logits(self, hidden):
+    def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., vocab]; a tied model reads its embedding backwards."""
         if self.cfg.tie_word_embeddings:
             return linear(hidden, self.model.language_model.embed_tokens.weight)
         return self.lm_head(hidden)
 
-    def to(self, *args, **kwargs):
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """As nn.Module.to, but no cast rounds what FP32 names, here as in the files."""
         islands = {n: p.data for n, p in self.named_parameters() if n.endswith(FP32)}
         super().to(*args, **kwargs)
@@ -177,23 +193,23 @@ class Qwen(nn.Module):
             p.data = old.to(p.device)
         return self
 
-    def half(self):
+    def half(self) -> Self:
         return self.to(torch.float16)
 
-    def bfloat16(self):
+    def bfloat16(self) -> Self:
         return self.to(torch.bfloat16)
 
     @property
-    def device(self):
+    def device(self) -> torch.device:
         return self.model.language_model.norm.weight.device
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
         """Of all but the fp32 islands: A_log and the gated norms."""
         return self.model.language_model.norm.weight.dtype
 
     @contextmanager
-    def calling(self):
+    def calling(self) -> Iterator[None]:
         """A block in which this model's kernels are taken and its listeners hear."""
         if torch.compiler.is_compiling():  # which traces the reference forms alone
             yield
@@ -201,7 +217,14 @@ class Qwen(nn.Module):
         with using(self.kernels), hearing(self):
             yield
 
-    def draft(self, hidden, next_ids, position_ids=None, cache=None, last_only=False):
+    def draft(
+        self,
+        hidden: Tensor,
+        next_ids: Tensor,
+        position_ids: OptTensor = None,
+        cache: Cache | None = None,
+        last_only: bool = False,
+    ) -> tuple[Tensor, Tensor]:
         """The MTP head: with the state of token t and token t+1, guess token t+2.
 
         hidden [B, T, D] from `hidden` or from this method; next_ids [B, T], each
@@ -210,9 +233,7 @@ class Qwen(nn.Module):
         [3, B, T] say otherwise.
         """
         if not hasattr(self, "mtp"):
-            raise InputError(
-                "this model has no multi-token-prediction head; use draft=0"
-            )
+            raise InputError("the model has no multi-token head; use draft=0")
         T, memory = hidden.shape[1], None if cache is None else cache.mtp
         past = 0 if memory is None else memory.length
         if position_ids is None:
@@ -224,17 +245,18 @@ class Qwen(nn.Module):
             states = self.mtp(embeds, hidden, context, memory)
             return self.logits(states[:, -1:] if last_only else states), states
 
-    def new_cache(self, batch, max_len):
+    def new_cache(self, batch: int, max_len: int) -> Cache:
         """An empty Cache for `batch` rows of up to `max_len` tokens."""
         return Cache(self.cfg.text, batch, max_len, self.dtype, self.device)
 
-    def num_parameters(self):
+    def num_parameters(self) -> dict[str, int]:
         """Counts by part; `active` are those one text token passes through."""
         count = {"text": 0, "vision": 0, "mtp": 0}
-        stored = ((n, m) for n, m in self.named_modules() if isinstance(m, Stored))
-        for name, p in [*self.named_parameters(), *stored]:
-            part = "vision" if name.startswith("model.visual") else name.split(".")[0]
-            count[part if part in count else "text"] += p.shape.numel()
+        for name, p in [*self.named_parameters(), *self.named_modules()]:
+            if isinstance(p, nn.Parameter | Stored):
+                vision, part = name.startswith("model.visual"), name.split(".")[0]
+                part = "vision" if vision else part if part in count else "text"
+                count[part] += p.shape.numel()
         idle, t = 0, self.cfg.text
         if t.num_experts:
             one = 3 * t.hidden_size * t.moe_intermediate_size
@@ -242,7 +264,7 @@ class Qwen(nn.Module):
         return count | {"total": sum(count.values()), "active": count["text"] - idle}
 
 
-def check_ids(ids, vocab_size):
+def check_ids(ids: Tensor, vocab_size: int) -> None:
     """InputError for an id outside the vocabulary."""
     low, high = ids.aminmax() if ids.numel() else (0, 0)
     if low < 0 or high >= vocab_size:
@@ -252,37 +274,43 @@ def check_ids(ids, vocab_size):
         )
 
 
-def real_tokens(attention_mask, T, past):
+def real_tokens(mask: OptTensor, B: int, T: int, cache: Cache | None) -> OptTensor:
     """A 0/1 mask [B, T] or [B, past + T] -> bool [B, T], or None without padding."""
-    if attention_mask is None:
+    past = 0
+    if cache is not None:
+        cache.expect(B, T)
+        past = cache.length
+    if mask is None:
         return None
-    if attention_mask.shape[1] not in (T, past + T):
+    if mask.shape[1] not in (T, past + T):
         raise InputError(
-            f"attention_mask covers {attention_mask.shape[1]} tokens; expected {T}"
+            f"attention_mask covers {mask.shape[1]} tokens; expected {T}"
             + (f", or {past + T} with those in the cache" if past else "")
         )
-    real = attention_mask[:, -T:].bool()
+    real = mask[:, -T:].bool()
     if (real[:, :-1] & ~real[:, 1:]).any():
         raise InputError(
             "attention_mask has padding after a token; pad on the left, since what "
             "follows a token changes the states it leaves"
         )
+    if cache is not None and past and (cache.next_position[~real[:, 0]] > 0).any():
+        raise InputError("padding cannot follow tokens that the cache holds")
     return None if real.all() else real
 
 
 @torch.no_grad()
-def initialise(model):
+def initialise(model: Qwen) -> None:
     """Weights before training: N(0, 0.02), norms neutral, rates log U(0.01, 16)."""
     cfg = model.cfg
+    plain = nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv3d | Router
     for name, module in model.named_modules():
         part = cfg.vision if name.startswith("model.visual.") else cfg.text
         std = part.initializer_range
-        if isinstance(
-            module, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv3d | Router
-        ):
+        if isinstance(module, plain):
             module.weight.normal_(0, std)
-            if getattr(module, "bias", None) is not None:
-                module.bias.zero_()
+            bias = getattr(module, "bias", None)
+            if bias is not None:
+                bias.zero_()
         elif isinstance(module, Experts):
             module.gate_up_proj.normal_(0, std)
             module.down_proj.normal_(0, std)

@@ -2,19 +2,24 @@
 
 A text token stands at one position. A token of a picture stands at three: its frame,
 its row and its column. Each pair of rotated dimensions listens to one of the three
-axes, dealt out in turn (T H W T H W ...), so text, where the three agree, is rotated
-as by ordinary RoPE.
+axes, so text, where the three agree, is rotated as by ordinary RoPE.
 """
 
 import math
-from itertools import groupby
+from collections.abc import Iterator
+from itertools import groupby, zip_longest
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
+from .config import Config
+from .shapes import RopeConfig
 
 
-def inverse_frequencies(rope, head_dim, device=None):
+def inverse_frequencies(
+    rope: RopeConfig, head_dim: int, device: torch.device | None = None
+) -> tuple[Tensor, float]:
     """Radians a position, one per rotated pair: theta^(-2i/dim), YaRN-scaled if asked.
 
     Returns ([pairs] fp32, the factor by which YaRN scales cos and sin). YaRN (Peng et
@@ -27,7 +32,8 @@ def inverse_frequencies(rope, head_dim, device=None):
     if rope.rope_type == "default":
         return inv_freq, 1.0
 
-    def pair_turning(times):  # the pair that turns so often over the original context
+    # The pair that turns so often over the original context.
+    def pair_turning(times: float) -> float:
         wavelength = rope.original_max_position_embeddings / (times * 2 * math.pi)
         return dim * math.log(wavelength) / (2 * math.log(rope.rope_theta))
 
@@ -39,7 +45,9 @@ def inverse_frequencies(rope, head_dim, device=None):
     return inv_freq, 0.1 * math.log(rope.factor) + 1.0
 
 
-def rope_angles(position_ids, rope, head_dim):
+def rope_angles(
+    position_ids: Tensor, rope: RopeConfig, head_dim: int
+) -> tuple[Tensor, Tensor]:
     """cos and sin for every token. position_ids [3, B, T] -> two of [B, T, 2 * pairs].
 
     Pair i listens to rows when i mod 3 = 1, to columns when i mod 3 = 2, as long as
@@ -47,6 +55,7 @@ def rope_angles(position_ids, rope, head_dim):
     """
     inv_freq, scale = inverse_frequencies(rope, head_dim, position_ids.device)
     _, rows, columns = rope.mrope_section
+    # NOTE: pairs are dealt out in turn, T H W T H W ..., not in three blocks.
     axis = torch.zeros(len(inv_freq), dtype=torch.long, device=position_ids.device)
     axis[1 : 3 * rows : 3] = 1
     axis[2 : 3 * columns : 3] = 2
@@ -56,51 +65,52 @@ def rope_angles(position_ids, rope, head_dim):
     return angle.cos() * scale, angle.sin() * scale
 
 
-def rotate(x, cos, sin):
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first dimensions of x; the rest pass through.
 
-    x [B, T, H, K]; cos, sin [B, T, R] with R <= K. Dimension i is paired with i + R/2.
+    x [B, T, H, K]; cos, sin [B, T, R] with R <= K.
     """
     cos, sin = cos[:, :, None].to(x.dtype), sin[:, :, None].to(x.dtype)  # [B, T, 1, R]
     turned, passed = x.split([cos.shape[-1], x.shape[-1] - cos.shape[-1]], dim=-1)
+    # NOTE: dimension i is paired with i + R/2, not with its neighbour.
     first, second = turned.chunk(2, dim=-1)
     turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
     return torch.cat([turned, passed], dim=-1)
 
 
-def positions(input_ids, mask, start, cfg, image_grid_thw=None, video_grid_thw=None):
+def positions(
+    input_ids: Tensor, mask: Tensor, start: Tensor, cfg: Config, *grids: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Three positions for every token, and where the next token of each row stands.
 
     A run of text advances all three axes by one a token. A picture of h x w tokens
     stands still in time, counts rows and columns from where it begins, and the text
     after it goes on max(h, w) further. Frames of a video are pictures of their own.
     input_ids [B, T]; mask [B, T] bool, False for padding (which gets position 0);
-    start [B], the position at which each row goes on. Returns [3, B, T], [B].
+    start [B], the position at which each row goes on; grids: those of the images, then
+    those of the videos, each [items, 3] or None. Returns [3, B, T], [B].
     """
     B, T = input_ids.shape
-    if image_grid_thw is None and video_grid_thw is None:
+    if all(grid_thw is None for grid_thw in grids):
         position = (mask.long().cumsum(1) - 1 + start[:, None]) * mask
         return position.expand(3, B, T), start + mask.sum(1)
+    tokens = cfg.image_token_id, cfg.video_token_id
     merge = cfg.vision.spatial_merge_size
-    grids = {
-        cfg.image_token_id: _frames(image_grid_thw, merge),
-        cfg.video_token_id: _frames(video_grid_thw, merge),
-    }
+    frames = {t: _frames(g, merge) for t, g in zip_longest(tokens, grids)}
     out = torch.zeros(3, B, T, dtype=torch.long)
     following = start.clone()
-    for b, row in enumerate(input_ids.tolist()):
+    for b in range(B):
         at, parts = int(start[b]), []
-        kept = [
-            token for token, real in zip(row, mask[b].tolist(), strict=True) if real
-        ]
-        for token, run in groupby(kept, key=lambda t: t if t in grids else None):
+        row = input_ids[b, mask[b]].tolist()
+        for token, run in groupby(row, key=lambda t: t if t in frames else None):
             count = len(list(run))
             while token is not None and count > 0:
-                h, w = next(grids[token], (0, 0))
+                h, w = next(frames[token], (0, 0))
                 count -= h * w
                 if h * w == 0 or count < 0:
                     raise InputError(_unlike(cfg, token))
-                parts.append(at + _picture(h, w))
+                place = torch.cartesian_prod(*map(torch.arange, (1, h, w)))
+                parts.append(at + place.T)  # [3, h * w]: time stands still
                 at += max(h, w)
             if token is None:
                 parts.append(at + torch.arange(count).expand(3, count))
@@ -108,31 +118,19 @@ def positions(input_ids, mask, start, cfg, image_grid_thw=None, video_grid_thw=N
         if parts:
             out[:, b, mask[b].cpu()] = torch.cat(parts, dim=1)
         following[b] = at
-    for token, left in grids.items():
+    for token, left in frames.items():
         if next(left, None):
             raise InputError(_unlike(cfg, token))
     return out.to(input_ids.device), following
 
 
-def _frames(grid_thw, merge):
+def _frames(grid_thw: Tensor | None, merge: int) -> Iterator[tuple[int, int]]:
     """(h, w) in tokens of every frame pair, in the order of their placeholders."""
     for t, h, w in [] if grid_thw is None else grid_thw.tolist():
         yield from [(h // merge, w // merge)] * t
 
 
-def _picture(h, w):
-    """Time, row and column of each token of an h x w picture: [3, h * w]."""
-    row, column = torch.arange(h), torch.arange(w)
-    return torch.stack(
-        [
-            torch.zeros(h * w, dtype=torch.long),
-            row.repeat_interleave(w),
-            column.repeat(h),
-        ]
-    )
-
-
-def _unlike(cfg, token):
+def _unlike(cfg: Config, token: int | None) -> str:
     kind = "image" if token == cfg.image_token_id else "video"
     return (
         f"the prompt's {kind} placeholders (id {token}) do not match {kind}_grid_thw: "

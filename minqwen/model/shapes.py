@@ -19,10 +19,10 @@ class RopeConfig:
 
     rope_theta: float
     partial_rotary_factor: float
-    mrope_section: tuple
+    mrope_section: tuple[int, ...]
     rope_type: str = "default"  # or "yarn", which needs the fields below
-    factor: float | None = None
-    original_max_position_embeddings: int | None = None
+    factor: float = 0.0
+    original_max_position_embeddings: int = 0
     beta_fast: float = 32.0
     beta_slow: float = 1.0
 
@@ -37,7 +37,7 @@ class TextConfig:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
-    layer_types: tuple
+    layer_types: tuple[str, ...]
     linear_num_key_heads: int
     linear_num_value_heads: int
     linear_key_head_dim: int
@@ -46,14 +46,16 @@ class TextConfig:
     rms_norm_eps: float
     max_position_embeddings: int
     rope: RopeConfig
-    eos_token_id: tuple = ()  # each ends an answer; files name none, one or several
+    eos_token_id: tuple[
+        int, ...
+    ] = ()  # each ends an answer; files name none, one or several
     initializer_range: float = 0.02
     mtp_num_hidden_layers: int = 0  # transformers does not write it, nor the head
-    intermediate_size: int | None = None
-    num_experts: int | None = None
-    num_experts_per_tok: int | None = None
-    moe_intermediate_size: int | None = None
-    shared_expert_intermediate_size: int | None = None
+    intermediate_size: int = 0
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    shared_expert_intermediate_size: int = 0
     router_aux_loss_coef: float = 0.001
 
     @property

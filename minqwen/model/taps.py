@@ -25,23 +25,28 @@ while somebody does. PyTorch's own hooks on modules are called by the modules al
 uses them asks for kernels="torch".
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from ..errors import InputError
 
-NAMES = ("tokens", "resid_pre", "qkv", "rule", "state", "attn_out", "router",
-         "shared_gate", "mlp_out", "resid_post", "final_norm")  # fmt: skip
-NOBODY = MappingProxyType({})
+NAMES = """
+    tokens resid_pre qkv rule state attn_out router shared_gate mlp_out resid_post
+    final_norm
+""".split()
+NOBODY: Mapping[str, tuple] = MappingProxyType({})
 _heard = ContextVar("heard", default=NOBODY)  # {name: functions}, during a call
-_listeners = WeakKeyDictionary()  # model -> [{name: function}]; a copy has none
+_listeners: Any = WeakKeyDictionary()  # model -> [{name: function}]; a copy has none
 
 
-def tap(name, layer=None, **values):
+def tap(name: str, layer: int | str | None = None, **values: Any) -> Any:
     """Say `values`; returns the one, or all in order, as the listeners leave them."""
     if not torch.compiler.is_compiling():
         for function in _heard.get().get(name, ()):
@@ -50,18 +55,18 @@ def tap(name, layer=None, **values):
     return found if len(found) > 1 else found[0]
 
 
-def heard(name):
+def heard(name: str) -> bool:
     """Within a call of a model: does anyone listen to this tap?"""
     return name in _heard.get()
 
 
-def listening(model):
+def listening(model: nn.Module) -> bool:
     """Does anyone listen to this model at all?"""
     return bool(_listeners.get(model) or model.listeners)
 
 
 @contextmanager
-def listen(model, **functions):
+def listen(model: nn.Module, **functions: Callable) -> Iterator[None]:
     """Within the block, each function hears its tap in calls of this model.
 
     Several may listen to one tap; each is given what the one before left. InputError
@@ -79,9 +84,9 @@ def listen(model, **functions):
 
 
 @contextmanager
-def hearing(model):
+def hearing(model: nn.Module) -> Iterator[None]:
     """Within the block, taps speak to this model's listeners: its own ones first."""
-    found = {}
+    found: dict[str, tuple] = {}
     for functions in (model.listeners, *_listeners.get(model, ())):
         for name, function in functions.items():
             found[name] = (*found.get(name, ()), function)

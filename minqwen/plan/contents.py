@@ -8,7 +8,7 @@ import torch
 
 from ..model.config import Config
 from ..model.family import SIZES
-from ..model.forms import available
+from ..model.forms import available_kinds
 from ..model.shapes import FULL
 from ..units import human
 from ..weights import expected_tensors, open_checkpoint, resolve
@@ -47,7 +47,7 @@ def describe(path):
     lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
     lines.append(("bytes", f"{size:,}, which is {human(size)}"))
     lines.append(("quantised", str(scheme)))
-    lines.append(("kernels", available()))
+    lines.append(("kernels", available_kinds()))
     unknown = sorted(cfg.extra.keys() - {KEY})
     lines.append(("unknown keys", ", ".join(unknown) or "none"))
     return "\n".join(f"{label:<{WIDTH}}{text}".rstrip() for label, text in lines)

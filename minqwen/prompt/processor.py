@@ -11,9 +11,12 @@ A placeholder in it is found out, since the pictures are counted against it.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import InputError
 from ..files import FILES, read_json, read_whole, write_whole
@@ -41,7 +44,13 @@ class Processor:
     does; vLLM's proposed form drops them. Raises InputError for a broken file.
     """
 
-    def __init__(self, files, source="processor", *, video_outer_pair=True):
+    def __init__(
+        self,
+        files: Mapping[str, bytes],
+        source: str = "processor",
+        *,
+        video_outer_pair: bool = True,
+    ) -> None:
         self.files = files
         self.source = source
         self.video_outer_pair = video_outer_pair
@@ -55,7 +64,13 @@ class Processor:
         self.pad_id = self.tokenizer.token_to_id(pad) or 0  # masked: any id serves
 
     @classmethod
-    def load(cls, path_or_hub_id, revision=None, *, video_outer_pair=True):
+    def load(
+        cls,
+        path_or_hub_id: str | Path,
+        revision: str | None = None,
+        *,
+        video_outer_pair: bool = True,
+    ) -> "Processor":
         """Read a checkpoint's folder, or what a .gguf file says of its tokenizer.
 
         Raises InputError when there is none.
@@ -81,7 +96,7 @@ class Processor:
             processor._check_ids(config)
         return processor
 
-    def save(self, folder):
+    def save(self, folder: str | Path) -> None:
         """Write the files it was read from, unchanged, each by way of a new name."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +105,7 @@ class Processor:
 
     # ---- text ----
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Text to ids; nothing is added before or after."""
         try:
             text.encode()
@@ -101,12 +116,12 @@ class Processor:
             ) from None
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids, skip_special=True):
+    def decode(self, ids: Sequence[int] | Tensor, skip_special: bool = True) -> str:
         """Ids to text; bytes that are no whole character become U+FFFD."""
         ids = [int(i) for i in ids]
         return self.tokenizer.decode(ids, skip_special_tokens=skip_special)
 
-    def token_bytes(self, token):
+    def token_bytes(self, token: int) -> bytes:
         """The bytes one id stands for: none for special ids and for unused ones."""
         if token in self._added:
             added = self._added[token]
@@ -115,13 +130,19 @@ class Processor:
         return bytes(BYTE_OF_LETTER[letter] for letter in letters)
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         """How many ids have a meaning; the model's table may be longer."""
         return self.tokenizer.get_vocab_size()
 
     # ---- chats ----
 
-    def chat(self, messages, thinking=False, tools=None, **template_vars):
+    def chat(
+        self,
+        messages: Sequence,
+        thinking: bool = False,
+        tools: Sequence | None = None,
+        **template_vars: Any,
+    ) -> dict[str, Tensor]:
         """A conversation, or a list of them, to the tensors that the model takes.
 
         A message is {"role", "content"}; content is text or a list of
@@ -149,7 +170,13 @@ class Processor:
             **_stack(videos, "pixel_values_videos", "video_grid_thw"),
         }
 
-    def chat_text(self, messages, thinking=False, tools=None, **template_vars):
+    def chat_text(
+        self,
+        messages: Sequence,
+        thinking: bool = False,
+        tools: Sequence | None = None,
+        **template_vars: Any,
+    ) -> str:
         """The prompt as the template writes it, one placeholder for each picture."""
         return self._render(messages, thinking, tools, template_vars)[0]
 

@@ -3,12 +3,15 @@
 Nothing of the model is changed: a recorder is one more listener to its taps (taps.py).
 """
 
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from ..errors import InputError
+from ..model.qwen import Qwen
 from ..model.shapes import FULL, LINEAR
 from ..model.taps import listen
 from .columns import columns, overview
@@ -17,7 +20,12 @@ from .trace import Trace
 
 
 @contextmanager
-def record(model, states=(), norms=False, processor=None):
+def record(
+    model: Qwen,
+    states: Iterable[tuple[int, int]] = (),
+    norms: bool = False,
+    processor: Any = None,
+) -> Iterator["Recording"]:
     """Record what `model` does in the block; gives a Trace, complete when it ends.
 
     states: (layer, head) pairs. Of a delta layer's value head, all that its memory can

@@ -10,6 +10,8 @@ what other engines give in engines.py.
 
 import codecs
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,19 +28,19 @@ class Trace:
     recording of a batch or of several calls has one trace there for each sequence.
     """
 
-    def __init__(self, meta, tensors):
+    def __init__(self, meta: dict, tensors: dict[str, np.ndarray]) -> None:
         self.meta, self.tensors, self.rows = meta, tensors, [self]
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "Trace":
         """Read a trace file; InputError, one sentence, for anything wrong with it."""
         return cls(*trace_file.read_trace(path))
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write it: the same bytes for the same trace, never half a file."""
         trace_file.write_trace(path, self.meta, self.tensors)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.tensors:
             raise InputError(
                 f"the trace holds no {name}, but {', '.join(sorted(self.tensors))}"
@@ -55,11 +57,11 @@ class Trace:
         return f"Trace({', '.join(parts)})"
 
     @property
-    def length(self):
+    def length(self) -> int:
         return self.meta["length"]
 
     @property
-    def tokens(self):
+    def tokens(self) -> list[str]:
         """The tokens' texts; where they are not known, their ids in brackets."""
         if self.meta["tokens"] is not None:
             return self.meta["tokens"]
@@ -67,21 +69,22 @@ class Trace:
         return [f"[{i}]" for i in (range(self.length) if ids is None else ids)]
 
     @property
-    def heads(self):
+    def heads(self) -> list[tuple[int, int]]:
         """(layer, head) of every head that was recorded, in order."""
         found = (trace_file.HEAD.fullmatch(name) for name in self.tensors)
         return sorted({(int(m[2]), int(m[3])) for m in found if m})
 
-    def name_tokens(self, processor):
+    def name_tokens(self, processor: Any) -> None:
         """Give every token the text that `processor` (a Processor) has for its id."""
         for row in self.rows:
             row.meta["tokens"] = token_texts(processor, row["token_ids"].tolist())
 
-    def first(self, count):
+    def first(self, count: int) -> "Trace":
         """A trace of the first `count` tokens, and of the pictures whole in them."""
         if not 1 <= count <= self.length:
             raise InputError(f"the trace has {self.length} tokens, not {count}")
-        tensors, pictures = {}, []
+        tensors: dict[str, np.ndarray] = {}
+        pictures: list[dict] = []
         for name, array in self.tensors.items():
             if not name.startswith("picture."):
                 whole = name.endswith(".start")
@@ -97,7 +100,7 @@ class Trace:
             meta["prompt_length"] = min(count, meta["prompt_length"])
         return Trace(meta, tensors)
 
-    def compact(self):
+    def compact(self) -> bytes:
         """The bytes for a browser: weights in steps of 1/255, q, k and v halved."""
         tensors = dict(self.tensors)
         for name, array in self.tensors.items():
@@ -109,7 +112,7 @@ class Trace:
             tensors["expert_weights"] = rounded.astype(np.uint8)
         return trace_file.to_bytes(self.meta, tensors)
 
-    def compare(self, other):
+    def compare(self, other: "Trace") -> "Comparison":
         """How far two traces of the same tokens chose the same experts: a Comparison.
 
         Choices are compared as sets, whatever their order. Only the tokens that both
@@ -148,17 +151,17 @@ class Comparison:
     texts: list = field(repr=False)
 
     @property
-    def share(self):
+    def share(self) -> np.ndarray:
         """Per layer, the share of choices that both made: [L], 1 where all agree."""
         return self.equal.mean(0) / self.top_k
 
     @property
-    def tokens(self):
+    def tokens(self) -> list[int]:
         """The tokens that at least one layer sends to other experts."""
         return np.flatnonzero((self.equal < self.top_k).any(1)).tolist()
 
     @property
-    def first(self):
+    def first(self) -> tuple[int, int] | None:
         """(token, layer) of the first difference, or None."""
         if not self.tokens:
             return None

@@ -8,6 +8,7 @@ one error. Then each is read straight into the memory where it will stay.
 import re
 import warnings
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from ..files import read_json, read_whole
 from ..model.config import Config
 from ..model.family import end_ids
 from ..model.forms import chosen, known, using
+from ..model.qwen import Qwen
 from .checkpoint.hub import resolve
 from .checkpoint.index import open_checkpoint
 from .checkpoint.layout import DTYPES, Lean, main_dtype, skeleton, slice_of
@@ -36,9 +38,15 @@ from .quantised.settings import OWN, Scheme, read_scheme
 
 
 def load(
-    path_or_hub_id, device="cpu", dtype=torch.float32, experts="memory", quantize=None,
-    kernels="auto", revision=None, expert_cache=None,
-):  # fmt: skip
+    path_or_hub_id: str | Path,
+    device: torch.device | str | None = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    experts: str = "memory",
+    quantize: str | None = None,
+    kernels: str = "auto",
+    revision: str | None = None,
+    expert_cache: int | None = None,
+) -> Qwen:
     """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
 
     The file is .safetensors, with config.json beside it, or .gguf (see gguf/load.py).

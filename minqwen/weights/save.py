@@ -13,6 +13,7 @@ import torch
 from ..errors import InputError, show
 from ..files import as_json, created, publish, telling, temporary
 from ..model.forms import Stored
+from ..model.qwen import Qwen
 from .checkpoint.header import lay_out
 from .checkpoint.index import INDEX
 from .checkpoint.layout import DTYPES, LABELS, main_dtype, stored_tensors
@@ -23,7 +24,7 @@ CHUNK = 64 << 20  # bytes copied off a device at once
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
 
-def save(model, folder, max_shard_bytes=5_000_000_000):
+def save(model: Qwen, folder: str | Path, max_shard_bytes: int = 5_000_000_000) -> None:
     """Write config.json and weights that `load` and transformers both read.
 
     One model.safetensors, or numbered shards and their index above `max_shard_bytes`

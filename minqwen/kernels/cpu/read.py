@@ -139,11 +139,11 @@ def delta(reader, block, memory):
     taps = m.conv1d.weight[:, 0].float().T.contiguous().numpy()  # [W, channels]
     before = len(taps) - 1
     seen = reader.room("seen", before + T, taps.shape[1])
-    z = reader.room("z", T, m.heads * m.V)
+    z = reader.room("z", T, m.heads * m.head_v_dim)
     a, b = reader.room("a", T, m.heads), reader.room("b", T, m.heads)
-    real = torch.float32
-    q, k = (reader.room(x, T, m.key_heads, m.K, dtype=real).numpy() for x in "qk")
-    v = reader.room("v", T, m.heads, m.V, dtype=real).numpy()
+    shape, real = (T, m.key_heads, m.head_k_dim), torch.float32
+    q, k = (reader.room(x, *shape, dtype=real).numpy() for x in "qk")
+    v = reader.room("v", T, m.heads, m.head_v_dim, dtype=real).numpy()
     keep, beta = (reader.room(x, T, m.heads, dtype=real).numpy() for x in ("g", "beta"))
     state, rates = memory.state[0].numpy(), (n(m.A_log), n(m.dt_bias))
 

@@ -18,7 +18,7 @@ def remember(qkv, x, mixer, window=None, state=None):
     to what the rule is fed, the reference runs, on the kernels of its own operations.
     """
     if heard("rule") or heard("state"):
-        return deltanet.remember.reference(qkv, x, mixer, window, state)
+        return deltanet.remember.__wrapped__(qkv, x, mixer, window, state)
     (B, T, _), m = x.shape, mixer
     a, b = m.in_proj_a(x), m.in_proj_b(x)
     if T == 1 and state is not None and not torch.is_grad_enabled():
@@ -28,11 +28,11 @@ def remember(qkv, x, mixer, window=None, state=None):
         )  # fmt: skip
         return o[:, None], window, state
     qkv, window = deltanet.causal_conv(qkv, m.conv1d.weight, window)
-    keys = m.key_heads * m.K
-    q, k, v = qkv.split([keys, keys, m.heads * m.V], dim=-1)
-    q, k = (l2norm(y.view(B, T, m.key_heads, m.K)) for y in (q, k))
-    q, k = (q * m.K**-0.5).to(x.dtype), k.to(x.dtype)
-    v = v.view(B, T, m.heads, m.V)
+    keys = m.key_heads * m.head_k_dim
+    q, k, v = qkv.split([keys, keys, m.heads * m.head_v_dim], dim=-1)
+    q, k = (l2norm(y.view(B, T, m.key_heads, m.head_k_dim)) for y in (q, k))
+    q, k = (q * m.head_k_dim**-0.5).to(x.dtype), k.to(x.dtype)
+    v = v.view(B, T, m.heads, m.head_v_dim)
     g = -m.A_log.float().exp() * F.softplus(a.float() + m.dt_bias.float())
     o, state = delta_rule(q, k, v, g=g, beta=b.sigmoid(), state=state)
     return o, window, state

@@ -31,13 +31,14 @@ class Exercise:
     title      a few words for `progress()`
     right      the right function
     inputs     draw(rand) -> list of keyword-argument dicts, where rand(*shape) draws
-    wrong      [(why, function)]: an answer equal to one of these is told why
+    wrong      {why: function}: an answer equal to one of these is told why
     returns    a name for each thing returned
     """
 
-    def __init__(self, notebook, title, right, inputs, wrong=(), returns=("result",)):
+    def __init__(self, notebook, title, right, inputs, wrong=None, returns=("result",)):
         self.notebook, self.title, self.right = notebook, title, right
-        self.inputs, self.wrong, self.returns = inputs, wrong, returns
+        self.inputs, self.returns = inputs, returns
+        self.wrong = list((wrong or {}).items())
         self.draws = itertools.count()
 
     def __call__(self, mine):

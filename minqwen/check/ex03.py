@@ -47,39 +47,26 @@ one_head = Exercise(
         {"q": rand(T, K), "k": rand(T, K), "v": rand(T, K)}
         for T, K in [(3, 2), (5, 4), (6, 8)]
     ],
-    wrong=[
-        (
-            "the scores are not divided by the square root of the head's width",
-            lambda q, k, v: _weights(q, k, scale=1) @ v,
+    wrong={
+        "the scores are not divided by the square root of the head's width": (
+            lambda q, k, v: _weights(q, k, scale=1) @ v
         ),
-        (
-            "the scores are divided by the width; divide by its square root",
-            lambda q, k, v: _weights(q, k, scale=q.shape[1]) @ v,
+        "the scores are divided by the width; divide by its square root": (
+            lambda q, k, v: _weights(q, k, scale=q.shape[1]) @ v
         ),
-        (
-            "tokens look into the future; nothing is masked",
-            lambda q, k, v: _weights(q, k, look=_everyone) @ v,
+        "tokens look into the future; nothing is masked": (
+            lambda q, k, v: _weights(q, k, look=_everyone) @ v
         ),
-        (
-            "the future is all that is seen; the mask is the wrong way round",
-            lambda q, k, v: _weights(q, k, look=torch.triu) @ v,
+        "the future is all that is seen; the mask is the wrong way round": (
+            lambda q, k, v: _weights(q, k, look=torch.triu) @ v
         ),
-        (
-            "a score of 0 is a score like any other and gets a weight; the future "
-            "needs -inf, whose exponential is 0",
-            _zero_score,
-        ),
-        (
-            "the future is cut away after the softmax, so the weights no longer add "
-            "up to one; put -inf into the scores before it",
-            _cut_after,
-        ),
-        (
-            "the softmax runs over the queries; each query's weights over the keys "
-            "add up to one, which is dim=-1",
-            _over_queries,
-        ),
-    ],
+        "a score of 0 is a score like any other and gets a weight; the future "
+        "needs -inf, whose exponential is 0": _zero_score,
+        "the future is cut away after the softmax, so the weights no longer add "
+        "up to one; put -inf into the scores before it": _cut_after,
+        "the softmax runs over the queries; each query's weights over the keys "
+        "add up to one, which is dim=-1": _over_queries,
+    },
     returns=("the outputs",),
 )
 
@@ -100,28 +87,20 @@ kv_bytes = Exercise(
     lambda rand: [
         {"cfg": Config.named(name).text} for name in ("397B-A17B", "0.8B", "27B")
     ],
-    wrong=[
-        (
-            "every layer is counted; only those of `layer_types` called "
-            "full_attention keep keys and values",
-            lambda cfg: _bytes(cfg, layers=cfg.num_hidden_layers),
+    wrong={
+        "every layer is counted; only those of `layer_types` called "
+        "full_attention keep keys and values": (
+            lambda cfg: _bytes(cfg, layers=cfg.num_hidden_layers)
         ),
-        (
-            "all query heads are counted; only the key and value heads are kept",
-            lambda cfg: _bytes(cfg, heads=cfg.num_attention_heads),
+        "all query heads are counted; only the key and value heads are kept": (
+            lambda cfg: _bytes(cfg, heads=cfg.num_attention_heads)
         ),
-        (
-            "a factor of two is missing: keys and values are both kept, and bf16 takes "
-            "two bytes for each number",
-            lambda cfg: _bytes(cfg) // 2,
-        ),
-        (
-            "those are numbers of keys; values are kept as well, and bf16 takes two "
-            "bytes for each number",
-            lambda cfg: _bytes(cfg) // 4,
-        ),
-        ("that is one layer; how many keep something?", lambda cfg: _bytes(cfg, 1)),
-    ],
+        "a factor of two is missing: keys and values are both kept, and bf16 takes "
+        "two bytes for each number": lambda cfg: _bytes(cfg) // 2,
+        "those are numbers of keys; values are kept as well, and bf16 takes two "
+        "bytes for each number": lambda cfg: _bytes(cfg) // 4,
+        "that is one layer; how many keep something?": lambda cfg: _bytes(cfg, 1),
+    },
     returns=("the bytes",),
 )
 
@@ -153,44 +132,38 @@ causal_mask = Exercise(
     "who may look at whom",
     attention.causal_mask,
     _mask_inputs,
-    wrong=[
-        (
-            "padding is not masked: `real` is not used",
-            _mask_with(lambda query, key, real: (key <= query)[None, None]),
+    wrong={
+        "padding is not masked: `real` is not used": (
+            _mask_with(lambda query, key, real: (key <= query)[None, None])
         ),
-        (
-            "a padding token may look at nothing, not even itself; its row of the "
-            "softmax would be NaN",
-            _mask_with(lambda query, key, real: (key <= query) & real[:, None, None]),
+        "a padding token may look at nothing, not even itself; its row of the "
+        "softmax would be NaN": (
+            _mask_with(lambda query, key, real: (key <= query) & real[:, None, None])
         ),
-        (
-            "the queries are numbered from 0; they are the last T of the S tokens, "
-            "so they begin at S - T",
+        "the queries are numbered from 0; they are the last T of the S tokens, "
+        "so they begin at S - T": (
             _mask_with(
                 lambda query, key, real: (
                     (key <= query - query[0]) & real[:, None, None]
                     | (key == query - query[0])
                 )
-            ),
+            )
         ),
-        (
-            "tokens look into the future",
-            _mask_with(lambda query, key, real: real[:, None, None] | (key == query)),
+        "tokens look into the future": (
+            _mask_with(lambda query, key, real: real[:, None, None] | (key == query))
         ),
-        (
-            "padding is masked where it asks; mask it where it is looked at, along "
-            "the keys",
+        "padding is masked where it asks; mask it where it is looked at, along "
+        "the keys": (
             _mask_with(
                 lambda query, key, real: (
                     (key <= query) & real[:, None, query[:, 0], None] | (key == query)
                 )
-            ),
+            )
         ),
-        (
-            "all S tokens ask; only the last T do",
-            lambda real, T: attention.causal_mask(real, real.shape[1]),
+        "all S tokens ask; only the last T do": (
+            lambda real, T: attention.causal_mask(real, real.shape[1])
         ),
-    ],
+    },
     returns=("the mask",),
 )
 
@@ -220,19 +193,14 @@ query_and_gate = Exercise(
         {"y": rand(T, H * 2 * K), "heads": H}
         for T, H, K in [(3, 2, 2), (2, 4, 4), (1, 3, 2)]
     ],
-    wrong=[
-        (
-            "all queries, then all gates: that is another layout. Cut into heads "
-            "first, then cut each head in two",
-            _halves,
+    wrong={
+        "all queries, then all gates: that is another layout. Cut into heads "
+        "first, then cut each head in two": _halves,
+        "query and gate are swapped; the query comes first": (
+            lambda y, heads: _split(y, heads)[::-1]
         ),
-        ("query and gate are swapped; the query comes first",
-         lambda y, heads: _split(y, heads)[::-1]),
-        (
-            "query and gate do not alternate number by number; a head's whole query "
-            "comes before its gate",
-            _every_other,
-        ),
-    ],
+        "query and gate do not alternate number by number; a head's whole query "
+        "comes before its gate": _every_other,
+    },
     returns=("the queries", "the gates"),
-)  # fmt: skip
+)

@@ -25,22 +25,17 @@ write = Exercise(
         {"S": rand(K, V), "k": unit(rand(K)), "v": rand(V)}
         for K, V in [(2, 2), (4, 4), (3, 5)]
     ],
-    wrong=[
-        (
-            "it adds v itself, as a Hebbian memory does; only what the memory gets "
-            "wrong should be added, v - S^T k",
-            lambda S, k, v: S + torch.outer(k, v),
+    wrong={
+        "it adds v itself, as a Hebbian memory does; only what the memory gets "
+        "wrong should be added, v - S^T k": lambda S, k, v: S + torch.outer(k, v),
+        "the memory is unchanged; is the write returned?": lambda S, k, v: S,
+        "the old content is gone: return S plus the write, not the write alone": (
+            lambda S, k, v: torch.outer(k, v - S.T @ k)
         ),
-        ("the memory is unchanged; is the write returned?", lambda S, k, v: S),
-        (
-            "the old content is gone: return S plus the write, not the write alone",
-            lambda S, k, v: torch.outer(k, v - S.T @ k),
+        "the error has the wrong sign: it is v minus what was read": (
+            lambda S, k, v: S - torch.outer(k, v - S.T @ k)
         ),
-        (
-            "the error has the wrong sign: it is v minus what was read",
-            lambda S, k, v: S - torch.outer(k, v - S.T @ k),
-        ),
-    ],
+    },
     returns=("the new S",),
 )
 
@@ -60,22 +55,17 @@ strength = Exercise(
         {"k": scale * unit(rand(4)), "left": left}
         for scale, left in [(1.0, 0.5), (2.0, 0.25), (0.5, 0.0)]
     ],
-    wrong=[
-        (
-            "right for keys of length one only; a key twice as long is written, and "
-            "read, twice as strongly",
-            lambda k, left: 1 - left,
+    wrong={
+        "right for keys of length one only; a key twice as long is written, and "
+        "read, twice as strongly": lambda k, left: 1 - left,
+        "the length comes in twice: once when the key writes, once when it reads; "
+        "divide by |k| squared": lambda k, left: (1 - left) / k.norm(),
+        "that is for the part removed; `left` is what remains": (
+            lambda k, left: left / (k @ k)
         ),
-        (
-            "the length comes in twice: once when the key writes, once when it reads; "
-            "divide by |k| squared",
-            lambda k, left: (1 - left) / k.norm(),
-        ),
-        ("that is for the part removed; `left` is what remains",
-         lambda k, left: left / (k @ k)),
-    ],
+    },
     returns=("beta",),
-)  # fmt: skip
+)
 
 
 # ---- 3: the gated step
@@ -139,35 +129,22 @@ def _beta_on_value(S, q, k, v, g, beta):
     return S.T @ q, S
 
 
-WRONG_STEPS = [
-    (
-        "the error is taken before forgetting; first S <- exp(g) S, then read it "
-        "and take the error",
-        _error_first,
+WRONG_STEPS = {
+    "the error is taken before forgetting; first S <- exp(g) S, then read it "
+    "and take the error": _error_first,
+    "the new pair is forgotten as well: decay the old memory, then write": _forget_all,
+    "the correction is missing: it adds beta v, not beta (v - S^T k). That is a "
+    "Hebbian memory with decay": _hebbian,
+    "(1 - beta) shrinks the whole memory; the delta rule changes it along k only": (
+        _interpolate
     ),
-    (
-        "the new pair is forgotten as well: decay the old memory, then write",
-        _forget_all,
-    ),
-    (
-        "the correction is missing: it adds beta v, not beta (v - S^T k). That is a "
-        "Hebbian memory with decay",
-        _hebbian,
-    ),
-    (
-        "(1 - beta) shrinks the whole memory; the delta rule changes it along k only",
-        _interpolate,
-    ),
-    ("the output is read before the write; write first, then read with q", _read_first),
-    ("the output is read with the key; read it with the query q", _read_by_key),
-    ("g is a logarithm: the memory is multiplied by exp(g), not by g", _alpha_is_g),
-    ("nothing is forgotten: g is not used", _no_decay),
-    ("beta is not used", _no_beta),
-    (
-        "beta belongs to the whole error, beta (v - S^T k), not to v alone",
-        _beta_on_value,
-    ),
-]
+    "the output is read before the write; write first, then read with q": _read_first,
+    "the output is read with the key; read it with the query q": _read_by_key,
+    "g is a logarithm: the memory is multiplied by exp(g), not by g": _alpha_is_g,
+    "nothing is forgotten: g is not used": _no_decay,
+    "beta is not used": _no_beta,
+    "beta belongs to the whole error, beta (v - S^T k), not to v alone": _beta_on_value,
+}
 
 
 def _step_inputs(rand):
@@ -248,22 +225,17 @@ delta_recurrent = Exercise(
     "token by token",
     delta.delta_recurrent,
     _loop_inputs,
-    wrong=[
-        (
-            "the keys are tiled (0, 1, 0, 1); neighbours share a key head "
-            "(0, 0, 1, 1): repeat_interleave, not repeat",
-            _loop_with(_tiled),
+    wrong={
+        "the keys are tiled (0, 1, 0, 1); neighbours share a key head "
+        "(0, 0, 1, 1): repeat_interleave, not repeat": _loop_with(_tiled),
+        "it starts from zeros, not from the state that it was given": (
+            _loop_with(_neighbours, carry=False)
         ),
-        (
-            "it starts from zeros, not from the state that it was given",
-            _loop_with(_neighbours, carry=False),
+        "each token starts from the first state again: pass the new state on": (
+            _forgotten
         ),
-        (
-            "each token starts from the first state again: pass the new state on",
-            _forgotten,
-        ),
-        ("time and heads are swapped in the output; stack along dim=1", _shape_last),
-    ],
+        "time and heads are swapped in the output; stack along dim=1": _shape_last,
+    },
     returns=("the outputs", "the last state"),
 )
 
@@ -284,32 +256,28 @@ transition = Exercise(
         {name: case[name] for name in ("k", "v", "g", "beta")}
         for case in _step_inputs(rand)
     ],
-    wrong=[
-        (
-            "the decay is missing from A: everything that was there is multiplied "
-            "by exp(g)",
-            lambda k, v, g, beta: _transition(k, v, torch.zeros_like(g), beta),
-        ),
-        (
-            "the decay reaches B: the new pair is written after forgetting",
+    wrong={
+        "the decay is missing from A: everything that was there is multiplied "
+        "by exp(g)": lambda k, v, g, beta: _transition(k, v, torch.zeros_like(g), beta),
+        "the decay reaches B: the new pair is written after forgetting": (
             lambda k, v, g, beta: (
-                _transition(k, v, g, beta)[0], g.exp() * beta * torch.outer(k, v)
-            ),
+                _transition(k, v, g, beta)[0],
+                g.exp() * beta * torch.outer(k, v),
+            )
         ),
-        (
-            "A only decays; the read S^T k is also linear in S, so it belongs to A",
+        "A only decays; the read S^T k is also linear in S, so it belongs to A": (
             lambda k, v, g, beta: (
-                g.exp() * torch.eye(len(k)), beta * torch.outer(k, v)
-            ),
+                g.exp() * torch.eye(len(k)),
+                beta * torch.outer(k, v),
+            )
         ),
-        (
-            "only the identity decays; the read is of the decayed memory too, so "
-            "exp(g) multiplies both terms of A",
+        "only the identity decays; the read is of the decayed memory too, so "
+        "exp(g) multiplies both terms of A": (
             lambda k, v, g, beta: (
                 g.exp() * torch.eye(len(k)) - beta * torch.outer(k, k),
                 beta * torch.outer(k, v),
-            ),
+            )
         ),
-    ],
+    },
     returns=("A", "B"),
-)  # fmt: skip
+)

@@ -32,32 +32,30 @@ router = Exercise(
         {"x": rand(N, D), "weight": rand(E, D), "k": k}
         for N, D, E, k in [(6, 2, 4, 2), (7, 4, 8, 3), (8, 5, 16, 10)]
     ],
-    wrong=[
-        (
-            "the winners' shares do not add up to one: divide them by their sum",
-            _routing(share_out=lambda chosen: chosen),
+    wrong={
+        "the winners' shares do not add up to one: divide them by their sum": (
+            _routing(share_out=lambda chosen: chosen)
         ),
-        (
-            "a softmax of shares: they are between 0 and 1, so it makes all nearly "
-            "equal; divide them by their sum instead",
-            _routing(share_out=lambda chosen: chosen.softmax(-1)),
+        "a softmax of shares: they are between 0 and 1, so it makes all nearly "
+        "equal; divide them by their sum instead": (
+            _routing(share_out=lambda chosen: chosen.softmax(-1))
         ),
-        (
-            "that is DeepSeek-V3's way, where each expert has a sigmoid of its own; "
-            "here they compete in one softmax",
-            _routing(shares=torch.sigmoid),
+        "that is DeepSeek-V3's way, where each expert has a sigmoid of its own; "
+        "here they compete in one softmax": _routing(shares=torch.sigmoid),
+        "the softmax goes over the tokens; it goes over the experts, the last axis": (
+            _routing(shares=lambda z: z.softmax(0))
         ),
-        ("the softmax goes over the tokens; it goes over the experts, the last axis",
-         _routing(shares=lambda z: z.softmax(0))),
-        ("those are logits divided by their sum; take exponentials (softmax) first",
-         _routing(shares=lambda z: z)),
-        ("those are logits; shares are asked for, which come from a softmax",
-         _routing(shares=lambda z: z, share_out=lambda chosen: chosen)),
-        ("those are the experts with the lowest scores", _routing(largest=False)),
-        ("right but for the order: the best expert comes first", _by_number),
-    ],
+        "those are logits divided by their sum; take exponentials (softmax) first": (
+            _routing(shares=lambda z: z)
+        ),
+        "those are logits; shares are asked for, which come from a softmax": (
+            _routing(shares=lambda z: z, share_out=lambda chosen: chosen)
+        ),
+        "those are the experts with the lowest scores": _routing(largest=False),
+        "right but for the order: the best expert comes first": _by_number,
+    },
     returns=("the weights", "the experts' numbers"),
-)  # fmt: skip
+)
 
 
 # ---- 2: one expert
@@ -84,29 +82,33 @@ swiglu = Exercise(
         {"x": rand(N, D), "gate_up": rand(2 * width, D), "down": rand(D, width)}
         for N, D, width in [(1, 2, 2), (3, 4, 3), (5, 3, 4)]
     ],
-    wrong=[
-        ("silu is on the wrong half: the first half of the rows is the gate",
-         _joined(lambda gate, up: gate * F.silu(up))),
-        (
-            "gate and up rows are taken in turn; all gate rows come first, then all "
-            "up rows",
-            _joined(lambda gate, up: F.silu(gate) * up, _in_turn),
+    wrong={
+        "silu is on the wrong half: the first half of the rows is the gate": (
+            _joined(lambda gate, up: gate * F.silu(up))
         ),
-        ("silu is missing: without it the gate is one more factor",
-         _joined(lambda gate, up: gate * up)),
-        ("silu comes after the product; it belongs to the gate alone",
-         _joined(lambda gate, up: F.silu(gate * up))),
-        ("silu is on both halves; it belongs to the gate alone",
-         _joined(lambda gate, up: F.silu(gate) * F.silu(up))),
-        ("that is the sigmoid; silu(y) is y sigmoid(y)",
-         _joined(lambda gate, up: gate.sigmoid() * up)),
-        ("that is gelu; silu(y) is y sigmoid(y)",
-         _joined(lambda gate, up: F.gelu(gate) * up)),
-        ("gate and up are added; multiply them",
-         _joined(lambda gate, up: F.silu(gate) + up)),
-    ],
+        "gate and up rows are taken in turn; all gate rows come first, then all "
+        "up rows": _joined(lambda gate, up: F.silu(gate) * up, _in_turn),
+        "silu is missing: without it the gate is one more factor": (
+            _joined(lambda gate, up: gate * up)
+        ),
+        "silu comes after the product; it belongs to the gate alone": (
+            _joined(lambda gate, up: F.silu(gate * up))
+        ),
+        "silu is on both halves; it belongs to the gate alone": (
+            _joined(lambda gate, up: F.silu(gate) * F.silu(up))
+        ),
+        "that is the sigmoid; silu(y) is y sigmoid(y)": (
+            _joined(lambda gate, up: gate.sigmoid() * up)
+        ),
+        "that is gelu; silu(y) is y sigmoid(y)": (
+            _joined(lambda gate, up: F.gelu(gate) * up)
+        ),
+        "gate and up are added; multiply them": (
+            _joined(lambda gate, up: F.silu(gate) + up)
+        ),
+    },
     returns=("the output",),
-)  # fmt: skip
+)
 
 
 # ---- 3: one token through the layer
@@ -151,36 +153,33 @@ one_token = Exercise(
     "one token through the layer",
     _layer,
     _layer_inputs,
-    wrong=[
-        (
-            "the shared expert comes in whole: multiply it by sigmoid(gate . x). (A "
-            "softmax over one number is 1, so it changes nothing.)",
-            _layered(join=lambda routed, score, y: routed + y),
+    wrong={
+        "the shared expert comes in whole: multiply it by sigmoid(gate . x). (A "
+        "softmax over one number is 1, so it changes nothing.)": (
+            _layered(join=lambda routed, score, y: routed + y)
         ),
-        ("the shared expert is missing; every token uses it",
-         _layered(join=lambda routed, score, y: routed)),
-        ("the shared expert is multiplied by gate . x itself; take its sigmoid",
-         _layered(join=lambda routed, score, y: routed + score * y)),
-        ("the gate scales everything; it belongs to the shared expert alone",
-         _layered(join=lambda routed, score, y: score.sigmoid() * (routed + y))),
-        (
-            "the gate shares out between the two, (1 - s) routed + s shared; the "
-            "routed sum is not scaled",
-            _layered(join=lambda routed, score, y: routed.lerp(y, score.sigmoid())),
+        "the shared expert is missing; every token uses it": (
+            _layered(join=lambda routed, score, y: routed)
         ),
-        (
-            "the weights scale what goes into an expert; an expert is not linear, so "
-            "scale what comes out",
-            _layered(one=lambda expert, w, x: expert(w * x)),
+        "the shared expert is multiplied by gate . x itself; take its sigmoid": (
+            _layered(join=lambda routed, score, y: routed + score * y)
         ),
-        ("the weights are not used", _layered(one=lambda expert, w, x: expert(x))),
-        (
-            "those are experts 0, 1, ...; the chosen ones are experts[ids[0]], ...",
-            _layered(numbers=lambda ids: torch.arange(len(ids))),
+        "the gate scales everything; it belongs to the shared expert alone": (
+            _layered(join=lambda routed, score, y: score.sigmoid() * (routed + y))
         ),
-    ],
+        "the gate shares out between the two, (1 - s) routed + s shared; the "
+        "routed sum is not scaled": (
+            _layered(join=lambda routed, score, y: routed.lerp(y, score.sigmoid()))
+        ),
+        "the weights scale what goes into an expert; an expert is not linear, so "
+        "scale what comes out": _layered(one=lambda expert, w, x: expert(w * x)),
+        "the weights are not used": _layered(one=lambda expert, w, x: expert(x)),
+        "those are experts 0, 1, ...; the chosen ones are experts[ids[0]], ...": (
+            _layered(numbers=lambda ids: torch.arange(len(ids)))
+        ),
+    },
     returns=("the output",),
-)  # fmt: skip
+)
 
 
 # ---- 4: sorted by expert
@@ -219,35 +218,35 @@ sort_by_expert = Exercise(
     "sorted by expert",
     _plan,
     _plan_inputs,
-    wrong=[
-        ("those are numbers of choices, 0 to N k - 1; choice i is of token i // k",
-         _planned(tokens=lambda ids, order: order)),
-        ("i % k is a choice's rank for its token; the token is i // k",
-         _planned(tokens=lambda ids, order: order % ids.shape[1])),
-        (
-            "grouped well, but an expert's tokens are not in the order of the text: "
-            "flatten ids as it is, and argsort with stable=True",
-            _planned(tokens=_by_rank),
+    wrong={
+        "those are numbers of choices, 0 to N k - 1; choice i is of token i // k": (
+            _planned(tokens=lambda ids, order: order)
         ),
-        (
-            "argsort of argsort says where a choice goes; asked for is the token that "
-            "stands at each place: one argsort, not two",
-            _planned(tokens=lambda ids, order: order.argsort() // ids.shape[1]),
+        "i % k is a choice's rank for its token; the token is i // k": (
+            _planned(tokens=lambda ids, order: order % ids.shape[1])
         ),
-        (
-            "right order; the last experts may have no row and still have an end: "
-            "count with minlength=E",
-            _planned(ends=lambda count: count[: count.nonzero().max() + 1].cumsum(0)),
+        "grouped well, but an expert's tokens are not in the order of the text: "
+        "flatten ids as it is, and argsort with stable=True": _planned(tokens=_by_rank),
+        "argsort of argsort says where a choice goes; asked for is the token that "
+        "stands at each place: one argsort, not two": (
+            _planned(tokens=lambda ids, order: order.argsort() // ids.shape[1])
         ),
-        ("right order; those are the numbers of rows: add them up (cumsum)",
-         _planned(ends=lambda count: count)),
-        ("right order; those are the rows where experts start, not where they end",
-         _planned(ends=lambda count: count.cumsum(0) - count)),
-        ("right order; an end is one past the expert's last row, as in a slice",
-         _planned(ends=lambda count: count.cumsum(0) - 1)),
-    ],
+        "right order; the last experts may have no row and still have an end: "
+        "count with minlength=E": (
+            _planned(ends=lambda count: count[: count.nonzero().max() + 1].cumsum(0))
+        ),
+        "right order; those are the numbers of rows: add them up (cumsum)": (
+            _planned(ends=lambda count: count)
+        ),
+        "right order; those are the rows where experts start, not where they end": (
+            _planned(ends=lambda count: count.cumsum(0) - count)
+        ),
+        "right order; an end is one past the expert's last row, as in a slice": (
+            _planned(ends=lambda count: count.cumsum(0) - 1)
+        ),
+    },
     returns=("the tokens", "the ends"),
-)  # fmt: skip
+)
 
 
 # ---- 5: balance
@@ -286,35 +285,29 @@ balance = Exercise(
         {"logits": (logits := rand(N, E)), "ids": logits.topk(k)[1]}
         for N, E, k in [(4, 4, 2), (8, 6, 3), (16, 8, 2)]
     ],
-    wrong=[
-        ("the E in front is missing, with which an even use costs k for any E",
-         lambda logits, ids: _balance(logits, ids, scale=1 / logits.shape[1])),
-        (
-            "that is the share of all choices; the share of tokens that chose e is "
-            "k times as large: divide the count by N",
-            lambda logits, ids: _balance(logits, ids, scale=1 / ids.shape[1]),
+    wrong={
+        "the E in front is missing, with which an even use costs k for any E": (
+            lambda logits, ids: _balance(logits, ids, scale=1 / logits.shape[1])
         ),
-        ("that is a count; divide it by the number of tokens",
-         lambda logits, ids: _balance(logits, ids, scale=len(logits))),
-        (
-            "the probabilities are those of the winners alone; take the mean over all "
-            "tokens, also those that chose otherwise",
-            _winners_only,
+        "that is the share of all choices; the share of tokens that chose e is "
+        "k times as large: divide the count by N": (
+            lambda logits, ids: _balance(logits, ids, scale=1 / ids.shape[1])
         ),
-        (
-            "multiplied token by token, then averaged; average first, each of the two, "
-            "then multiply",
-            _token_by_token,
+        "that is a count; divide it by the number of tokens": (
+            lambda logits, ids: _balance(logits, ids, scale=len(logits))
         ),
-        (
-            "the counts are squared; a count has no slope, so nothing could be learned "
-            "from it: multiply by the mean probability",
-            _squared,
+        "the probabilities are those of the winners alone; take the mean over all "
+        "tokens, also those that chose otherwise": _winners_only,
+        "multiplied token by token, then averaged; average first, each of the two, "
+        "then multiply": _token_by_token,
+        "the counts are squared; a count has no slope, so nothing could be learned "
+        "from it: multiply by the mean probability": _squared,
+        "those are mean logits; take the softmax first, then the mean": (
+            _balanced(lambda z: z.mean(0))
         ),
-        ("those are mean logits; take the softmax first, then the mean",
-         _balanced(lambda z: z.mean(0))),
-        ("the softmax goes over the tokens; it goes over the experts, the last axis",
-         _balanced(lambda z: z.softmax(0).mean(0))),
-    ],
+        "the softmax goes over the tokens; it goes over the experts, the last axis": (
+            _balanced(lambda z: z.softmax(0).mean(0))
+        ),
+    },
     returns=("the loss",),
-)  # fmt: skip
+)

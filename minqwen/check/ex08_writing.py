@@ -47,53 +47,43 @@ nucleus = Exercise(
     "temperature and top-p",
     _nucleus,
     _nucleus_inputs,
-    wrong=[
-        (
-            "the token that crosses top_p is dropped; it is the last one kept, so that "
-            "the kept ones together reach top_p",
+    wrong={
+        "the token that crosses top_p is dropped; it is the last one kept, so that "
+        "the kept ones together reach top_p": (
             lambda logits, temperature, top_p: _keep(
                 (logits / temperature).softmax(-1), top_p, shift=-1
-            ),
+            )
         ),
-        (
-            "one token too many is kept: stop as soon as top_p is reached",
+        "one token too many is kept: stop as soon as top_p is reached": (
             lambda logits, temperature, top_p: _keep(
                 (logits / temperature).softmax(-1), top_p, shift=1
-            ),
+            )
         ),
-        (
-            "the temperature has no effect: dividing probabilities by it cancels when "
-            "they are made to sum to one. Divide the logits, before the softmax",
-            lambda logits, temperature, top_p: _keep(logits.softmax(-1), top_p),
+        "the temperature has no effect: dividing probabilities by it cancels when "
+        "they are made to sum to one. Divide the logits, before the softmax": (
+            lambda logits, temperature, top_p: _keep(logits.softmax(-1), top_p)
         ),
-        (
-            "the logits are multiplied by the temperature; divide them",
+        "the logits are multiplied by the temperature; divide them": (
             lambda logits, temperature, top_p: _keep(
                 (logits * temperature).softmax(-1), top_p
-            ),
+            )
         ),
-        (
-            "top_p is applied before the temperature; first the temperature, then the "
-            "softmax, then top_p on what came out",
-            _filter_first,
-        ),
-        (
-            "the kept probabilities do not sum to one; divide them by their sum",
+        "top_p is applied before the temperature; first the temperature, then the "
+        "softmax, then top_p on what came out": _filter_first,
+        "the kept probabilities do not sum to one; divide them by their sum": (
             lambda logits, temperature, top_p: _keep(
                 (logits / temperature).softmax(-1), top_p, scale=False
-            ),
+            )
         ),
-        (
-            "the probabilities are in order of size; put each back at its token's id",
+        "the probabilities are in order of size; put each back at its token's id": (
             lambda logits, temperature, top_p: _keep(
                 (logits / temperature).softmax(-1), top_p, back=False
-            ),
+            )
         ),
-        (
-            "nothing is left out: top_p is not used",
-            lambda logits, temperature, top_p: (logits / temperature).softmax(-1),
+        "nothing is left out: top_p is not used": (
+            lambda logits, temperature, top_p: (logits / temperature).softmax(-1)
         ),
-    ],
+    },
     returns=("the probabilities",),
 )
 
@@ -155,35 +145,23 @@ greedy = Exercise(
         for model in [_drawn_model(rand)]
         for ids in [(rand(1, T).sigmoid() * 97).long() for T in (3, 4, 5, 6)]
     ],
-    wrong=[
-        (
-            "the whole text is fed again, to a cache that holds it already; after the "
-            "prompt feed only the new token",
-            lambda **case: _greedy(**case, again=lambda ids, new: ids),
+    wrong={
+        "the whole text is fed again, to a cache that holds it already; after the "
+        "prompt feed only the new token": (
+            lambda **case: _greedy(**case, again=lambda ids, new: ids)
         ),
-        (
-            "a new cache at every step: the model has forgotten the text. Make one, "
-            "and hand it to every call",
-            _forgetful,
+        "a new cache at every step: the model has forgotten the text. Make one, "
+        "and hand it to every call": _forgetful,
+        "the first new token is what follows the prompt's first token; take the "
+        "logits of its last": lambda **case: _greedy(**case, first=0),
+        "the prompt's last token is read twice; what follows it is in the logits "
+        "of the first call": _last_twice,
+        "the first new token is missing: the prompt's logits already give one": (
+            lambda model, ids, count: _greedy(model, ids, count + 1)[1:]
         ),
-        (
-            "the first new token is what follows the prompt's first token; take the "
-            "logits of its last",
-            lambda **case: _greedy(**case, first=0),
+        "the prompt is returned too; only what was written is asked for": (
+            lambda model, ids, count: torch.cat([ids[0], _greedy(model, ids, count)])
         ),
-        (
-            "the prompt's last token is read twice; what follows it is in the logits "
-            "of the first call",
-            _last_twice,
-        ),
-        (
-            "the first new token is missing: the prompt's logits already give one",
-            lambda model, ids, count: _greedy(model, ids, count + 1)[1:],
-        ),
-        (
-            "the prompt is returned too; only what was written is asked for",
-            lambda model, ids, count: torch.cat([ids[0], _greedy(model, ids, count)]),
-        ),
-    ],
+    },
     returns=("the new tokens",),
 )

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from functools import partial
 
 from .core import Exercise
 
@@ -27,14 +28,6 @@ def _merge(tokens, left, right, text_alone=False, leave=0):
         merged.append(left + right if found else tokens[i])
         i += 1 + found
     return merged
-
-
-def _by_text(tokens, left, right):
-    return _merge(tokens, left, right, text_alone=True)
-
-
-def _last_lost(tokens, left, right):
-    return _merge(tokens, left, right, leave=1)
 
 
 def _overlapping(tokens, left, right):
@@ -72,8 +65,12 @@ merge = Exercise(
             _overlapping
         ),
         "only the first pair is joined; go on to the end": _first_only,
-        "it compares the joined text; a + ba is another pair than ab + a": _by_text,
-        "the last token is lost; it may be in no pair, but it stays": _last_lost,
+        "it compares the joined text; a + ba is another pair than ab + a": (
+            partial(_merge, text_alone=True)
+        ),
+        "the last token is lost; it may be in no pair, but it stays": (
+            partial(_merge, leave=1)
+        ),
     },
     returns=("the tokens",),
 )
@@ -87,14 +84,6 @@ def _encode(word, merges, choose=lambda pairs, merges: min(pairs, key=merges.ind
     while pairs := [p for p in itertools.pairwise(tokens) if p in merges]:
         tokens = _merge(tokens, *choose(pairs, merges))
     return tokens
-
-
-def _leftmost(word, merges):
-    return _encode(word, merges, lambda pairs, _: pairs[0])
-
-
-def _latest(word, merges):
-    return _encode(word, merges, lambda pairs, _: max(pairs, key=merges.index))
 
 
 def _one_merge(word, merges):
@@ -133,11 +122,13 @@ encode = Exercise(
         "it takes the longest known token from the left; merges are done in the "
         "order in which they were learned": _longest,
         "it takes the leftmost pair that is a merge; take the one that was "
-        "learned first": _leftmost,
+        "learned first": partial(_encode, choose=lambda pairs, merges: pairs[0]),
         "it stops after one merge; go on until no pair of neighbours is a merge": (
             _one_merge
         ),
-        "it takes the merge that was learned last; the first goes first": _latest,
+        "it takes the merge that was learned last; the first goes first": (
+            partial(_encode, choose=lambda pairs, merges: max(pairs, key=merges.index))
+        ),
     },
     returns=("the tokens",),
 )
@@ -255,21 +246,17 @@ prompt = Exercise(
     _conversations,
     wrong={
         "the role stands in a line of its own: a newline comes after it": (
-            lambda messages, thinking: _prompt(messages, thinking, role=" ")
+            partial(_prompt, role=" ")
         ),
-        "each turn ends in <|im_end|> and a newline": (
-            lambda messages, thinking: _prompt(messages, thinking, end="")
-        ),
+        "each turn ends in <|im_end|> and a newline": partial(_prompt, end=""),
         "the assistant's turn is not opened, so the model could write anyone's": (
-            lambda messages, thinking: _prompt(messages, thinking)[
-                : _prompt(messages, thinking).rindex("<|im_start|>")
-            ]
+            lambda messages, thinking: _prompt(messages, True).removesuffix(
+                "<|im_start|>assistant\n<think>\n"
+            )
         ),
         "without thinking the prompt holds an empty thought; here it has none": (
-            lambda messages, thinking: (
-                _prompt(messages, True)
-                if thinking
-                else _prompt(messages, True).removesuffix("<think>\n")
+            lambda messages, thinking: _prompt(messages, True).removesuffix(
+                "" if thinking else "<think>\n"
             )
         ),
         "that is Qwen3's way; Qwen3.5's prompt opens the thought that is to come": (

@@ -1,32 +1,24 @@
 """Notebook 02, size and position."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
-from ..model.rope import rotate
-from .core import Exercise
-
-
-def unit(x):
-    return x / x.norm(dim=-1, keepdim=True)
-
+from ..model.norm import l2norm
+from .core import Exercise, unit
 
 # ---- 1: length one
 
 
-def _unit_length(x):
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
-
-
-def _eps_in_mean(x):
-    mean = x.square().mean(-1, keepdim=True)
-    return x * torch.rsqrt(mean + 1e-6) / x.shape[-1] ** 0.5
+def _rms(x, eps):
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 unit_length = Exercise(
     "02",
     "length one",
-    _unit_length,
+    l2norm,
     lambda rand: [
         {"x": scale * unit(rand(*shape))}
         for scale, shape in [(5.0, (2,)), (1e-3, (3, 8)), (2e-3, (2, 3, 16))]
@@ -35,15 +27,13 @@ unit_length = Exercise(
         "right for long vectors; the 1e-6 is missing, which a faint vector feels "
         "and a token of zeros needs": unit,
         "the 1e-6 is added to the mean; add it to the sum, which is K times larger": (
-            _eps_in_mean
+            lambda x: _rms(x, 1e-6) / x.shape[-1] ** 0.5
         ),
         "the 1e-6 is added to the length; add it under the root": (
             lambda x: x / (x.norm(dim=-1, keepdim=True) + 1e-6)
         ),
         "the numbers have size one, not the vector: it divides by the root of the "
-        "mean; divide by the root of the sum": (
-            lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
-        ),
+        "mean; divide by the root of the sum": lambda x: _rms(x, 1e-6),
         "the root is missing: it divides by the length squared": (
             lambda x: x / (x.square().sum(-1, keepdim=True) + 1e-6)
         ),
@@ -53,10 +43,6 @@ unit_length = Exercise(
 
 
 # ---- 2: a gain of 1 + w
-
-
-def _rms(x, eps):
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 def _centred(x, w, eps):
@@ -115,12 +101,7 @@ norm_then_gate = Exercise(
     "norm, then gate",
     _norm_then_gate,
     lambda rand: [
-        {
-            "x": 3 * rand(*shape),
-            "z": rand(*shape),
-            "w": 1 + 0.3 * rand(shape[-1]),
-            "eps": 0.5,
-        }
+        dict(x=3 * rand(*shape), z=rand(*shape), w=1 + 0.3 * rand(shape[-1]), eps=0.5)
         for shape in [(4,), (3, 8), (2, 5, 6)]
     ],
     wrong={
@@ -150,42 +131,39 @@ norm_then_gate = Exercise(
 # ---- 4: turn a part
 
 
-def _turn_pairs(x, angle):
-    both = torch.cat([angle, angle])[None, None]
-    return rotate(x[None, None, None], both.cos(), both.sin())[0, 0, 0]
+def _turn(x, angle, first, second, sign=-1):
+    """Pairs (x[first], x[second]) turned by their angles; `sign` is that of b sin."""
+    a, b = x[first], x[second]
+    cos, sin = angle.cos(), angle.sin()
+    turned = x.clone()
+    turned[first] = a * cos + sign * b * sin
+    turned[second] = a * sin + b * cos
+    return turned
+
+
+def _turn_pairs(x, angle, **mistake):
+    pairs = len(angle)
+    return _turn(x, angle, slice(pairs), slice(pairs, 2 * pairs), **mistake)
 
 
 def _neighbours(x, angle):
-    R = 2 * len(angle)
-    a, b = x[:R:2], x[1:R:2]
-    cos, sin = angle.cos(), angle.sin()
-    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
-    return torch.cat([turned.flatten(), x[R:]])
+    end = 2 * len(angle)
+    return _turn(x, angle, slice(0, end, 2), slice(1, end, 2))
 
 
 def _across(x, angle):
     """Dimension i with i + K/2, the other half of the whole head."""
-    half, pairs = len(x) // 2, len(angle)
-    a, b = x[:pairs], x[half : half + pairs]
-    cos, sin = angle.cos(), angle.sin()
-    middle, end = x[pairs:half], x[half + pairs :]
-    return torch.cat([a * cos - b * sin, middle, a * sin + b * cos, end])
+    pairs, half = len(angle), len(x) // 2
+    return _turn(x, angle, slice(pairs), slice(half, half + pairs))
 
 
 def _from_the_end(x, angle):
-    return _turn_pairs(x.roll(2 * len(angle)), angle).roll(-2 * len(angle))
-
-
-def _no_minus(x, angle):
     pairs = len(angle)
-    a, b, rest = x[:pairs], x[pairs : 2 * pairs], x[2 * pairs :]
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([a * cos + b * sin, a * sin + b * cos, rest])
+    return _turn(x, angle, slice(-2 * pairs, -pairs), slice(-pairs, None))
 
 
 def _zero_rest(x, angle):
-    R = 2 * len(angle)
-    return torch.cat([_turn_pairs(x, angle)[:R], torch.zeros_like(x[R:])])
+    return torch.where(torch.arange(len(x)) < 2 * len(angle), _turn_pairs(x, angle), 0)
 
 
 turn_pairs = Exercise(
@@ -205,7 +183,9 @@ turn_pairs = Exercise(
         "it turns the other way: a cos - b sin comes first, a sin + b cos second": (
             lambda x, angle: _turn_pairs(x, -angle)
         ),
-        "a minus is missing: the first of a pair is a cos - b sin": _no_minus,
+        "a minus is missing: the first of a pair is a cos - b sin": (
+            partial(_turn_pairs, sign=1)
+        ),
         "the last dimensions turn; it should be the first": _from_the_end,
         "what does not turn is lost; it passes unchanged": _zero_rest,
         "only the turned dimensions are returned; the rest passes unchanged": (
@@ -230,10 +210,6 @@ def _deal(sections, first=1, second=2):
     return axis
 
 
-def _blocks(sections):
-    return torch.arange(3).repeat_interleave(torch.tensor(sections))
-
-
 three_axes = Exercise(
     "02",
     "deal the pairs out",
@@ -241,7 +217,9 @@ three_axes = Exercise(
     lambda rand: [{"sections": s} for s in [(11, 11, 10), (24, 20, 20), (6, 1, 2)]],
     wrong={
         "the pairs are given in blocks (0 0 0 1 1 1 2 2); deal them out in turn, "
-        "so that each axis gets fast ones and slow ones": _blocks,
+        "so that each axis gets fast ones and slow ones": (
+            lambda sections: torch.arange(3).repeat_interleave(torch.tensor(sections))
+        ),
         "right for (11, 11, 10) only: an axis stops when its pairs are dealt, and "
         "time takes the rest": lambda sections: torch.arange(sum(sections)) % 3,
         "rows and columns are swapped: the order is time, row, column": (

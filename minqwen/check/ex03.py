@@ -1,5 +1,7 @@
 """Notebook 03, gated attention."""
 
+from functools import partial
+
 import torch
 
 from ..model import attention
@@ -17,12 +19,8 @@ def _weights(q, k, scale=None, look=torch.tril):
     return scores.masked_fill(~seen, -torch.inf).softmax(-1)
 
 
-def _attention(q, k, v):
-    return _weights(q, k) @ v
-
-
-def _everyone(seen):
-    return seen
+def _attention(q, k, v, **mistake):
+    return _weights(q, k, **mistake) @ v
 
 
 def _zero_score(q, k, v):
@@ -30,7 +28,7 @@ def _zero_score(q, k, v):
 
 
 def _cut_after(q, k, v):
-    return _weights(q, k, look=_everyone).tril() @ v
+    return _weights(q, k, look=torch.ones_like).tril() @ v
 
 
 def _over_queries(q, k, v):
@@ -49,16 +47,16 @@ one_head = Exercise(
     ],
     wrong={
         "the scores are not divided by the square root of the head's width": (
-            lambda q, k, v: _weights(q, k, scale=1) @ v
+            partial(_attention, scale=1)
         ),
         "the scores are divided by the width; divide by its square root": (
             lambda q, k, v: _weights(q, k, scale=q.shape[1]) @ v
         ),
         "tokens look into the future; nothing is masked": (
-            lambda q, k, v: _weights(q, k, look=_everyone) @ v
+            partial(_attention, look=torch.ones_like)
         ),
         "the future is all that is seen; the mask is the wrong way round": (
-            lambda q, k, v: _weights(q, k, look=torch.triu) @ v
+            partial(_attention, look=torch.triu)
         ),
         "a score of 0 is a score like any other and gets a weight; the future "
         "needs -inf, whose exponential is 0": _zero_score,
@@ -99,7 +97,7 @@ kv_bytes = Exercise(
         "two bytes for each number": lambda cfg: _bytes(cfg) // 2,
         "those are numbers of keys; values are kept as well, and bf16 takes two "
         "bytes for each number": lambda cfg: _bytes(cfg) // 4,
-        "that is one layer; how many keep something?": lambda cfg: _bytes(cfg, 1),
+        "that is one layer; how many keep something?": partial(_bytes, layers=1),
     },
     returns=("the bytes",),
 )

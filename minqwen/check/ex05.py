@@ -1,6 +1,7 @@
 """Notebook 05, gates, the short convolution and the layer around the delta rule."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -11,11 +12,7 @@ from ..model.deltanet import GatedDeltaNet
 from ..model.norm import l2norm
 from .core import Exercise
 
-
-def _with(function, **options):
-    """The function with one mistake switched on."""
-    return lambda *args, **kw: function(*args, **kw, **options)
-
+LN2 = math.log(2)
 
 # ---- 1: how much to forget
 
@@ -34,24 +31,24 @@ decay = Exercise(
     ],
     wrong={
         "g is positive: exp(g) is above one and the memory grows; a minus is missing": (
-            _with(_decay, sign=1)
+            partial(_decay, sign=1)
         ),
         "A_log is the logarithm of the rate: take its exp first": (
-            _with(_decay, rate=lambda A_log: A_log)
+            partial(_decay, rate=lambda A_log: A_log)
         ),
         "the minus belongs outside: -exp(A_log), not exp(-A_log)": (
-            _with(_decay, rate=lambda A_log: (-A_log).exp())
+            partial(_decay, rate=lambda A_log: (-A_log).exp())
         ),
         "A_log is not used; each head has a rate of its own": (
-            _with(_decay, rate=torch.ones_like)
+            partial(_decay, rate=torch.ones_like)
         ),
         "the softplus is missing, so a token below zero makes the memory grow": (
-            _with(_decay, gate=lambda x: x)
+            partial(_decay, gate=lambda x: x)
         ),
         "that is relu: zero below zero, where nothing is forgotten and nothing can be "
-        "learned; softplus is its smooth form": _with(_decay, gate=F.relu),
+        "learned; softplus is its smooth form": partial(_decay, gate=F.relu),
         "that is a sigmoid, which stops at one; softplus has no upper end, so one "
-        "token can clear everything": _with(_decay, gate=torch.sigmoid),
+        "token can clear everything": partial(_decay, gate=torch.sigmoid),
         "dt_bias is added after the softplus; add it to `a`, inside": (
             lambda a, A_log, dt_bias: -A_log.exp() * (F.softplus(a) + dt_bias)
         ),
@@ -67,8 +64,7 @@ decay = Exercise(
 # ---- 2: set a half-life
 
 
-def _set(tokens, A_log, dt_bias, half=None, bias=1, rate=torch.exp, undo=torch.expm1):
-    half = math.log(2) if half is None else half
+def _set(tokens, A_log, dt_bias, half=LN2, bias=1, rate=torch.exp, undo=torch.expm1):
     return undo(half / (tokens * rate(A_log))).log() - bias * dt_bias
 
 
@@ -81,21 +77,21 @@ set_half_life = Exercise(
         for tokens in (0.25, 2.0, 100.0)
     ],
     wrong={
-        "dt_bias is not taken off again": _with(_set, bias=0),
+        "dt_bias is not taken off again": partial(_set, bias=0),
         "dt_bias has the wrong sign: softplus sees a + dt_bias, so take it off": (
-            _with(_set, bias=-1)
+            partial(_set, bias=-1)
         ),
-        "the head's rate exp(A_log) is not used": _with(_set, rate=torch.ones_like),
+        "the head's rate exp(A_log) is not used": partial(_set, rate=torch.ones_like),
         "A_log is the logarithm of the rate: take its exp first": (
-            _with(_set, rate=lambda A_log: A_log)
+            partial(_set, rate=lambda A_log: A_log)
         ),
         "after that many tokens 1/e is left, and not one half: ln 2 is missing": (
-            _with(_set, half=1.0)
+            partial(_set, half=1.0)
         ),
         "softplus(x) is log(1 + exp(x)), so from its value y comes log(exp(y) - 1); "
-        "the - 1 is missing": _with(_set, undo=torch.exp),
+        "the - 1 is missing": partial(_set, undo=torch.exp),
         "softplus is undone by log(exp(y) - 1), not by log(y), which only comes near "
-        "it for small y": _with(_set, undo=lambda y: y),
+        "it for small y": partial(_set, undo=lambda y: y),
     },
     returns=("a",),
 )
@@ -138,9 +134,9 @@ short_conv = Exercise(
         "the taps are read newest first; the last tap meets the newest token": (
             lambda x, taps, window: _conv(x, taps.flip(-1), window)
         ),
-        "the silu is missing": _with(_conv, act=lambda y: y),
+        "the silu is missing": partial(_conv, act=lambda y: y),
         "it sees one token ahead: output t is made from the tokens up to t, and from "
-        "none after": _with(_conv, ahead=1),
+        "none after": partial(_conv, ahead=1),
         "it starts from zeros; the window holds the tokens before this call": (
             lambda x, taps, window: (
                 _conv(x, taps, 0 * window)[0],
@@ -210,23 +206,23 @@ head_inputs = Exercise(
     ],
     wrong={
         "the key heads are tiled (0, 1, 0, 1); neighbours share one (0, 0, 1, 1): "
-        "repeat_interleave, not repeat": _with(_heads, spread=_tiled),
-        "the queries are not multiplied by K^-0.5": _with(_heads, scale=(0, 0)),
+        "repeat_interleave, not repeat": partial(_heads, spread=_tiled),
+        "the queries are not multiplied by K^-0.5": partial(_heads, scale=(0, 0)),
         "the keys are scaled as well; K^-0.5 is for the queries, and keys keep length "
-        "one": _with(_heads, scale=(-0.5, -0.5)),
+        "one": partial(_heads, scale=(-0.5, -0.5)),
         "the scale is on the keys; it belongs to the queries": (
-            _with(_heads, scale=(0, -0.5))
+            partial(_heads, scale=(0, -0.5))
         ),
         "queries and keys keep the size they came with; l2norm makes it one": (
-            _with(_heads, norm=lambda x: x)
+            partial(_heads, norm=lambda x: x)
         ),
         "that is the root mean square norm, whose vectors have length K^0.5; l2norm "
         "divides by the length": (
-            _with(_heads, norm=lambda x: l2norm(x) * x.shape[-1] ** 0.5)
+            partial(_heads, norm=lambda x: l2norm(x) * x.shape[-1] ** 0.5)
         ),
         "all heads of a token were normed together; each has a length of its own, so "
         "cut into heads before the norm": (
-            _with(_heads, norm=lambda x: l2norm(x.flatten(1)).view(x.shape))
+            partial(_heads, norm=lambda x: l2norm(x.flatten(1)).view(x.shape))
         ),
         "queries and keys are swapped; the order is q, k, v": _swapped,
         "the numbers are not grouped by key head, as they are in Qwen3-Next: all "
@@ -239,15 +235,10 @@ head_inputs = Exercise(
 # ---- 5: the layer
 
 _SMALL = SimpleNamespace(
-    hidden_size=12,
-    linear_num_key_heads=2,
-    linear_num_value_heads=4,
-    linear_key_head_dim=4,
-    linear_value_head_dim=3,
-    linear_conv_kernel_dim=4,
-    conv_dim=28,
-    rms_norm_eps=1e-2,
-)
+    hidden_size=12, linear_num_key_heads=2, linear_num_value_heads=4,
+    linear_key_head_dim=4, linear_value_head_dim=3, linear_conv_kernel_dim=4,
+    conv_dim=28, rms_norm_eps=1e-2,
+)  # fmt: skip
 
 
 def _random_layer(rand):
@@ -291,39 +282,39 @@ deltanet_layer = Exercise(
     lambda rand: [{"layer": _random_layer(rand), "x": rand(T, 12)} for T in (6, 1, 3)],
     wrong={
         "the gated norm multiplies by 1 + w; this one stores its gain as it is": (
-            _with(_layer, out=_with(_output, more=1.0))
+            partial(_layer, out=partial(_output, more=1.0))
         ),
         "the gate is a sigmoid; it is silu(z), which is z times its sigmoid": (
-            _with(_layer, out=_with(_output, gate=torch.sigmoid))
+            partial(_layer, out=partial(_output, gate=torch.sigmoid))
         ),
         "the output gate is missing: multiply by silu(z), with z from in_proj_z": (
-            _with(_layer, out=_with(_output, gate=torch.ones_like))
+            partial(_layer, out=partial(_output, gate=torch.ones_like))
         ),
         "z is multiplied in before the norm; norm first, then the gate": (
-            _with(_layer, out=_gate_first)
+            partial(_layer, out=_gate_first)
         ),
         "all heads are normed together; each head's output is normed by itself": (
-            _with(_layer, out=_with(_output, over=(-2, -1)))
+            partial(_layer, out=partial(_output, over=(-2, -1)))
         ),
         "beta is the bare projection; a sigmoid keeps it between 0 and 1": (
-            _with(_layer, beta=lambda b: b)
+            partial(_layer, beta=lambda b: b)
         ),
         "in_proj_a and in_proj_b are swapped: a makes g, b makes beta": (
-            _with(_layer, makes="ba")
+            partial(_layer, makes="ba")
         ),
         "beta is applied twice: the rule multiplies the error by it, so leave the "
-        "values alone": _with(_layer, twice=1),
+        "values alone": partial(_layer, twice=1),
         "the convolution is missing": (
-            _with(_layer, conv=lambda x, taps, window: (x, window))
+            partial(_layer, conv=lambda x, taps, window: (x, window))
         ),
         "the convolution is left without its silu": (
-            _with(_layer, conv=_with(_conv, act=lambda y: y))
+            partial(_layer, conv=partial(_conv, act=lambda y: y))
         ),
         "the key heads are tiled (0, 1, 0, 1); neighbours share one (0, 0, 1, 1)": (
-            _with(_layer, spread=_tiled)
+            partial(_layer, spread=_tiled)
         ),
         "the queries are not multiplied by K^-0.5. The norm hides most of that; faint "
-        "reads show it, through eps": _with(_layer, scale=(0, 0)),
+        "reads show it, through eps": partial(_layer, scale=(0, 0)),
     },
     returns=("the output",),
 )

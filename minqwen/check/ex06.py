@@ -1,9 +1,10 @@
 """Notebook 06, chunks."""
 
+from functools import partial
+
 import torch
 
-from .core import Exercise
-from .ex04 import unit
+from .core import Exercise, unit
 
 
 def _gates(rand, C):
@@ -120,12 +121,12 @@ carry_state = Exercise(
             )
         ),
         "the old state does not fade; it lives through the whole chunk, "
-        "exp(G_last)": lambda S, k, E, g: S + _carry(torch.zeros_like(S), k, E, g),
+        "exp(G_last)": lambda S, k, E, g: S + _carry(0 * S, k, E, g),
         "the old state fades by the last g only, not by the sum of all": (
-            lambda S, k, E, g: g[-1].exp() * S + _carry(torch.zeros_like(S), k, E, g)
+            lambda S, k, E, g: g[-1].exp() * S + _carry(0 * S, k, E, g)
         ),
         "the old state is gone; it fades, and the writes are added to it": (
-            lambda S, k, E, g: _carry(torch.zeros_like(S), k, E, g)
+            lambda S, k, E, g: _carry(0 * S, k, E, g)
         ),
         "all of it fades as the old state does; the writes came later": (
             lambda S, k, E, g: g.sum().exp() * (S + k.T @ E)
@@ -150,10 +151,6 @@ def _chunk(S, q, k, v, g, beta, asked=1, read=1, faded=(1, 1), inside=0, values=
     return o, _carry(S, k, E, g)
 
 
-def _mistake(**options):
-    return lambda S, q, k, v, g, beta: _chunk(S, q, k, v, g, beta, **options)
-
-
 one_chunk = Exercise(
     "06",
     "a whole chunk",
@@ -170,18 +167,18 @@ one_chunk = Exercise(
     ],
     wrong={
         "the errors do not ask the old state; subtract what it answers from v": (
-            _mistake(asked=0)
+            partial(_chunk, asked=0)
         ),
         "the errors ask the old state as it was when the chunk began; by token i "
-        "it has faded by exp(G_i)": _mistake(faded=(0, 1)),
+        "it has faded by exp(G_i)": partial(_chunk, faded=(0, 1)),
         "the outputs read the old state as it was when the chunk began; by token "
-        "i it has faded by exp(G_i)": _mistake(faded=(1, 0)),
+        "i it has faded by exp(G_i)": partial(_chunk, faded=(1, 0)),
         "the outputs come from this chunk alone; add what q reads from the old "
-        "state": _mistake(read=0),
+        "state": partial(_chunk, read=0),
         "a token does not see its own write; the read comes after it, so keep "
-        "the diagonal": _mistake(inside=-1),
+        "the diagonal": partial(_chunk, inside=-1),
         "the outputs add up the values; add up the errors, which are what was "
-        "written": _mistake(values=True),
+        "written": partial(_chunk, values=True),
     },
     returns=("the outputs", "the new S"),
 )

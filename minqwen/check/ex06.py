@@ -101,12 +101,7 @@ carry_state = Exercise(
     "carry the state",
     _carry,
     lambda rand: [
-        {
-            "S": rand(K, V),
-            "k": unit(rand(C, K)),
-            "E": rand(C, V),
-            "g": _gates(rand, C)["g"],
-        }
+        dict(S=rand(K, V), k=unit(rand(C, K)), E=rand(C, V), g=_gates(rand, C)["g"])
         for C, K, V in [(2, 2, 2), (4, 4, 3), (5, 3, 5)]
     ],
     wrong={
@@ -156,13 +151,8 @@ one_chunk = Exercise(
     "a whole chunk",
     _chunk,
     lambda rand: [
-        {
-            "S": rand(K, V),
-            "q": unit(rand(C, K)),
-            "k": unit(rand(C, K)),
-            "v": rand(C, V),
-            **_gates(rand, C),
-        }
+        {"S": rand(K, V), "q": unit(rand(C, K)), "k": unit(rand(C, K))}
+        | {"v": rand(C, V), **_gates(rand, C)}
         for C, K, V in [(2, 2, 2), (4, 4, 3), (5, 3, 5)]
     ],
     wrong={

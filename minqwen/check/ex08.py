@@ -1,7 +1,10 @@
 """Notebook 08, sixty layers: blocks, the whole, its cache."""
 
+from functools import partial
+
 import torch
 
+from ..model.norm import rms_norm
 from .core import Exercise
 
 # ---- 1: one block
@@ -29,21 +32,12 @@ def _normed_output(x, mixer, mlp, norm1, norm2):
 
 
 def _norm(gain):
-    def norm(x):
-        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * (1 + gain)
-
-    return norm
+    return lambda x: rms_norm(x, gain, 1e-6)
 
 
 def _reader(weight, mix):
     """A small layer: a token reads those before it where `mix` is true."""
-
-    def layer(x):
-        T = len(x)
-        before = torch.ones(T, T).tril() if mix else torch.eye(T)
-        return torch.tanh(before @ x @ weight)
-
-    return layer
+    return lambda x: torch.tanh((x.cumsum(0) if mix else x) @ weight)
 
 
 def _identity(x):
@@ -244,11 +238,9 @@ cached_step = Exercise(
     ],
     wrong={
         "it reads before it appends: a token looks at itself too, so its own key "
-        "and value go into the cache first": (
-            lambda **case: _step(**case, read_old=True)
-        ),
+        "and value go into the cache first": (partial(_step, read_old=True)),
         "the position starts again at 0; it is the number of tokens that the cache "
-        "holds": lambda **case: _step(**case, at=0),
+        "holds": partial(_step, at=0),
         "the position is one too far: tokens count from 0, so with S kept the new "
         "one is at S": lambda **case: _step(**case, at=len(case["keys"]) + 1),
         "the query is not turned to its position": _query_stays,

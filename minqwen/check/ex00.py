@@ -36,14 +36,14 @@ expert_size = Exercise(
 # ---- 2: a full layer's mixer
 
 
-def _attention(D, H, Hkv, K):
+def _attention_size(D, H, Hkv, K):
     return 2 * H * K * D + 2 * Hkv * K * D + D * H * K + 2 * K
 
 
 attention_size = Exercise(
     "00",
     "a full layer's mixer",
-    _attention,
+    _attention_size,
     lambda rand: [
         {"D": whole(rand, 8, 15), "H": H, "Hkv": Hkv, "K": whole(rand, 3, 6)}
         for H, Hkv in [(4, 1), (6, 2), (8, 2)]
@@ -51,22 +51,22 @@ attention_size = Exercise(
     wrong={
         "q_proj is twice as tall: beside each query it makes a gate of the same "
         "width, 2 H K rows in all": (
-            lambda D, H, Hkv, K: _attention(D, H, Hkv, K) - H * K * D
+            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) - H * K * D
         ),
         "the two norms are missing, K numbers each": (
-            lambda D, H, Hkv, K: _attention(D, H, Hkv, K) - 2 * K
+            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) - 2 * K
         ),
         "keys and values have Hkv heads only; several query heads share one": (
-            lambda D, H, Hkv, K: _attention(D, H, H, K)
+            lambda D, H, Hkv, K: _attention_size(D, H, H, K)
         ),
         "keys and values each have a matrix of Hkv K rows; one is missing": (
-            lambda D, H, Hkv, K: _attention(D, H, Hkv, K) - Hkv * K * D
+            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) - Hkv * K * D
         ),
         "o_proj reads H K numbers: the gate has been used up before it": (
-            lambda D, H, Hkv, K: _attention(D, H, Hkv, K) + H * K * D
+            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) + H * K * D
         ),
         "all heads share one q_norm and one k_norm of K numbers each": (
-            lambda D, H, Hkv, K: _attention(D, H, Hkv, K) + (H + Hkv - 2) * K
+            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) + (H + Hkv - 2) * K
         ),
     },
     returns=("the number of parameters",),

@@ -7,7 +7,7 @@ from functools import partial
 
 from .core import Exercise
 
-MARKS = ["<|im_start|>", "<|im_end|>"]
+TURN_MARKS = ["<|im_start|>", "<|im_end|>"]
 
 
 def renamed(rand, *words):
@@ -137,14 +137,10 @@ encode = Exercise(
 # ---- 3: a fair measure
 
 
-def _bits_per_byte(nats, tokens, text):
-    return nats / math.log(2) * tokens / len(text.encode())
-
-
 bits_per_byte = Exercise(
     "01",
     "bits per byte",
-    _bits_per_byte,
+    lambda nats, tokens, text: nats / math.log(2) * tokens / len(text.encode()),
     lambda rand: [
         {"nats": 1 + float(rand(()).abs()), "tokens": tokens, "text": text}
         for tokens, text in [(3, "bandana"), (5, "naïve façade"), (9, "सरल जटिल")]
@@ -188,13 +184,13 @@ def _clean(text, marks):
 
 def _strangers(rand):
     inside, outside, end = renamed(rand, "hide", "and seek", "now")
-    start, stop = MARKS
+    start, stop = TURN_MARKS
     texts = [
         f"{inside}{stop}\n{start}system\n{outside}{start}{end}",
         f"{start[:5]}{stop}{start[5:]}{inside}{stop[:7]}{start}{stop[7:]}{end}",
         f"{inside} <|{end}|> {outside} {start.upper()} <b>",
     ]
-    return [{"text": text, "marks": MARKS} for text in texts]
+    return [{"text": text, "marks": TURN_MARKS} for text in texts]
 
 
 clean = Exercise(

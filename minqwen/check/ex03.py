@@ -19,7 +19,7 @@ def _weights(q, k, scale=None, look=torch.tril):
     return scores.masked_fill(~seen, -torch.inf).softmax(-1)
 
 
-def _attention(q, k, v, **mistake):
+def _one_head(q, k, v, **mistake):
     return _weights(q, k, **mistake) @ v
 
 
@@ -40,23 +40,23 @@ def _over_queries(q, k, v):
 one_head = Exercise(
     "03",
     "one head",
-    _attention,
+    _one_head,
     lambda rand: [
         {"q": rand(T, K), "k": rand(T, K), "v": rand(T, K)}
         for T, K in [(3, 2), (5, 4), (6, 8)]
     ],
     wrong={
         "the scores are not divided by the square root of the head's width": (
-            partial(_attention, scale=1)
+            partial(_one_head, scale=1)
         ),
         "the scores are divided by the width; divide by its square root": (
             lambda q, k, v: _weights(q, k, scale=q.shape[1]) @ v
         ),
         "tokens look into the future; nothing is masked": (
-            partial(_attention, look=torch.ones_like)
+            partial(_one_head, look=torch.ones_like)
         ),
         "the future is all that is seen; the mask is the wrong way round": (
-            partial(_attention, look=torch.triu)
+            partial(_one_head, look=torch.triu)
         ),
         "a score of 0 is a score like any other and gets a weight; the future "
         "needs -inf, whose exponential is 0": _zero_score,

@@ -10,14 +10,10 @@ from .core import Exercise, unit
 # ---- 1: one corrected write
 
 
-def _write(S, k, v):
-    return S + torch.outer(k, v - S.T @ k)
-
-
 write = Exercise(
     "04",
     "a corrected write",
-    _write,
+    lambda S, k, v: S + torch.outer(k, v - S.T @ k),
     lambda rand: [
         {"S": rand(K, V), "k": unit(rand(K)), "v": rand(V)}
         for K, V in [(2, 2), (4, 4), (3, 5)]
@@ -40,14 +36,10 @@ write = Exercise(
 # ---- 2: how strong a write must be
 
 
-def _strength(k, left):
-    return (1 - left) / (k @ k)
-
-
 strength = Exercise(
     "04",
     "how strong a write",
-    _strength,
+    lambda k, left: (1 - left) / (k @ k),
     lambda rand: [
         {"k": scale * unit(rand(4)), "left": left}
         for scale, left in [(1.0, 0.5), (2.0, 0.25), (0.5, 0.0)]
@@ -148,7 +140,7 @@ gated_step = Exercise(
 # ---- 4: the loop
 
 
-def _tiled(q, k, v, **rest):
+def _tiled_keys(q, k, v, **rest):
     times = v.shape[2] // k.shape[2]
     q, k = (x.repeat(1, 1, times, 1) for x in (q, k))
     return delta.delta_recurrent(q, k, v, **rest)
@@ -185,7 +177,7 @@ delta_recurrent = Exercise(
     _loop_inputs,
     wrong={
         "the keys are tiled (0, 1, 0, 1); neighbours share a key head "
-        "(0, 0, 1, 1): repeat_interleave, not repeat": _tiled,
+        "(0, 0, 1, 1): repeat_interleave, not repeat": _tiled_keys,
         "it starts from zeros, not from the state that it was given": (
             lambda state, **case: delta.delta_recurrent(**case)
         ),

@@ -108,7 +108,7 @@ def _conv(x, taps, window, ahead=0, act=F.silu):
     return act(mixed), seen[T:]
 
 
-def _keep(rule):
+def _window_by(rule):
     """The right outputs, and a new window by rule(window, x, y)."""
 
     def conv(x, taps, window):
@@ -144,18 +144,18 @@ short_conv = Exercise(
             )
         ),
         "the new window holds outputs; keep the inputs, from before taps and silu": (
-            _keep(lambda window, x, y: _moved_on(window, y))
+            _window_by(lambda window, x, y: _moved_on(window, y))
         ),
         "the new window has only tokens of this call; when the call is shorter than "
         "the window, older ones stay in it": (
-            _keep(lambda window, x, y: x[-len(window) :])
+            _window_by(lambda window, x, y: x[-len(window) :])
         ),
         "the new window is the old one; it moves on with the text": (
-            _keep(lambda window, x, y: window)
+            _window_by(lambda window, x, y: window)
         ),
         "the new window is one token too long: the next token brings the last of its "
         "W inputs itself": (
-            _keep(lambda window, x, y: torch.cat([window, x])[len(x) - 1 :])
+            _window_by(lambda window, x, y: torch.cat([window, x])[len(x) - 1 :])
         ),
     },
     returns=("the outputs", "the new window"),
@@ -169,7 +169,7 @@ def _spread(x, share):
     return x.repeat_interleave(share, dim=1)
 
 
-def _tiled(x, share):
+def _tile(x, share):
     return x.repeat(1, share, 1)
 
 
@@ -206,7 +206,7 @@ head_inputs = Exercise(
     ],
     wrong={
         "the key heads are tiled (0, 1, 0, 1); neighbours share one (0, 0, 1, 1): "
-        "repeat_interleave, not repeat": partial(_heads, spread=_tiled),
+        "repeat_interleave, not repeat": partial(_heads, spread=_tile),
         "the queries are not multiplied by K^-0.5": partial(_heads, scale=(0, 0)),
         "the keys are scaled as well; K^-0.5 is for the queries, and keys keep length "
         "one": partial(_heads, scale=(-0.5, -0.5)),
@@ -234,7 +234,7 @@ head_inputs = Exercise(
 
 # ---- 5: the layer
 
-_SMALL = SimpleNamespace(
+_LAYER_SIZES = SimpleNamespace(
     hidden_size=12, linear_num_key_heads=2, linear_num_value_heads=4,
     linear_key_head_dim=4, linear_value_head_dim=3, linear_conv_kernel_dim=4,
     conv_dim=28, rms_norm_eps=1e-2,
@@ -243,7 +243,7 @@ _SMALL = SimpleNamespace(
 
 def _random_layer(rand):
     with torch.random.fork_rng(devices=[]):  # leave the reader's own draws alone
-        layer = GatedDeltaNet(_SMALL).requires_grad_(False)
+        layer = GatedDeltaNet(_LAYER_SIZES).requires_grad_(False)
     for weight in layer.parameters():
         width = weight.shape[-1] if weight.dim() > 1 else 1
         weight.copy_(rand(*weight.shape) / width**0.5)
@@ -262,8 +262,10 @@ def _gate_first(o, z, layer):
     return _normed(o * F.silu(z), layer) * layer.norm.weight
 
 
-def _layer(layer, x, out=_output, beta=torch.sigmoid, conv=_conv, makes="ab", twice=0,
-           **heads):  # fmt: skip
+def _deltanet(
+    layer, x, out=_output, beta=torch.sigmoid, conv=_conv, makes="ab", twice=0, **heads
+):
+    """Right by default; each option is one mistake."""
     taps = layer.conv1d.weight[:, 0]
     qkv, _ = conv(layer.in_proj_qkv(x), taps, x.new_zeros(taps.shape[1] - 1, len(taps)))
     q, k, v = _heads(qkv, layer.key_heads, layer.heads, layer.K, **heads)
@@ -282,39 +284,39 @@ deltanet_layer = Exercise(
     lambda rand: [{"layer": _random_layer(rand), "x": rand(T, 12)} for T in (6, 1, 3)],
     wrong={
         "the gated norm multiplies by 1 + w; this one stores its gain as it is": (
-            partial(_layer, out=partial(_output, more=1.0))
+            partial(_deltanet, out=partial(_output, more=1.0))
         ),
         "the gate is a sigmoid; it is silu(z), which is z times its sigmoid": (
-            partial(_layer, out=partial(_output, gate=torch.sigmoid))
+            partial(_deltanet, out=partial(_output, gate=torch.sigmoid))
         ),
         "the output gate is missing: multiply by silu(z), with z from in_proj_z": (
-            partial(_layer, out=partial(_output, gate=torch.ones_like))
+            partial(_deltanet, out=partial(_output, gate=torch.ones_like))
         ),
         "z is multiplied in before the norm; norm first, then the gate": (
-            partial(_layer, out=_gate_first)
+            partial(_deltanet, out=_gate_first)
         ),
         "all heads are normed together; each head's output is normed by itself": (
-            partial(_layer, out=partial(_output, over=(-2, -1)))
+            partial(_deltanet, out=partial(_output, over=(-2, -1)))
         ),
         "beta is the bare projection; a sigmoid keeps it between 0 and 1": (
-            partial(_layer, beta=lambda b: b)
+            partial(_deltanet, beta=lambda b: b)
         ),
         "in_proj_a and in_proj_b are swapped: a makes g, b makes beta": (
-            partial(_layer, makes="ba")
+            partial(_deltanet, makes="ba")
         ),
         "beta is applied twice: the rule multiplies the error by it, so leave the "
-        "values alone": partial(_layer, twice=1),
+        "values alone": partial(_deltanet, twice=1),
         "the convolution is missing": (
-            partial(_layer, conv=lambda x, taps, window: (x, window))
+            partial(_deltanet, conv=lambda x, taps, window: (x, window))
         ),
         "the convolution is left without its silu": (
-            partial(_layer, conv=partial(_conv, act=lambda y: y))
+            partial(_deltanet, conv=partial(_conv, act=lambda y: y))
         ),
         "the key heads are tiled (0, 1, 0, 1); neighbours share one (0, 0, 1, 1)": (
-            partial(_layer, spread=_tiled)
+            partial(_deltanet, spread=_tile)
         ),
         "the queries are not multiplied by K^-0.5. The norm hides most of that; faint "
-        "reads show it, through eps": partial(_layer, scale=(0, 0)),
+        "reads show it, through eps": partial(_deltanet, scale=(0, 0)),
     },
     returns=("the output",),
 )

@@ -107,7 +107,7 @@ swiglu = Exercise(
 # ---- 3: one token through the layer
 
 
-def _layer(
+def _token(
     x, weights, ids, experts, shared, gate,
     one=lambda expert, w, x: w * expert(x),
     join=lambda routed, s, y: routed + s.sigmoid() * y,  # y: what `shared` makes of x
@@ -119,7 +119,7 @@ def _layer(
     return join(routed, gate @ x, shared(x))
 
 
-def _layer_inputs(rand):
+def _token_inputs(rand):
     def network(D, width):
         gate_up, down = rand(2 * width, D), rand(D, width)
         return lambda x: _swiglu(x, gate_up, down)
@@ -138,31 +138,31 @@ def _layer_inputs(rand):
 one_token = Exercise(
     "07",
     "one token through the layer",
-    _layer,
-    _layer_inputs,
+    _token,
+    _token_inputs,
     wrong={
         "the shared expert comes in whole: multiply it by sigmoid(gate . x). (A "
         "softmax over one number is 1, so it changes nothing.)": (
-            partial(_layer, join=lambda routed, s, y: routed + y)
+            partial(_token, join=lambda routed, s, y: routed + y)
         ),
         "the shared expert is missing; every token uses it": (
-            partial(_layer, join=lambda routed, s, y: routed)
+            partial(_token, join=lambda routed, s, y: routed)
         ),
         "the shared expert is multiplied by gate . x itself; take its sigmoid": (
-            partial(_layer, join=lambda routed, s, y: routed + s * y)
+            partial(_token, join=lambda routed, s, y: routed + s * y)
         ),
         "the gate scales everything; it belongs to the shared expert alone": (
-            partial(_layer, join=lambda routed, s, y: s.sigmoid() * (routed + y))
+            partial(_token, join=lambda routed, s, y: s.sigmoid() * (routed + y))
         ),
         "the gate shares out between the two, (1 - s) routed + s shared; the "
         "routed sum is not scaled": (
-            partial(_layer, join=lambda routed, s, y: routed.lerp(y, s.sigmoid()))
+            partial(_token, join=lambda routed, s, y: routed.lerp(y, s.sigmoid()))
         ),
         "the weights scale what goes into an expert; an expert is not linear, so "
-        "scale what comes out": partial(_layer, one=lambda expert, w, x: expert(w * x)),
-        "the weights are not used": partial(_layer, one=lambda expert, w, x: expert(x)),
+        "scale what comes out": partial(_token, one=lambda expert, w, x: expert(w * x)),
+        "the weights are not used": partial(_token, one=lambda expert, w, x: expert(x)),
         "those are experts 0, 1, ...; the chosen ones are experts[ids[0]], ...": (
-            partial(_layer, numbers=lambda ids: torch.arange(len(ids)))
+            partial(_token, numbers=lambda ids: torch.arange(len(ids)))
         ),
     },
     returns=("the output",),

@@ -191,7 +191,7 @@ def _step(q, k, v, keys, values, turn, at=None, read_old=False):
     return weights @ seen[1], keys, values
 
 
-def _turn(x, at):
+def _turn_to(x, at):
     angle = torch.tensor(float(at))
     a, b = x[0::2], x[1::2]
     pair = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
@@ -232,7 +232,7 @@ cached_step = Exercise(
             "v": rand(V),
             "keys": 2 * rand(S, K),
             "values": rand(S, V),
-            "turn": _turn,
+            "turn": _turn_to,
         }
         for S, K, V in [(0, 2, 2), (3, 4, 3), (5, 2, 3)]
     ],

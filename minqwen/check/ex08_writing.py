@@ -12,10 +12,6 @@ from .core import Exercise
 # ---- 4: what is drawn from
 
 
-def _nucleus(logits, temperature, top_p):
-    return sampling.probabilities(logits, temperature, top_p=top_p)
-
-
 def _top_p(logits, temperature, top_p, shift=0, scale=True, back=True):
     """Right by default; each option is one mistake."""
     values, order = (logits / temperature).softmax(-1).sort(descending=True)
@@ -47,7 +43,7 @@ def _nucleus_inputs(rand):
 nucleus = Exercise(
     "08",
     "temperature and top-p",
-    _nucleus,
+    sampling.probabilities,
     _nucleus_inputs,
     wrong={
         "the token that crosses top_p is dropped; it is the last one kept, so that "

@@ -100,26 +100,16 @@ set_half_life = Exercise(
 # ---- 3: the short convolution
 
 
-def _conv(x, taps, window, ahead=0, act=F.silu):
-    T = len(x)
-    seen = torch.cat([window, x])
-    moved = torch.cat([seen[ahead:], torch.zeros_like(seen[:ahead])])
-    mixed = sum(moved[j : j + T] * taps[:, j] for j in range(taps.shape[1]))
-    return act(mixed), seen[T:]
+def _moved_on(window, x, y):
+    return torch.cat([window, x])[len(x) :]
 
 
-def _window_by(rule):
-    """The right outputs, and a new window by rule(window, x, y)."""
-
-    def conv(x, taps, window):
-        y, _ = _conv(x, taps, window)
-        return y, rule(window, x, y)
-
-    return conv
-
-
-def _moved_on(window, new):
-    return torch.cat([window, new])[len(new) :]
+def _conv(x, taps, window, ahead=0, act=F.silu, carry=1, keep=_moved_on):
+    """Right by default; each option is one mistake."""
+    read = torch.cat([carry * window, x, torch.zeros_like(x[:ahead])])[ahead:]
+    mixed = sum(read[j : j + len(x)] * taps[:, j] for j in range(taps.shape[1]))
+    y = act(mixed)
+    return y, keep(window, x, y)
 
 
 short_conv = Exercise(
@@ -138,24 +128,21 @@ short_conv = Exercise(
         "it sees one token ahead: output t is made from the tokens up to t, and from "
         "none after": partial(_conv, ahead=1),
         "it starts from zeros; the window holds the tokens before this call": (
-            lambda x, taps, window: (
-                _conv(x, taps, 0 * window)[0],
-                _moved_on(window, x),
-            )
+            partial(_conv, carry=0)
         ),
         "the new window holds outputs; keep the inputs, from before taps and silu": (
-            _window_by(lambda window, x, y: _moved_on(window, y))
+            partial(_conv, keep=lambda old, x, y: _moved_on(old, y, y))
         ),
         "the new window has only tokens of this call; when the call is shorter than "
         "the window, older ones stay in it": (
-            _window_by(lambda window, x, y: x[-len(window) :])
+            partial(_conv, keep=lambda old, x, y: x[-len(old) :])
         ),
         "the new window is the old one; it moves on with the text": (
-            _window_by(lambda window, x, y: window)
+            partial(_conv, keep=lambda old, x, y: old)
         ),
         "the new window is one token too long: the next token brings the last of its "
         "W inputs itself": (
-            _window_by(lambda window, x, y: torch.cat([window, x])[len(x) - 1 :])
+            partial(_conv, keep=lambda old, x, y: torch.cat([old, x])[len(x) - 1 :])
         ),
     },
     returns=("the outputs", "the new window"),
@@ -165,19 +152,19 @@ short_conv = Exercise(
 # ---- 4: queries, keys and values of each head
 
 
-def _spread(x, share):
-    return x.repeat_interleave(share, dim=1)
+def _tile(x, share, dim):
+    return torch.cat([x] * share, dim)
 
 
-def _tile(x, share):
-    return x.repeat(1, share, 1)
-
-
-def _heads(qkv, key_heads, heads, K, norm=l2norm, scale=(-0.5, 0), spread=_spread):
+def _heads(
+    qkv, key_heads, heads, K,
+    norm=l2norm, scale=(-0.5, 0), spread=torch.repeat_interleave,
+):  # fmt: skip
+    """Right by default; each option is one mistake."""
     keys = key_heads * K
     *pair, v = qkv.split([keys, keys, qkv.shape[1] - 2 * keys], dim=-1)
     q, k = (
-        spread(norm(x.view(-1, key_heads, K)) * K**power, heads // key_heads)
+        spread(norm(x.view(-1, key_heads, K)) * K**power, heads // key_heads, 1)
         for x, power in zip(pair, scale, strict=True)
     )
     return q, k, v.view(len(qkv), heads, -1)

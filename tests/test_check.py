@@ -31,6 +31,13 @@ def test_the_right_answer_is_exact(name):
     assert repr(exercise(exercise.right)).startswith("✓ exact")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_check_leaves_the_readers_own_draws_alone(name):
+    before = torch.get_rng_state()
+    check.EXERCISES[name].cases(seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(("name", "i"), WRONG)
 def test_a_famous_wrong_answer_is_told_why(name, i):
     exercise = check.EXERCISES[name]

@@ -1,8 +1,8 @@
 """How an answer is judged: run it beside the right one, on inputs never seen before."""
 
-import copy
 import itertools
 import traceback
+from copy import deepcopy
 
 import torch
 
@@ -11,14 +11,19 @@ from . import solved
 RTOL, ATOL = 1e-4, 1e-5  # beyond the rounding of fp32 in another order of operations
 
 
+def unit(x):
+    """x at length one, as keys and queries are."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
 class Verdict:
     """One line to show at the end of a cell; true when the exercise is solved."""
 
-    def __init__(self, solved, line):
-        self.solved, self.line = solved, line
+    def __init__(self, line):
+        self.line = line
 
     def __bool__(self):
-        return self.solved
+        return self.line.startswith("✓")
 
     def __repr__(self):
         return self.line
@@ -31,13 +36,14 @@ class Exercise:
     title      a few words for `progress()`
     right      the right function
     inputs     draw(rand) -> list of keyword-argument dicts, where rand(*shape) draws
-    wrong      [(why, function)]: an answer equal to one of these is told why
+    wrong      {why: function}: an answer equal to one of these is told why
     returns    a name for each thing returned
     """
 
     def __init__(self, notebook, title, right, inputs, wrong=(), returns=("result",)):
         self.notebook, self.title, self.right = notebook, title, right
-        self.inputs, self.wrong, self.returns = inputs, wrong, returns
+        self.inputs, self.returns = inputs, returns
+        self.wrong = list(dict(wrong).items())
         self.draws = itertools.count()
 
     def __call__(self, mine):
@@ -50,67 +56,57 @@ class Exercise:
 
     def judge(self, mine, name):
         if not callable(mine):
-            return Verdict(
-                False, f"✗ {name} is not a function; give the function itself"
-            )
+            return Verdict(f"✗ {name} is not a function; give the function itself")
         # Another seed each time: what was right for one draw only does not last.
         cases = self.cases(seed=next(self.draws))
         answers = []
         for case in cases:
-            before = copied(case)
+            before = deepcopy(case)  # so that a change in place is noticed
             try:
                 answer = mine(**case)
             except Exception as error:
                 return self.raised(error, name)
             if unfinished(answer):
-                return Verdict(False, f"… not finished yet: {name} returns `...`")
+                return Verdict(f"… not finished yet: {name} returns `...`")
             for key in case:
                 if not same(case[key], before[key]):
                     why = f"changes its input `{key}` in place; make a new tensor"
-                    return Verdict(False, f"✗ {name} {why}")
+                    return Verdict(f"✗ {name} {why}")
             answers.append(answer)
         return self.compare(answers, cases, name)
 
     def cases(self, seed):
         generator = torch.Generator().manual_seed(seed)
         drawn = self.inputs(lambda *shape: torch.randn(*shape, generator=generator))
-        return [copied(case) for case in drawn]
+        return [deepcopy(case) for case in drawn]
 
     def compare(self, answers, cases, name):
         """All cases against the right answer, then against the wrong ones."""
-        rights = [self.right(**copied(case)) for case in cases]
+        rights = [self.right(**deepcopy(case)) for case in cases]
         pairs = list(zip(answers, rights, strict=True))
         if all(same(a, b) for a, b in pairs):
-            return Verdict(
-                True, f"✓ exact: {name} equals the right answer, bit for bit"
-            )
+            return Verdict(f"✓ exact: {name} equals the right answer, bit for bit")
         found = [d for d in (difference(a, b, self.returns) for a, b in pairs) if d]
         if not found:
             error = max(largest(a, b) for a, b in pairs)
-            line = f"✓ close: {name} is right within rounding ({error:.0e})"
-            return Verdict(True, line)
+            return Verdict(f"✓ close: {name} is right within rounding ({error:.0e})")
         for why, function in self.wrong:
-            theirs = [function(**copied(case)) for case in cases]
+            theirs = [function(**deepcopy(case)) for case in cases]
             pairs = zip(answers, theirs, strict=True)
             if not any(difference(a, b, self.returns) for a, b in pairs):
-                return Verdict(False, f"✗ {name}: {why}")
-        return Verdict(False, f"✗ {name}: {found[0]}")
+                return Verdict(f"✗ {name}: {why}")
+        return Verdict(f"✗ {name}: {found[0]}")
 
     def raised(self, error, name):
         """An exception in the answer, told as a sentence."""
         if "ellipsis" in str(error):
-            return Verdict(
-                False, f"… not finished yet: there is a `...` left in {name}"
-            )
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.name == name
-        ]
+            return Verdict(f"… not finished yet: there is a `...` left in {name}")
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.name == name]
         kind = type(error).__name__
         place = f" in line {lines[-1]} of its cell" if lines else ""
         told = " ".join(str(error).split()) or "no message"
-        return Verdict(False, f"✗ {name} raised {kind}{place}: {told:.160}")
+        return Verdict(f"✗ {name} raised {kind}{place}: {told:.160}")
 
 
 def difference(mine, right, returns):
@@ -139,12 +135,6 @@ def unfinished(answer):
     return any(part is ... for part in parts(answer))
 
 
-def copied(case):
-    """The inputs once more, so that a change in place is noticed and does no harm."""
-    return {k: v.clone() if torch.is_tensor(v) else copy.deepcopy(v)
-            for k, v in case.items()}  # fmt: skip
-
-
 def same(a, b):
     """Equal to the bit, through tuples and the weights of a module."""
     if isinstance(a, torch.nn.Module) and type(a) is type(b):
@@ -163,9 +153,8 @@ def largest(a, b):
 
 
 def as_tensor(x):
-    return (
-        x.detach().double() if torch.is_tensor(x) else torch.tensor(float(x)).double()
-    )
+    x = x.detach() if torch.is_tensor(x) else torch.tensor(float(x))
+    return x.double()
 
 
 def one_difference(label, mine, right):

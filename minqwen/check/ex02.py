@@ -1,69 +1,48 @@
 """Notebook 02, size and position."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
-from ..model.rope import rotate
-from .core import Exercise
-
-
-def unit(x):
-    return x / x.norm(dim=-1, keepdim=True)
-
+from ..model.norm import l2norm
+from .core import Exercise, unit
 
 # ---- 1: length one
 
 
-def _unit_length(x):
-    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
-
-
-def _eps_in_mean(x):
-    mean = x.square().mean(-1, keepdim=True)
-    return x * torch.rsqrt(mean + 1e-6) / x.shape[-1] ** 0.5
+def _rms(x, eps):
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 unit_length = Exercise(
     "02",
     "length one",
-    _unit_length,
+    l2norm,
     lambda rand: [
         {"x": scale * unit(rand(*shape))}
         for scale, shape in [(5.0, (2,)), (1e-3, (3, 8)), (2e-3, (2, 3, 16))]
     ],
-    wrong=[
-        (
-            "right for long vectors; the 1e-6 is missing, which a faint vector feels "
-            "and a token of zeros needs",
-            unit,
+    wrong={
+        "right for long vectors; the 1e-6 is missing, which a faint vector feels "
+        "and a token of zeros needs": unit,
+        "the 1e-6 is added to the mean; add it to the sum, which is K times larger": (
+            lambda x: _rms(x, 1e-6) / x.shape[-1] ** 0.5
         ),
-        (
-            "the 1e-6 is added to the mean; add it to the sum, which is K times larger",
-            _eps_in_mean,
+        "the 1e-6 is added to the length; add it under the root": (
+            lambda x: x / (x.norm(dim=-1, keepdim=True) + 1e-6)
         ),
-        (
-            "the 1e-6 is added to the length; add it under the root",
-            lambda x: x / (x.norm(dim=-1, keepdim=True) + 1e-6),
+        "the numbers have size one, not the vector: it divides by the root of the "
+        "mean; divide by the root of the sum": lambda x: _rms(x, 1e-6),
+        "the root is missing: it divides by the length squared": (
+            lambda x: x / (x.square().sum(-1, keepdim=True) + 1e-6)
         ),
-        (
-            "the numbers have size one, not the vector: it divides by the root of the "
-            "mean; divide by the root of the sum",
-            lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6),
-        ),
-        (
-            "the root is missing: it divides by the length squared",
-            lambda x: x / (x.square().sum(-1, keepdim=True) + 1e-6),
-        ),
-    ],
+    },
     returns=("the vector",),
 )
 
 
 # ---- 2: a gain of 1 + w
-
-
-def _rms(x, eps):
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
 def _centred(x, w, eps):
@@ -78,43 +57,34 @@ centred_norm = Exercise(
         {"x": 3 * rand(*shape), "w": 0.3 * rand(shape[-1]), "eps": 0.5}
         for shape in [(4,), (3, 8), (2, 5, 6)]
     ],
-    wrong=[
-        (
-            "the gain is w; the checkpoint stores the distance from one, so the gain "
-            "is 1 + w",
-            lambda x, w, eps: _rms(x, eps) * w,
+    wrong={
+        "the gain is w; the checkpoint stores the distance from one, so the gain "
+        "is 1 + w": lambda x, w, eps: _rms(x, eps) * w,
+        "the one is added twice: the gain is 1 + w, not 2 + w": (
+            lambda x, w, eps: _rms(x, eps) * (2 + w)
         ),
-        (
-            "the one is added twice: the gain is 1 + w, not 2 + w",
-            lambda x, w, eps: _rms(x, eps) * (2 + w),
+        "w is not used": lambda x, w, eps: _rms(x, eps),
+        "w is added to the vector; it changes the factor, (1 + w) times": (
+            lambda x, w, eps: _rms(x, eps) + w
         ),
-        ("w is not used", lambda x, w, eps: _rms(x, eps)),
-        (
-            "w is added to the vector; it changes the factor, (1 + w) times",
-            lambda x, w, eps: _rms(x, eps) + w,
-        ),
-        (
-            "it divides by the length; divide by the root of the mean square",
+        "it divides by the length; divide by the root of the mean square": (
             lambda x, w, eps: (
                 x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps) * (1 + w)
-            ),
+            )
         ),
-        (
-            "the mean is subtracted, as LayerNorm does; an RMS norm leaves it",
-            lambda x, w, eps: _centred(x - x.mean(-1, keepdim=True), w, eps),
+        "the mean is subtracted, as LayerNorm does; an RMS norm leaves it": (
+            lambda x, w, eps: _centred(x - x.mean(-1, keepdim=True), w, eps)
         ),
-        ("eps is not used", lambda x, w, eps: _centred(x, w, 0.0)),
-        (
-            "eps is added after the root; add it to the mean square",
+        "eps is not used": lambda x, w, eps: _centred(x, w, 0.0),
+        "eps is added after the root; add it to the mean square": (
             lambda x, w, eps: (
                 x / (x.square().mean(-1, keepdim=True).sqrt() + eps) * (1 + w)
-            ),
+            )
         ),
-        (
-            "the gain comes first and is partly normed away; norm, then gain",
-            lambda x, w, eps: _rms(x * (1 + w), eps),
+        "the gain comes first and is partly normed away; norm, then gain": (
+            lambda x, w, eps: _rms(x * (1 + w), eps)
         ),
-    ],
+    },
     returns=("the normed x",),
 )
 
@@ -131,80 +101,69 @@ norm_then_gate = Exercise(
     "norm, then gate",
     _norm_then_gate,
     lambda rand: [
-        {
-            "x": 3 * rand(*shape), "z": rand(*shape),
-            "w": 1 + 0.3 * rand(shape[-1]), "eps": 0.5,
-        }
+        dict(x=3 * rand(*shape), z=rand(*shape), w=1 + 0.3 * rand(shape[-1]), eps=0.5)
         for shape in [(4,), (3, 8), (2, 5, 6)]
     ],
-    wrong=[
-        (
-            "it adds the one here too; this norm stores its gain as it is, so w",
-            lambda x, z, w, eps: _norm_then_gate(x, z, 1 + w, eps),
+    wrong={
+        "it adds the one here too; this norm stores its gain as it is, so w": (
+            lambda x, z, w, eps: _norm_then_gate(x, z, 1 + w, eps)
         ),
-        (
-            "the gate comes before the norm, as in Mamba 2; here: norm, then gate",
-            lambda x, z, w, eps: _rms(x * F.silu(z), eps) * w,
+        "the gate comes before the norm, as in Mamba 2; here: norm, then gate": (
+            lambda x, z, w, eps: _rms(x * F.silu(z), eps) * w
         ),
-        (
-            "the gate is a sigmoid; here it is silu(z) = z sigmoid(z)",
-            lambda x, z, w, eps: _rms(x, eps) * w * z.sigmoid(),
+        "the gate is a sigmoid; here it is silu(z) = z sigmoid(z)": (
+            lambda x, z, w, eps: _rms(x, eps) * w * z.sigmoid()
         ),
-        ("z is not used", lambda x, z, w, eps: _rms(x, eps) * w),
-        (
-            "z multiplies as it is; the gate is silu(z)",
-            lambda x, z, w, eps: _rms(x, eps) * w * z,
+        "z is not used": lambda x, z, w, eps: _rms(x, eps) * w,
+        "z multiplies as it is; the gate is silu(z)": (
+            lambda x, z, w, eps: _rms(x, eps) * w * z
         ),
-        ("w is not used", lambda x, z, w, eps: _rms(x, eps) * F.silu(z)),
-        (
-            "silu belongs to z, not to the normed x",
-            lambda x, z, w, eps: F.silu(_rms(x, eps) * w) * z,
+        "w is not used": lambda x, z, w, eps: _rms(x, eps) * F.silu(z),
+        "silu belongs to z, not to the normed x": (
+            lambda x, z, w, eps: F.silu(_rms(x, eps) * w) * z
         ),
-        ("eps is not used", lambda x, z, w, eps: _norm_then_gate(x, z, w, 0.0)),
-    ],
+        "eps is not used": lambda x, z, w, eps: _norm_then_gate(x, z, w, 0.0),
+    },
     returns=("the gated x",),
-)  # fmt: skip
+)
 
 
 # ---- 4: turn a part
 
 
-def _turn_pairs(x, angle):
-    both = torch.cat([angle, angle])[None, None]
-    return rotate(x[None, None, None], both.cos(), both.sin())[0, 0, 0]
+def _turn(x, angle, first, second, sign=-1):
+    """Pairs (x[first], x[second]) turned by their angles; `sign` is that of b sin."""
+    a, b = x[first], x[second]
+    cos, sin = angle.cos(), angle.sin()
+    turned = x.clone()
+    turned[first] = a * cos + sign * b * sin
+    turned[second] = a * sin + b * cos
+    return turned
+
+
+def _turn_pairs(x, angle, **mistake):
+    pairs = len(angle)
+    return _turn(x, angle, slice(pairs), slice(pairs, 2 * pairs), **mistake)
 
 
 def _neighbours(x, angle):
-    R = 2 * len(angle)
-    a, b = x[:R:2], x[1:R:2]
-    cos, sin = angle.cos(), angle.sin()
-    turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
-    return torch.cat([turned.flatten(), x[R:]])
+    end = 2 * len(angle)
+    return _turn(x, angle, slice(0, end, 2), slice(1, end, 2))
 
 
 def _across(x, angle):
     """Dimension i with i + K/2, the other half of the whole head."""
-    half, pairs = len(x) // 2, len(angle)
-    a, b = x[:pairs], x[half : half + pairs]
-    cos, sin = angle.cos(), angle.sin()
-    middle, end = x[pairs:half], x[half + pairs :]
-    return torch.cat([a * cos - b * sin, middle, a * sin + b * cos, end])
+    pairs, half = len(angle), len(x) // 2
+    return _turn(x, angle, slice(pairs), slice(half, half + pairs))
 
 
 def _from_the_end(x, angle):
-    return _turn_pairs(x.roll(2 * len(angle)), angle).roll(-2 * len(angle))
-
-
-def _no_minus(x, angle):
     pairs = len(angle)
-    a, b, rest = x[:pairs], x[pairs : 2 * pairs], x[2 * pairs :]
-    cos, sin = angle.cos(), angle.sin()
-    return torch.cat([a * cos + b * sin, a * sin + b * cos, rest])
+    return _turn(x, angle, slice(-2 * pairs, -pairs), slice(-pairs, None))
 
 
 def _zero_rest(x, angle):
-    R = 2 * len(angle)
-    return torch.cat([_turn_pairs(x, angle)[:R], torch.zeros_like(x[R:])])
+    return torch.where(torch.arange(len(x)) < 2 * len(angle), _turn_pairs(x, angle), 0)
 
 
 turn_pairs = Exercise(
@@ -215,33 +174,28 @@ turn_pairs = Exercise(
         {"x": rand(K), "angle": 0.5 + 2 * rand(pairs).sigmoid()}
         for K, pairs in [(8, 1), (16, 2), (24, 3)]
     ],
-    wrong=[
-        (
-            "neighbours are paired (0 with 1); dimension i turns with i + pairs",
-            _neighbours,
+    wrong={
+        "neighbours are paired (0 with 1); dimension i turns with i + pairs": (
+            _neighbours
         ),
-        (
-            "dimension i is paired with i + K/2; only the first 2 * pairs dimensions "
-            "turn, so its partner is i + pairs",
-            _across,
+        "dimension i is paired with i + K/2; only the first 2 * pairs dimensions "
+        "turn, so its partner is i + pairs": _across,
+        "it turns the other way: a cos - b sin comes first, a sin + b cos second": (
+            lambda x, angle: _turn_pairs(x, -angle)
         ),
-        (
-            "it turns the other way: a cos - b sin comes first, a sin + b cos second",
-            lambda x, angle: _turn_pairs(x, -angle),
+        "a minus is missing: the first of a pair is a cos - b sin": (
+            partial(_turn_pairs, sign=1)
         ),
-        ("a minus is missing: the first of a pair is a cos - b sin", _no_minus),
-        ("the last dimensions turn; it should be the first", _from_the_end),
-        ("what does not turn is lost; it passes unchanged", _zero_rest),
-        (
-            "only the turned dimensions are returned; the rest passes unchanged",
-            lambda x, angle: _turn_pairs(x, angle)[: 2 * len(angle)],
+        "the last dimensions turn; it should be the first": _from_the_end,
+        "what does not turn is lost; it passes unchanged": _zero_rest,
+        "only the turned dimensions are returned; the rest passes unchanged": (
+            lambda x, angle: _turn_pairs(x, angle)[: 2 * len(angle)]
         ),
-        (
-            "the angle is taken in degrees; it is in radians",
-            lambda x, angle: _turn_pairs(x, torch.deg2rad(angle)),
+        "the angle is taken in degrees; it is in radians": (
+            lambda x, angle: _turn_pairs(x, torch.deg2rad(angle))
         ),
-        ("nothing is turned", lambda x, angle: x),
-    ],
+        "nothing is turned": lambda x, angle: x,
+    },
     returns=("the turned x",),
 )
 
@@ -256,34 +210,24 @@ def _deal(sections, first=1, second=2):
     return axis
 
 
-def _blocks(sections):
-    return torch.arange(3).repeat_interleave(torch.tensor(sections))
-
-
 three_axes = Exercise(
     "02",
     "deal the pairs out",
     _deal,
     lambda rand: [{"sections": s} for s in [(11, 11, 10), (24, 20, 20), (6, 1, 2)]],
-    wrong=[
-        (
-            "the pairs are given in blocks (0 0 0 1 1 1 2 2); deal them out in turn, "
-            "so that each axis gets fast ones and slow ones",
-            _blocks,
+    wrong={
+        "the pairs are given in blocks (0 0 0 1 1 1 2 2); deal them out in turn, "
+        "so that each axis gets fast ones and slow ones": (
+            lambda sections: torch.arange(3).repeat_interleave(torch.tensor(sections))
         ),
-        (
-            "right for (11, 11, 10) only: an axis stops when its pairs are dealt, and "
-            "time takes the rest",
-            lambda sections: torch.arange(sum(sections)) % 3,
+        "right for (11, 11, 10) only: an axis stops when its pairs are dealt, and "
+        "time takes the rest": lambda sections: torch.arange(sum(sections)) % 3,
+        "rows and columns are swapped: the order is time, row, column": (
+            lambda sections: _deal(sections, 2, 1)
         ),
-        (
-            "rows and columns are swapped: the order is time, row, column",
-            lambda sections: _deal(sections, 2, 1),
+        "time is not the first: pair 0 is time's, pair 1 the row's": (
+            lambda sections: _deal(sections).roll(-1)
         ),
-        (
-            "time is not the first: pair 0 is time's, pair 1 the row's",
-            lambda sections: _deal(sections).roll(-1),
-        ),
-    ],
+    },
     returns=("the axis of each pair",),
 )

@@ -1,5 +1,7 @@
 """Notebook 03, gated attention."""
 
+from functools import partial
+
 import torch
 
 from ..model import attention
@@ -17,12 +19,8 @@ def _weights(q, k, scale=None, look=torch.tril):
     return scores.masked_fill(~seen, -torch.inf).softmax(-1)
 
 
-def _attention(q, k, v):
-    return _weights(q, k) @ v
-
-
-def _everyone(seen):
-    return seen
+def _one_head(q, k, v, **mistake):
+    return _weights(q, k, **mistake) @ v
 
 
 def _zero_score(q, k, v):
@@ -30,7 +28,7 @@ def _zero_score(q, k, v):
 
 
 def _cut_after(q, k, v):
-    return _weights(q, k, look=_everyone).tril() @ v
+    return _weights(q, k, look=torch.ones_like).tril() @ v
 
 
 def _over_queries(q, k, v):
@@ -42,44 +40,31 @@ def _over_queries(q, k, v):
 one_head = Exercise(
     "03",
     "one head",
-    _attention,
+    _one_head,
     lambda rand: [
         {"q": rand(T, K), "k": rand(T, K), "v": rand(T, K)}
         for T, K in [(3, 2), (5, 4), (6, 8)]
     ],
-    wrong=[
-        (
-            "the scores are not divided by the square root of the head's width",
-            lambda q, k, v: _weights(q, k, scale=1) @ v,
+    wrong={
+        "the scores are not divided by the square root of the head's width": (
+            partial(_one_head, scale=1)
         ),
-        (
-            "the scores are divided by the width; divide by its square root",
-            lambda q, k, v: _weights(q, k, scale=q.shape[1]) @ v,
+        "the scores are divided by the width; divide by its square root": (
+            lambda q, k, v: _weights(q, k, scale=q.shape[1]) @ v
         ),
-        (
-            "tokens look into the future; nothing is masked",
-            lambda q, k, v: _weights(q, k, look=_everyone) @ v,
+        "tokens look into the future; nothing is masked": (
+            partial(_one_head, look=torch.ones_like)
         ),
-        (
-            "the future is all that is seen; the mask is the wrong way round",
-            lambda q, k, v: _weights(q, k, look=torch.triu) @ v,
+        "the future is all that is seen; the mask is the wrong way round": (
+            partial(_one_head, look=torch.triu)
         ),
-        (
-            "a score of 0 is a score like any other and gets a weight; the future "
-            "needs -inf, whose exponential is 0",
-            _zero_score,
-        ),
-        (
-            "the future is cut away after the softmax, so the weights no longer add "
-            "up to one; put -inf into the scores before it",
-            _cut_after,
-        ),
-        (
-            "the softmax runs over the queries; each query's weights over the keys "
-            "add up to one, which is dim=-1",
-            _over_queries,
-        ),
-    ],
+        "a score of 0 is a score like any other and gets a weight; the future "
+        "needs -inf, whose exponential is 0": _zero_score,
+        "the future is cut away after the softmax, so the weights no longer add "
+        "up to one; put -inf into the scores before it": _cut_after,
+        "the softmax runs over the queries; each query's weights over the keys "
+        "add up to one, which is dim=-1": _over_queries,
+    },
     returns=("the outputs",),
 )
 
@@ -100,28 +85,20 @@ kv_bytes = Exercise(
     lambda rand: [
         {"cfg": Config.named(name).text} for name in ("397B-A17B", "0.8B", "27B")
     ],
-    wrong=[
-        (
-            "every layer is counted; only those of `layer_types` called "
-            "full_attention keep keys and values",
-            lambda cfg: _bytes(cfg, layers=cfg.num_hidden_layers),
+    wrong={
+        "every layer is counted; only those of `layer_types` called "
+        "full_attention keep keys and values": (
+            lambda cfg: _bytes(cfg, layers=cfg.num_hidden_layers)
         ),
-        (
-            "all query heads are counted; only the key and value heads are kept",
-            lambda cfg: _bytes(cfg, heads=cfg.num_attention_heads),
+        "all query heads are counted; only the key and value heads are kept": (
+            lambda cfg: _bytes(cfg, heads=cfg.num_attention_heads)
         ),
-        (
-            "a factor of two is missing: keys and values are both kept, and bf16 takes "
-            "two bytes for each number",
-            lambda cfg: _bytes(cfg) // 2,
-        ),
-        (
-            "those are numbers of keys; values are kept as well, and bf16 takes two "
-            "bytes for each number",
-            lambda cfg: _bytes(cfg) // 4,
-        ),
-        ("that is one layer; how many keep something?", lambda cfg: _bytes(cfg, 1)),
-    ],
+        "a factor of two is missing: keys and values are both kept, and bf16 takes "
+        "two bytes for each number": lambda cfg: _bytes(cfg) // 2,
+        "those are numbers of keys; values are kept as well, and bf16 takes two "
+        "bytes for each number": lambda cfg: _bytes(cfg) // 4,
+        "that is one layer; how many keep something?": partial(_bytes, layers=1),
+    },
     returns=("the bytes",),
 )
 
@@ -153,44 +130,38 @@ causal_mask = Exercise(
     "who may look at whom",
     attention.causal_mask,
     _mask_inputs,
-    wrong=[
-        (
-            "padding is not masked: `real` is not used",
-            _mask_with(lambda query, key, real: (key <= query)[None, None]),
+    wrong={
+        "padding is not masked: `real` is not used": (
+            _mask_with(lambda query, key, real: (key <= query)[None, None])
         ),
-        (
-            "a padding token may look at nothing, not even itself; its row of the "
-            "softmax would be NaN",
-            _mask_with(lambda query, key, real: (key <= query) & real[:, None, None]),
+        "a padding token may look at nothing, not even itself; its row of the "
+        "softmax would be NaN": (
+            _mask_with(lambda query, key, real: (key <= query) & real[:, None, None])
         ),
-        (
-            "the queries are numbered from 0; they are the last T of the S tokens, "
-            "so they begin at S - T",
+        "the queries are numbered from 0; they are the last T of the S tokens, "
+        "so they begin at S - T": (
             _mask_with(
                 lambda query, key, real: (
                     (key <= query - query[0]) & real[:, None, None]
                     | (key == query - query[0])
                 )
-            ),
+            )
         ),
-        (
-            "tokens look into the future",
-            _mask_with(lambda query, key, real: real[:, None, None] | (key == query)),
+        "tokens look into the future": (
+            _mask_with(lambda query, key, real: real[:, None, None] | (key == query))
         ),
-        (
-            "padding is masked where it asks; mask it where it is looked at, along "
-            "the keys",
+        "padding is masked where it asks; mask it where it is looked at, along "
+        "the keys": (
             _mask_with(
                 lambda query, key, real: (
                     (key <= query) & real[:, None, query[:, 0], None] | (key == query)
                 )
-            ),
+            )
         ),
-        (
-            "all S tokens ask; only the last T do",
-            lambda real, T: attention.causal_mask(real, real.shape[1]),
+        "all S tokens ask; only the last T do": (
+            lambda real, T: attention.causal_mask(real, real.shape[1])
         ),
-    ],
+    },
     returns=("the mask",),
 )
 
@@ -220,19 +191,14 @@ query_and_gate = Exercise(
         {"y": rand(T, H * 2 * K), "heads": H}
         for T, H, K in [(3, 2, 2), (2, 4, 4), (1, 3, 2)]
     ],
-    wrong=[
-        (
-            "all queries, then all gates: that is another layout. Cut into heads "
-            "first, then cut each head in two",
-            _halves,
+    wrong={
+        "all queries, then all gates: that is another layout. Cut into heads "
+        "first, then cut each head in two": _halves,
+        "query and gate are swapped; the query comes first": (
+            lambda y, heads: _split(y, heads)[::-1]
         ),
-        ("query and gate are swapped; the query comes first",
-         lambda y, heads: _split(y, heads)[::-1]),
-        (
-            "query and gate do not alternate number by number; a head's whole query "
-            "comes before its gate",
-            _every_other,
-        ),
-    ],
+        "query and gate do not alternate number by number; a head's whole query "
+        "comes before its gate": _every_other,
+    },
     returns=("the queries", "the gates"),
-)  # fmt: skip
+)

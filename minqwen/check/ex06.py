@@ -1,9 +1,10 @@
 """Notebook 06, chunks."""
 
+from functools import partial
+
 import torch
 
-from .core import Exercise
-from .ex04 import unit
+from .core import Exercise, unit
 
 
 def _gates(rand, C):
@@ -25,36 +26,28 @@ triangle = Exercise(
         {"k": unit(rand(C, K)), "beta": _gates(rand, C)["beta"]}
         for C, K in [(2, 2), (4, 3), (6, 8)]
     ],
-    wrong=[
-        (
-            "the diagonal is filled; an error needs those before it, not itself, so L "
-            "is zero from the diagonal on: tril(-1)",
-            lambda k, beta: (beta[:, None] * (k @ k.T)).tril(),
+    wrong={
+        "the diagonal is filled; an error needs those before it, not itself, so L "
+        "is zero from the diagonal on: tril(-1)": (
+            lambda k, beta: (beta[:, None] * (k @ k.T)).tril()
         ),
-        (
-            "that is I + L; the ones of the diagonal are left to the solver",
-            lambda k, beta: _triangle(k, beta) + torch.eye(len(k)),
+        "that is I + L; the ones of the diagonal are left to the solver": (
+            lambda k, beta: _triangle(k, beta) + torch.eye(len(k))
         ),
-        (
-            "the upper triangle is filled; row i is about token i and needs the "
-            "columns j < i",
-            lambda k, beta: (beta[:, None] * (k @ k.T)).triu(1),
+        "the upper triangle is filled; row i is about token i and needs the "
+        "columns j < i": lambda k, beta: (beta[:, None] * (k @ k.T)).triu(1),
+        "all of it is filled, so a token also needs the errors after it": (
+            lambda k, beta: beta[:, None] * (k @ k.T)
         ),
-        (
-            "all of it is filled, so a token also needs the errors after it",
-            lambda k, beta: beta[:, None] * (k @ k.T),
+        "beta is that of token j; error i is multiplied by its own, beta_i, and "
+        "so is row i": lambda k, beta: (beta * (k @ k.T)).tril(-1),
+        "beta is not used": lambda k, beta: (k @ k.T).tril(-1),
+        "that is minus L: what is subtracted goes to the left side with a plus": (
+            lambda k, beta: -_triangle(k, beta)
         ),
-        (
-            "beta is that of token j; error i is multiplied by its own, beta_i, and "
-            "so is row i",
-            lambda k, beta: (beta * (k @ k.T)).tril(-1),
-        ),
-        ("beta is not used", lambda k, beta: (k @ k.T).tril(-1)),
-        ("that is minus L: what is subtracted goes to the left side with a plus",
-         lambda k, beta: -_triangle(k, beta)),
-    ],
+    },
     returns=("L",),
-)  # fmt: skip
+)
 
 
 # ---- 2: decay ratios
@@ -75,31 +68,22 @@ decays = Exercise(
         {"g": _gates(rand, 5)["g"]},
         {"g": torch.full((4,), -50.0)},
     ],
-    wrong=[
-        (
-            "above the diagonal it is not zero: mask the difference with -inf, "
-            "before exp",
-            lambda g: (g.cumsum(0)[:, None] - g.cumsum(0)).exp(),
+    wrong={
+        "above the diagonal it is not zero: mask the difference with -inf, "
+        "before exp": lambda g: (g.cumsum(0)[:, None] - g.cumsum(0)).exp(),
+        "the diagonal is zero; from a token to itself nothing fades: it is 1": (
+            lambda g: _decays(g).tril(-1)
         ),
-        (
-            "the diagonal is zero; from a token to itself nothing fades: it is 1",
-            lambda g: _decays(g).tril(-1),
+        "g itself is subtracted; what fades between two tokens is the sum over "
+        "all between them: cumsum first": lambda g: (g[:, None] - g).exp().tril(),
+        "one factor too many: a pair does not fade at its own token, so the decay "
+        "is G_i - G_j with G the sum up to and with the token": (
+            lambda g: _decays(g) * g.exp()
         ),
-        (
-            "g itself is subtracted; what fades between two tokens is the sum over "
-            "all between them: cumsum first",
-            lambda g: (g[:, None] - g).exp().tril(),
+        "that is the decay since the chunk began, exp(G_i), for every j": (
+            lambda g: g.cumsum(0).exp()[:, None].expand(len(g), len(g)).tril()
         ),
-        (
-            "one factor too many: a pair does not fade at its own token, so the decay "
-            "is G_i - G_j with G the sum up to and with the token",
-            lambda g: _decays(g) * g.exp(),
-        ),
-        (
-            "that is the decay since the chunk began, exp(G_i), for every j",
-            lambda g: g.cumsum(0).exp()[:, None].expand(len(g), len(g)).tril(),
-        ),
-    ],
+    },
     returns=("the decays",),
 )
 
@@ -117,47 +101,34 @@ carry_state = Exercise(
     "carry the state",
     _carry,
     lambda rand: [
-        {
-            "S": rand(K, V), "k": unit(rand(C, K)), "E": rand(C, V),
-            "g": _gates(rand, C)["g"],
-        }
+        dict(S=rand(K, V), k=unit(rand(C, K)), E=rand(C, V), g=_gates(rand, C)["g"])
         for C, K, V in [(2, 2, 2), (4, 4, 3), (5, 3, 5)]
     ],
-    wrong=[
-        (
-            "the writes do not fade; what token j wrote fades from there to the end "
-            "of the chunk, by exp(G_last - G_j)",
-            lambda S, k, E, g: g.sum().exp() * S + k.T @ E,
+    wrong={
+        "the writes do not fade; what token j wrote fades from there to the end "
+        "of the chunk, by exp(G_last - G_j)": (
+            lambda S, k, E, g: g.sum().exp() * S + k.T @ E
         ),
-        (
-            "exp(G_j) is the decay before token j; its write fades after it, by "
-            "exp(G_last - G_j)",
+        "exp(G_j) is the decay before token j; its write fades after it, by "
+        "exp(G_last - G_j)": (
             lambda S, k, E, g: (
                 g.sum().exp() * S + (g.cumsum(0).exp()[:, None] * k).T @ E
-            ),
+            )
         ),
-        (
-            "the old state does not fade; it lives through the whole chunk, "
-            "exp(G_last)",
-            lambda S, k, E, g: S + _carry(torch.zeros_like(S), k, E, g),
+        "the old state does not fade; it lives through the whole chunk, "
+        "exp(G_last)": lambda S, k, E, g: S + _carry(0 * S, k, E, g),
+        "the old state fades by the last g only, not by the sum of all": (
+            lambda S, k, E, g: g[-1].exp() * S + _carry(0 * S, k, E, g)
         ),
-        (
-            "the old state fades by the last g only, not by the sum of all",
-            lambda S, k, E, g: (
-                g[-1].exp() * S + _carry(torch.zeros_like(S), k, E, g)
-            ),
+        "the old state is gone; it fades, and the writes are added to it": (
+            lambda S, k, E, g: _carry(0 * S, k, E, g)
         ),
-        (
-            "the old state is gone; it fades, and the writes are added to it",
-            lambda S, k, E, g: _carry(torch.zeros_like(S), k, E, g),
+        "all of it fades as the old state does; the writes came later": (
+            lambda S, k, E, g: g.sum().exp() * (S + k.T @ E)
         ),
-        (
-            "all of it fades as the old state does; the writes came later",
-            lambda S, k, E, g: g.sum().exp() * (S + k.T @ E),
-        ),
-    ],
+    },
     returns=("the new S",),
-)  # fmt: skip
+)
 
 
 # ---- 4: a whole chunk
@@ -175,51 +146,29 @@ def _chunk(S, q, k, v, g, beta, asked=1, read=1, faded=(1, 1), inside=0, values=
     return o, _carry(S, k, E, g)
 
 
-def _mistake(**options):
-    return lambda S, q, k, v, g, beta: _chunk(S, q, k, v, g, beta, **options)
-
-
 one_chunk = Exercise(
     "06",
     "a whole chunk",
     _chunk,
     lambda rand: [
-        {
-            "S": rand(K, V), "q": unit(rand(C, K)), "k": unit(rand(C, K)),
-            "v": rand(C, V), **_gates(rand, C),
-        }
+        {"S": rand(K, V), "q": unit(rand(C, K)), "k": unit(rand(C, K))}
+        | {"v": rand(C, V), **_gates(rand, C)}
         for C, K, V in [(2, 2, 2), (4, 4, 3), (5, 3, 5)]
     ],
-    wrong=[
-        (
-            "the errors do not ask the old state; subtract what it answers from v",
-            _mistake(asked=0),
+    wrong={
+        "the errors do not ask the old state; subtract what it answers from v": (
+            partial(_chunk, asked=0)
         ),
-        (
-            "the errors ask the old state as it was when the chunk began; by token i "
-            "it has faded by exp(G_i)",
-            _mistake(faded=(0, 1)),
-        ),
-        (
-            "the outputs read the old state as it was when the chunk began; by token "
-            "i it has faded by exp(G_i)",
-            _mistake(faded=(1, 0)),
-        ),
-        (
-            "the outputs come from this chunk alone; add what q reads from the old "
-            "state",
-            _mistake(read=0),
-        ),
-        (
-            "a token does not see its own write; the read comes after it, so keep "
-            "the diagonal",
-            _mistake(inside=-1),
-        ),
-        (
-            "the outputs add up the values; add up the errors, which are what was "
-            "written",
-            _mistake(values=True),
-        ),
-    ],
+        "the errors ask the old state as it was when the chunk began; by token i "
+        "it has faded by exp(G_i)": partial(_chunk, faded=(0, 1)),
+        "the outputs read the old state as it was when the chunk began; by token "
+        "i it has faded by exp(G_i)": partial(_chunk, faded=(1, 0)),
+        "the outputs come from this chunk alone; add what q reads from the old "
+        "state": partial(_chunk, read=0),
+        "a token does not see its own write; the read comes after it, so keep "
+        "the diagonal": partial(_chunk, inside=-1),
+        "the outputs add up the values; add up the errors, which are what was "
+        "written": partial(_chunk, values=True),
+    },
     returns=("the outputs", "the new S"),
-)  # fmt: skip
+)

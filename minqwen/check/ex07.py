@@ -1,5 +1,7 @@
 """Notebook 07, experts."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
@@ -12,10 +14,6 @@ def _router(x, weight, k, shares=lambda z: z.softmax(-1), share_out=None, larges
     """Right by default; each option is one mistake."""
     chosen, ids = shares(x @ weight.T).topk(k, largest=largest)
     return share_out(chosen) if share_out else chosen / chosen.sum(-1, True), ids
-
-
-def _routing(**options):
-    return lambda x, weight, k: _router(x, weight, k, **options)
 
 
 def _by_number(x, weight, k):
@@ -32,48 +30,41 @@ router = Exercise(
         {"x": rand(N, D), "weight": rand(E, D), "k": k}
         for N, D, E, k in [(6, 2, 4, 2), (7, 4, 8, 3), (8, 5, 16, 10)]
     ],
-    wrong=[
-        (
-            "the winners' shares do not add up to one: divide them by their sum",
-            _routing(share_out=lambda chosen: chosen),
+    wrong={
+        "the winners' shares do not add up to one: divide them by their sum": (
+            partial(_router, share_out=lambda chosen: chosen)
         ),
-        (
-            "a softmax of shares: they are between 0 and 1, so it makes all nearly "
-            "equal; divide them by their sum instead",
-            _routing(share_out=lambda chosen: chosen.softmax(-1)),
+        "a softmax of shares: they are between 0 and 1, so it makes all nearly "
+        "equal; divide them by their sum instead": (
+            partial(_router, share_out=lambda chosen: chosen.softmax(-1))
         ),
-        (
-            "that is DeepSeek-V3's way, where each expert has a sigmoid of its own; "
-            "here they compete in one softmax",
-            _routing(shares=torch.sigmoid),
+        "that is DeepSeek-V3's way, where each expert has a sigmoid of its own; "
+        "here they compete in one softmax": partial(_router, shares=torch.sigmoid),
+        "the softmax goes over the tokens; it goes over the experts, the last axis": (
+            partial(_router, shares=lambda z: z.softmax(0))
         ),
-        ("the softmax goes over the tokens; it goes over the experts, the last axis",
-         _routing(shares=lambda z: z.softmax(0))),
-        ("those are logits divided by their sum; take exponentials (softmax) first",
-         _routing(shares=lambda z: z)),
-        ("those are logits; shares are asked for, which come from a softmax",
-         _routing(shares=lambda z: z, share_out=lambda chosen: chosen)),
-        ("those are the experts with the lowest scores", _routing(largest=False)),
-        ("right but for the order: the best expert comes first", _by_number),
-    ],
+        "those are logits divided by their sum; take exponentials (softmax) first": (
+            partial(_router, shares=lambda z: z)
+        ),
+        "those are logits; shares are asked for, which come from a softmax": (
+            partial(_router, shares=lambda z: z, share_out=lambda chosen: chosen)
+        ),
+        "those are the experts with the lowest scores": partial(_router, largest=False),
+        "right but for the order: the best expert comes first": _by_number,
+    },
     returns=("the weights", "the experts' numbers"),
-)  # fmt: skip
+)
 
 
 # ---- 2: one expert
 
 
-def _swiglu(x, gate_up, down):
-    gate, up = (x @ gate_up.T).chunk(2, dim=-1)
-    return (F.silu(gate) * up) @ down.T
+def _swiglu(x, gate_up, down, join=lambda gate, up: F.silu(gate) * up):
+    return join(*(x @ gate_up.T).chunk(2, dim=-1)) @ down.T
 
 
-def _in_turn(y):
-    return y[..., 0::2], y[..., 1::2]
-
-
-def _joined(join, halves=lambda y: y.chunk(2, dim=-1)):
-    return lambda x, gate_up, down: join(*halves(x @ gate_up.T)) @ down.T
+def _in_turn(x, gate_up, down):
+    return _swiglu(x, torch.cat([gate_up[0::2], gate_up[1::2]]), down)
 
 
 swiglu = Exercise(
@@ -84,38 +75,42 @@ swiglu = Exercise(
         {"x": rand(N, D), "gate_up": rand(2 * width, D), "down": rand(D, width)}
         for N, D, width in [(1, 2, 2), (3, 4, 3), (5, 3, 4)]
     ],
-    wrong=[
-        ("silu is on the wrong half: the first half of the rows is the gate",
-         _joined(lambda gate, up: gate * F.silu(up))),
-        (
-            "gate and up rows are taken in turn; all gate rows come first, then all "
-            "up rows",
-            _joined(lambda gate, up: F.silu(gate) * up, _in_turn),
+    wrong={
+        "silu is on the wrong half: the first half of the rows is the gate": (
+            partial(_swiglu, join=lambda gate, up: gate * F.silu(up))
         ),
-        ("silu is missing: without it the gate is one more factor",
-         _joined(lambda gate, up: gate * up)),
-        ("silu comes after the product; it belongs to the gate alone",
-         _joined(lambda gate, up: F.silu(gate * up))),
-        ("silu is on both halves; it belongs to the gate alone",
-         _joined(lambda gate, up: F.silu(gate) * F.silu(up))),
-        ("that is the sigmoid; silu(y) is y sigmoid(y)",
-         _joined(lambda gate, up: gate.sigmoid() * up)),
-        ("that is gelu; silu(y) is y sigmoid(y)",
-         _joined(lambda gate, up: F.gelu(gate) * up)),
-        ("gate and up are added; multiply them",
-         _joined(lambda gate, up: F.silu(gate) + up)),
-    ],
+        "gate and up rows are taken in turn; all gate rows come first, then all "
+        "up rows": _in_turn,
+        "silu is missing: without it the gate is one more factor": (
+            partial(_swiglu, join=lambda gate, up: gate * up)
+        ),
+        "silu comes after the product; it belongs to the gate alone": (
+            partial(_swiglu, join=lambda gate, up: F.silu(gate * up))
+        ),
+        "silu is on both halves; it belongs to the gate alone": (
+            partial(_swiglu, join=lambda gate, up: F.silu(gate) * F.silu(up))
+        ),
+        "that is the sigmoid; silu(y) is y sigmoid(y)": (
+            partial(_swiglu, join=lambda gate, up: gate.sigmoid() * up)
+        ),
+        "that is gelu; silu(y) is y sigmoid(y)": (
+            partial(_swiglu, join=lambda gate, up: F.gelu(gate) * up)
+        ),
+        "gate and up are added; multiply them": (
+            partial(_swiglu, join=lambda gate, up: F.silu(gate) + up)
+        ),
+    },
     returns=("the output",),
-)  # fmt: skip
+)
 
 
 # ---- 3: one token through the layer
 
 
-def _layer(
+def _token(
     x, weights, ids, experts, shared, gate,
     one=lambda expert, w, x: w * expert(x),
-    join=lambda routed, score, shared: routed + score.sigmoid() * shared,
+    join=lambda routed, s, y: routed + s.sigmoid() * y,  # y: what `shared` makes of x
     numbers=lambda ids: ids,
 ):  # fmt: skip
     """Right by default; each option is one mistake."""
@@ -124,13 +119,7 @@ def _layer(
     return join(routed, gate @ x, shared(x))
 
 
-def _layered(**options):
-    return lambda x, weights, ids, experts, shared, gate: _layer(
-        x, weights, ids, experts, shared, gate, **options
-    )
-
-
-def _layer_inputs(rand):
+def _token_inputs(rand):
     def network(D, width):
         gate_up, down = rand(2 * width, D), rand(D, width)
         return lambda x: _swiglu(x, gate_up, down)
@@ -149,38 +138,35 @@ def _layer_inputs(rand):
 one_token = Exercise(
     "07",
     "one token through the layer",
-    _layer,
-    _layer_inputs,
-    wrong=[
-        (
-            "the shared expert comes in whole: multiply it by sigmoid(gate . x). (A "
-            "softmax over one number is 1, so it changes nothing.)",
-            _layered(join=lambda routed, score, y: routed + y),
+    _token,
+    _token_inputs,
+    wrong={
+        "the shared expert comes in whole: multiply it by sigmoid(gate . x). (A "
+        "softmax over one number is 1, so it changes nothing.)": (
+            partial(_token, join=lambda routed, s, y: routed + y)
         ),
-        ("the shared expert is missing; every token uses it",
-         _layered(join=lambda routed, score, y: routed)),
-        ("the shared expert is multiplied by gate . x itself; take its sigmoid",
-         _layered(join=lambda routed, score, y: routed + score * y)),
-        ("the gate scales everything; it belongs to the shared expert alone",
-         _layered(join=lambda routed, score, y: score.sigmoid() * (routed + y))),
-        (
-            "the gate shares out between the two, (1 - s) routed + s shared; the "
-            "routed sum is not scaled",
-            _layered(join=lambda routed, score, y: routed.lerp(y, score.sigmoid())),
+        "the shared expert is missing; every token uses it": (
+            partial(_token, join=lambda routed, s, y: routed)
         ),
-        (
-            "the weights scale what goes into an expert; an expert is not linear, so "
-            "scale what comes out",
-            _layered(one=lambda expert, w, x: expert(w * x)),
+        "the shared expert is multiplied by gate . x itself; take its sigmoid": (
+            partial(_token, join=lambda routed, s, y: routed + s * y)
         ),
-        ("the weights are not used", _layered(one=lambda expert, w, x: expert(x))),
-        (
-            "those are experts 0, 1, ...; the chosen ones are experts[ids[0]], ...",
-            _layered(numbers=lambda ids: torch.arange(len(ids))),
+        "the gate scales everything; it belongs to the shared expert alone": (
+            partial(_token, join=lambda routed, s, y: s.sigmoid() * (routed + y))
         ),
-    ],
+        "the gate shares out between the two, (1 - s) routed + s shared; the "
+        "routed sum is not scaled": (
+            partial(_token, join=lambda routed, s, y: routed.lerp(y, s.sigmoid()))
+        ),
+        "the weights scale what goes into an expert; an expert is not linear, so "
+        "scale what comes out": partial(_token, one=lambda expert, w, x: expert(w * x)),
+        "the weights are not used": partial(_token, one=lambda expert, w, x: expert(x)),
+        "those are experts 0, 1, ...; the chosen ones are experts[ids[0]], ...": (
+            partial(_token, numbers=lambda ids: torch.arange(len(ids)))
+        ),
+    },
     returns=("the output",),
-)  # fmt: skip
+)
 
 
 # ---- 4: sorted by expert
@@ -194,10 +180,6 @@ def _plan(
     """Right by default; each option is one mistake."""
     order = ids.flatten().argsort(stable=True)
     return tokens(ids, order), ends(ids.flatten().bincount(minlength=E))
-
-
-def _planned(**options):
-    return lambda ids, E: _plan(ids, E, **options)
 
 
 def _by_rank(ids, _):
@@ -219,49 +201,44 @@ sort_by_expert = Exercise(
     "sorted by expert",
     _plan,
     _plan_inputs,
-    wrong=[
-        ("those are numbers of choices, 0 to N k - 1; choice i is of token i // k",
-         _planned(tokens=lambda ids, order: order)),
-        ("i % k is a choice's rank for its token; the token is i // k",
-         _planned(tokens=lambda ids, order: order % ids.shape[1])),
-        (
-            "grouped well, but an expert's tokens are not in the order of the text: "
-            "flatten ids as it is, and argsort with stable=True",
-            _planned(tokens=_by_rank),
+    wrong={
+        "those are numbers of choices, 0 to N k - 1; choice i is of token i // k": (
+            partial(_plan, tokens=lambda ids, order: order)
         ),
-        (
-            "argsort of argsort says where a choice goes; asked for is the token that "
-            "stands at each place: one argsort, not two",
-            _planned(tokens=lambda ids, order: order.argsort() // ids.shape[1]),
+        "i % k is a choice's rank for its token; the token is i // k": (
+            partial(_plan, tokens=lambda ids, order: order % ids.shape[1])
         ),
-        (
-            "right order; the last experts may have no row and still have an end: "
-            "count with minlength=E",
-            _planned(ends=lambda count: count[: count.nonzero().max() + 1].cumsum(0)),
+        "grouped well, but an expert's tokens are not in the order of the text: "
+        "flatten ids as it is, and argsort with stable=True": (
+            partial(_plan, tokens=_by_rank)
         ),
-        ("right order; those are the numbers of rows: add them up (cumsum)",
-         _planned(ends=lambda count: count)),
-        ("right order; those are the rows where experts start, not where they end",
-         _planned(ends=lambda count: count.cumsum(0) - count)),
-        ("right order; an end is one past the expert's last row, as in a slice",
-         _planned(ends=lambda count: count.cumsum(0) - 1)),
-    ],
+        "argsort of argsort says where a choice goes; asked for is the token that "
+        "stands at each place: one argsort, not two": (
+            partial(_plan, tokens=lambda ids, order: order.argsort() // ids.shape[1])
+        ),
+        "right order; the last experts may have no row and still have an end: "
+        "count with minlength=E": lambda ids, E: _plan(ids, E=0),
+        "right order; those are the numbers of rows: add them up (cumsum)": (
+            partial(_plan, ends=lambda count: count)
+        ),
+        "right order; those are the rows where experts start, not where they end": (
+            partial(_plan, ends=lambda count: count.cumsum(0) - count)
+        ),
+        "right order; an end is one past the expert's last row, as in a slice": (
+            partial(_plan, ends=lambda count: count.cumsum(0) - 1)
+        ),
+    },
     returns=("the tokens", "the ends"),
-)  # fmt: skip
+)
 
 
 # ---- 5: balance
 
 
-def _balance(logits, ids, probable=lambda z: z.softmax(-1).mean(0), scale=1):
-    """Right by default; each option is one mistake."""
+def _balance(logits, ids, probable=lambda z: z.softmax(-1).mean(0)):
     N, E = logits.shape
     chosen = ids.flatten().bincount(minlength=E) / N
-    return E * scale * (chosen * probable(logits)).sum()
-
-
-def _balanced(probable):
-    return lambda logits, ids: _balance(logits, ids, probable)
+    return E * (chosen * probable(logits)).sum()
 
 
 def _winners_only(logits, ids):
@@ -286,35 +263,29 @@ balance = Exercise(
         {"logits": (logits := rand(N, E)), "ids": logits.topk(k)[1]}
         for N, E, k in [(4, 4, 2), (8, 6, 3), (16, 8, 2)]
     ],
-    wrong=[
-        ("the E in front is missing, with which an even use costs k for any E",
-         lambda logits, ids: _balance(logits, ids, scale=1 / logits.shape[1])),
-        (
-            "that is the share of all choices; the share of tokens that chose e is "
-            "k times as large: divide the count by N",
-            lambda logits, ids: _balance(logits, ids, scale=1 / ids.shape[1]),
+    wrong={
+        "the E in front is missing, with which an even use costs k for any E": (
+            lambda logits, ids: _balance(logits, ids) / logits.shape[1]
         ),
-        ("that is a count; divide it by the number of tokens",
-         lambda logits, ids: _balance(logits, ids, scale=len(logits))),
-        (
-            "the probabilities are those of the winners alone; take the mean over all "
-            "tokens, also those that chose otherwise",
-            _winners_only,
+        "that is the share of all choices; the share of tokens that chose e is "
+        "k times as large: divide the count by N": (
+            lambda logits, ids: _balance(logits, ids) / ids.shape[1]
         ),
-        (
-            "multiplied token by token, then averaged; average first, each of the two, "
-            "then multiply",
-            _token_by_token,
+        "that is a count; divide it by the number of tokens": (
+            lambda logits, ids: _balance(logits, ids) * len(logits)
         ),
-        (
-            "the counts are squared; a count has no slope, so nothing could be learned "
-            "from it: multiply by the mean probability",
-            _squared,
+        "the probabilities are those of the winners alone; take the mean over all "
+        "tokens, also those that chose otherwise": _winners_only,
+        "multiplied token by token, then averaged; average first, each of the two, "
+        "then multiply": _token_by_token,
+        "the counts are squared; a count has no slope, so nothing could be learned "
+        "from it: multiply by the mean probability": _squared,
+        "those are mean logits; take the softmax first, then the mean": (
+            partial(_balance, probable=lambda z: z.mean(0))
         ),
-        ("those are mean logits; take the softmax first, then the mean",
-         _balanced(lambda z: z.mean(0))),
-        ("the softmax goes over the tokens; it goes over the experts, the last axis",
-         _balanced(lambda z: z.softmax(0).mean(0))),
-    ],
+        "the softmax goes over the tokens; it goes over the experts, the last axis": (
+            partial(_balance, probable=lambda z: z.softmax(0).mean(0))
+        ),
+    },
     returns=("the loss",),
-)  # fmt: skip
+)

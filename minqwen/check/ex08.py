@@ -1,7 +1,10 @@
 """Notebook 08, sixty layers: blocks, the whole, its cache."""
 
+from functools import partial
+
 import torch
 
+from ..model.norm import rms_norm
 from .core import Exercise
 
 # ---- 1: one block
@@ -29,21 +32,12 @@ def _normed_output(x, mixer, mlp, norm1, norm2):
 
 
 def _norm(gain):
-    def norm(x):
-        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * (1 + gain)
-
-    return norm
+    return lambda x: rms_norm(x, gain, 1e-6)
 
 
 def _reader(weight, mix):
     """A small layer: a token reads those before it where `mix` is true."""
-
-    def layer(x):
-        T = len(x)
-        before = torch.ones(T, T).tril() if mix else torch.eye(T)
-        return torch.tanh(before @ x @ weight)
-
-    return layer
+    return lambda x: torch.tanh((x.cumsum(0) if mix else x) @ weight)
 
 
 def _identity(x):
@@ -57,54 +51,41 @@ block = Exercise(
     lambda rand: [
         {
             "x": 3 * rand(T, D),
-            "mixer": _reader(rand(D, D), True), "mlp": _reader(rand(D, D), False),
-            "norm1": _norm(rand(D).tanh() / 2), "norm2": _norm(rand(D).tanh() / 2),
+            "mixer": _reader(rand(D, D), True),
+            "mlp": _reader(rand(D, D), False),
+            "norm1": _norm(rand(D).tanh() / 2),
+            "norm2": _norm(rand(D).tanh() / 2),
         }
         for T, D in [(3, 2), (5, 4)]
     ],
-    wrong=[
-        (
-            "the norms sit on the stream, after the sums (post-norm); here they sit "
-            "on what is read: x + mixer(norm1(x))",
-            _post_norm,
+    wrong={
+        "the norms sit on the stream, after the sums (post-norm); here they sit "
+        "on what is read: x + mixer(norm1(x))": _post_norm,
+        "what was in the stream is lost: mixer and mlp are added to it": (
+            lambda x, mixer, mlp, norm1, norm2: mlp(norm2(mixer(norm1(x))))
         ),
-        (
-            "what was in the stream is lost: mixer and mlp are added to it",
-            lambda x, mixer, mlp, norm1, norm2: mlp(norm2(mixer(norm1(x)))),
+        "the stream itself is normed; only what mixer and mlp read is": _normed_stream,
+        "the norms are on what mixer and mlp write; they belong on what they read": (
+            _normed_output
         ),
-        (
-            "the stream itself is normed; only what mixer and mlp read is",
-            _normed_stream,
+        "the mlp reads the stream as it was before the mixer wrote to it": (
+            lambda x, mixer, mlp, norm1, norm2: x + mixer(norm1(x)) + mlp(norm2(x))
         ),
-        (
-            "the norms are on what mixer and mlp write; they belong on what they read",
-            _normed_output,
+        "norm1 is used twice; the mlp has a norm of its own": (
+            lambda x, mixer, mlp, norm1, norm2: _block(x, mixer, mlp, norm1, norm1)
         ),
-        (
-            "the mlp reads the stream as it was before the mixer wrote to it",
-            lambda x, mixer, mlp, norm1, norm2: x + mixer(norm1(x)) + mlp(norm2(x)),
+        "the two norms are swapped": (
+            lambda x, mixer, mlp, norm1, norm2: _block(x, mixer, mlp, norm2, norm1)
         ),
-        (
-            "norm1 is used twice; the mlp has a norm of its own",
-            lambda x, mixer, mlp, norm1, norm2: _block(x, mixer, mlp, norm1, norm1),
-        ),
-        (
-            "the two norms are swapped",
-            lambda x, mixer, mlp, norm1, norm2: _block(x, mixer, mlp, norm2, norm1),
-        ),
-        (
-            "nothing is normed",
+        "nothing is normed": (
             lambda x, mixer, mlp, norm1, norm2: _block(
                 x, mixer, mlp, _identity, _identity
-            ),
+            )
         ),
-        (
-            "the mlp is missing",
-            lambda x, mixer, mlp, norm1, norm2: x + mixer(norm1(x)),
-        ),
-    ],
+        "the mlp is missing": lambda x, mixer, mlp, norm1, norm2: x + mixer(norm1(x)),
+    },
     returns=("the new x",),
-)  # fmt: skip
+)
 
 
 # ---- 2: the whole model
@@ -122,7 +103,7 @@ def _model_inputs(rand):
     def one(T, D, vocab, tied, last_only):
         layers = [_reader(rand(D, D), True) for _ in range(3)]
         return {
-            "ids": torch.randperm(vocab)[:T], "embed": rand(vocab, D),
+            "ids": rand(vocab).argsort()[:T], "embed": rand(vocab, D),
             "blocks": [lambda x, f=layer: x + f(x) for layer in layers],
             "norm": _norm(rand(D).tanh() / 2),
             "head": None if tied else rand(vocab, D), "last_only": last_only,
@@ -162,55 +143,37 @@ whole_model = Exercise(
     "the whole model",
     _model,
     _model_inputs,
-    wrong=[
-        (
-            "the final norm is missing: the head reads the stream at whatever size it "
-            "has grown to",
-            _with(norm=lambda case: _identity),
+    wrong={
+        "the final norm is missing: the head reads the stream at whatever size it "
+        "has grown to": _with(norm=lambda case: _identity),
+        "the embedding is multiplied by the square root of the width; some models "
+        "do that, this one takes the row as it is": (
+            _with(enter=lambda case: lambda x: x * x.shape[-1] ** 0.5)
         ),
-        (
-            "the embedding is multiplied by the square root of the width; some models "
-            "do that, this one takes the row as it is",
-            _with(enter=lambda case: lambda x: x * x.shape[-1] ** 0.5),
+        "the embedding is normed before the first block; each block norms what it "
+        "reads, and `norm` comes once, at the end": (
+            _with(enter=lambda case: case["norm"])
         ),
-        (
-            "the embedding is normed before the first block; each block norms what it "
-            "reads, and `norm` comes once, at the end",
-            _with(enter=lambda case: case["norm"]),
+        "the stream is normed after every block; `norm` comes once, at the end": (
+            _with(between=lambda case: case["norm"])
         ),
-        (
-            "the stream is normed after every block; `norm` comes once, at the end",
-            _with(between=lambda case: case["norm"]),
+        "every block reads the embedding; each reads what the one before it left": (
+            _from_embedding
         ),
-        (
-            "every block reads the embedding; each reads what the one before it left",
-            _from_embedding,
+        "the blocks are applied last to first": (
+            _with(blocks=lambda case: case["blocks"][::-1])
         ),
-        (
-            "the blocks are applied last to first",
-            _with(blocks=lambda case: case["blocks"][::-1]),
+        "`head` is not used; the embedding stands in for it only when it is None": (
+            _with(head=None)
         ),
-        (
-            "`head` is not used; the embedding stands in for it only when it is None",
-            _with(head=None),
-        ),
-        (
-            "`last_only` gives the first token; the next token follows the last one, "
-            "[-1:]",
-            _wrong_end,
-        ),
-        (
-            "only the last token enters the blocks, so it sees none of the others; cut "
-            "after them, before the head",
-            _cut_early,
-        ),
-        ("`last_only` is not used", _with(last_only=False)),
-        (
-            "those are probabilities; a model returns logits, the softmax is for "
-            "whoever samples",
-            lambda **case: _model(**case).softmax(-1),
-        ),
-    ],
+        "`last_only` gives the first token; the next token follows the last one, "
+        "[-1:]": _wrong_end,
+        "only the last token enters the blocks, so it sees none of the others; cut "
+        "after them, before the head": _cut_early,
+        "`last_only` is not used": _with(last_only=False),
+        "those are probabilities; a model returns logits, the softmax is for "
+        "whoever samples": lambda **case: _model(**case).softmax(-1),
+    },
     returns=("the logits",),
 )
 
@@ -228,7 +191,7 @@ def _step(q, k, v, keys, values, turn, at=None, read_old=False):
     return weights @ seen[1], keys, values
 
 
-def _turn(x, at):
+def _turn_to(x, at):
     angle = torch.tensor(float(at))
     a, b = x[0::2], x[1::2]
     pair = a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()
@@ -264,35 +227,29 @@ cached_step = Exercise(
     _step,
     lambda rand: [
         {
-            "q": 2 * rand(K), "k": 2 * rand(K), "v": rand(V),
-            "keys": 2 * rand(S, K), "values": rand(S, V), "turn": _turn,
+            "q": 2 * rand(K),
+            "k": 2 * rand(K),
+            "v": rand(V),
+            "keys": 2 * rand(S, K),
+            "values": rand(S, V),
+            "turn": _turn_to,
         }
         for S, K, V in [(0, 2, 2), (3, 4, 3), (5, 2, 3)]
     ],
-    wrong=[
-        (
-            "it reads before it appends: a token looks at itself too, so its own key "
-            "and value go into the cache first",
-            lambda **case: _step(**case, read_old=True),
+    wrong={
+        "it reads before it appends: a token looks at itself too, so its own key "
+        "and value go into the cache first": (partial(_step, read_old=True)),
+        "the position starts again at 0; it is the number of tokens that the cache "
+        "holds": partial(_step, at=0),
+        "the position is one too far: tokens count from 0, so with S kept the new "
+        "one is at S": lambda **case: _step(**case, at=len(case["keys"]) + 1),
+        "the query is not turned to its position": _query_stays,
+        "the new key is kept as it came; turn it to its position first": _key_stays,
+        "the kept keys are turned once more; they were turned when they came": (
+            _turned_again
         ),
-        (
-            "the position starts again at 0; it is the number of tokens that the cache "
-            "holds",
-            lambda **case: _step(**case, at=0),
-        ),
-        (
-            "the position is one too far: tokens count from 0, so with S kept the new "
-            "one is at S",
-            lambda **case: _step(**case, at=len(case["keys"]) + 1),
-        ),
-        ("the query is not turned to its position", _query_stays),
-        ("the new key is kept as it came; turn it to its position first", _key_stays),
-        (
-            "the kept keys are turned once more; they were turned when they came",
-            _turned_again,
-        ),
-        ("the new pair is kept in front of the old; it goes to the end", _in_front),
-        ("the new key and value are not kept", _not_kept),
-    ],
+        "the new pair is kept in front of the old; it goes to the end": _in_front,
+        "the new key and value are not kept": _not_kept,
+    },
     returns=("the output", "the keys", "the values"),
-)  # fmt: skip
+)

@@ -1,5 +1,7 @@
 """Notebook 08, sixty layers: how the next token is chosen, and the loop."""
 
+from functools import partial
+
 import torch
 
 from ..engine import sampling
@@ -10,21 +12,17 @@ from .core import Exercise
 # ---- 4: what is drawn from
 
 
-def _nucleus(logits, temperature, top_p):
-    return sampling.probabilities(logits, temperature, top_p=top_p)
-
-
-def _keep(p, top_p, shift=0, scale=True, back=True):
-    """Top-p that keeps `shift` tokens more or fewer than it should."""
-    values, order = p.sort(descending=True)
+def _top_p(logits, temperature, top_p, shift=0, scale=True, back=True):
+    """Right by default; each option is one mistake."""
+    values, order = (logits / temperature).softmax(-1).sort(descending=True)
     count = int((values.cumsum(0) - values < top_p).sum()) + shift
-    values = values.where(torch.arange(len(p)) < count, 0)
+    values = values.where(torch.arange(len(logits)) < count, 0)
     values = values / values.sum() if scale else values
-    return torch.zeros_like(p).scatter(0, order, values) if back else values
+    return torch.zeros_like(logits).scatter(0, order, values) if back else values
 
 
 def _filter_first(logits, temperature, top_p):
-    kept = _keep(logits.softmax(-1), top_p) > 0
+    kept = _top_p(logits, 1, top_p) > 0
     return (logits / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
 
 
@@ -45,55 +43,33 @@ def _nucleus_inputs(rand):
 nucleus = Exercise(
     "08",
     "temperature and top-p",
-    _nucleus,
+    sampling.probabilities,
     _nucleus_inputs,
-    wrong=[
-        (
-            "the token that crosses top_p is dropped; it is the last one kept, so that "
-            "the kept ones together reach top_p",
-            lambda logits, temperature, top_p: _keep(
-                (logits / temperature).softmax(-1), top_p, shift=-1
-            ),
+    wrong={
+        "the token that crosses top_p is dropped; it is the last one kept, so that "
+        "the kept ones together reach top_p": (partial(_top_p, shift=-1)),
+        "one token too many is kept: stop as soon as top_p is reached": (
+            partial(_top_p, shift=1)
         ),
-        (
-            "one token too many is kept: stop as soon as top_p is reached",
-            lambda logits, temperature, top_p: _keep(
-                (logits / temperature).softmax(-1), top_p, shift=1
-            ),
+        "the temperature has no effect: dividing probabilities by it cancels when "
+        "they are made to sum to one. Divide the logits, before the softmax": (
+            lambda logits, temperature, top_p: _top_p(logits, 1, top_p)
         ),
-        (
-            "the temperature has no effect: dividing probabilities by it cancels when "
-            "they are made to sum to one. Divide the logits, before the softmax",
-            lambda logits, temperature, top_p: _keep(logits.softmax(-1), top_p),
+        "the logits are multiplied by the temperature; divide them": (
+            lambda logits, temperature, top_p: _top_p(logits, 1 / temperature, top_p)
         ),
-        (
-            "the logits are multiplied by the temperature; divide them",
-            lambda logits, temperature, top_p: _keep(
-                (logits * temperature).softmax(-1), top_p
-            ),
+        "top_p is applied before the temperature; first the temperature, then the "
+        "softmax, then top_p on what came out": _filter_first,
+        "the kept probabilities do not sum to one; divide them by their sum": (
+            partial(_top_p, scale=False)
         ),
-        (
-            "top_p is applied before the temperature; first the temperature, then the "
-            "softmax, then top_p on what came out",
-            _filter_first,
+        "the probabilities are in order of size; put each back at its token's id": (
+            partial(_top_p, back=False)
         ),
-        (
-            "the kept probabilities do not sum to one; divide them by their sum",
-            lambda logits, temperature, top_p: _keep(
-                (logits / temperature).softmax(-1), top_p, scale=False
-            ),
+        "nothing is left out: top_p is not used": (
+            lambda logits, temperature, top_p: (logits / temperature).softmax(-1)
         ),
-        (
-            "the probabilities are in order of size; put each back at its token's id",
-            lambda logits, temperature, top_p: _keep(
-                (logits / temperature).softmax(-1), top_p, back=False
-            ),
-        ),
-        (
-            "nothing is left out: top_p is not used",
-            lambda logits, temperature, top_p: (logits / temperature).softmax(-1),
-        ),
-    ],
+    },
     returns=("the probabilities",),
 )
 
@@ -122,15 +98,14 @@ def _drawn_model(rand):
     return model
 
 
-def _greedy(model, ids, count, again=None, first=-1):
-    """The loop; `again(ids, new)` is what the next call is fed, by default `new`."""
+def _greedy(model, ids, count, whole=False, first=-1):
+    """Right by default; each option is one mistake."""
     cache = model.new_cache(1, (ids.shape[1] + count) * (count + 1))
     new, written = model(ids, cache=cache)[:, first:][:, :1].argmax(-1), []
     while len(written) < count:
         written.append(new)
         ids = torch.cat([ids, new], 1)
-        fed = new if again is None else again(ids, new)
-        new = model(fed, cache=cache, last_only=True).argmax(-1)
+        new = model(ids if whole else new, cache=cache, last_only=True).argmax(-1)
     return torch.cat(written, 1)[0]
 
 
@@ -155,35 +130,21 @@ greedy = Exercise(
         for model in [_drawn_model(rand)]
         for ids in [(rand(1, T).sigmoid() * 97).long() for T in (3, 4, 5, 6)]
     ],
-    wrong=[
-        (
-            "the whole text is fed again, to a cache that holds it already; after the "
-            "prompt feed only the new token",
-            lambda **case: _greedy(**case, again=lambda ids, new: ids),
+    wrong={
+        "the whole text is fed again, to a cache that holds it already; after the "
+        "prompt feed only the new token": partial(_greedy, whole=True),
+        "a new cache at every step: the model has forgotten the text. Make one, "
+        "and hand it to every call": _forgetful,
+        "the first new token is what follows the prompt's first token; take the "
+        "logits of its last": partial(_greedy, first=0),
+        "the prompt's last token is read twice; what follows it is in the logits "
+        "of the first call": _last_twice,
+        "the first new token is missing: the prompt's logits already give one": (
+            lambda model, ids, count: _greedy(model, ids, count + 1)[1:]
         ),
-        (
-            "a new cache at every step: the model has forgotten the text. Make one, "
-            "and hand it to every call",
-            _forgetful,
+        "the prompt is returned too; only what was written is asked for": (
+            lambda model, ids, count: torch.cat([ids[0], _greedy(model, ids, count)])
         ),
-        (
-            "the first new token is what follows the prompt's first token; take the "
-            "logits of its last",
-            lambda **case: _greedy(**case, first=0),
-        ),
-        (
-            "the prompt's last token is read twice; what follows it is in the logits "
-            "of the first call",
-            _last_twice,
-        ),
-        (
-            "the first new token is missing: the prompt's logits already give one",
-            lambda model, ids, count: _greedy(model, ids, count + 1)[1:],
-        ),
-        (
-            "the prompt is returned too; only what was written is asked for",
-            lambda model, ids, count: torch.cat([ids[0], _greedy(model, ids, count)]),
-        ),
-    ],
+    },
     returns=("the new tokens",),
 )

@@ -84,18 +84,12 @@ def write_card(folder, recipe, seconds, threads):
         "MTP head guesses the model's own choice": f"{f['drafts']:.1%}",
     }
     table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
-    megabytes = {
-        kind: f"{corpus[f'train_{kind}_bytes'] / 1e6:.1f} MB"
-        for kind in ("source", "docs")
-    }
+    megabytes = {k: f"{corpus[f'train_{k}_bytes'] / 1e6:.1f} MB" for k in bits}
     tokens = recipe.all_steps * recipe.batch_size * recipe.seq_len / 1e6
     settings = ", ".join(f"{k} {v}" for k, v in asdict(recipe).items())
-    extra = "".join(
-        f" --{name} {getattr(recipe, name)}"
-        for name in ("steps", "seed")
-        if getattr(recipe, name) != getattr(type(recipe), name)
-    )
-    extra += f" --threads {threads}" if threads != 2 else ""
+    chosen = {"steps": recipe.steps, "seed": recipe.seed, "threads": threads}
+    usual = {"steps": type(recipe).steps, "seed": type(recipe).seed, "threads": 2}
+    extra = "".join(f" --{k} {v}" for k, v in chosen.items() if v != usual[k])
     text = f"""# The embedded model
 
 A Qwen3.5-MoE in every respect but size, trained by this project from random weights:

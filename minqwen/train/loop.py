@@ -100,9 +100,8 @@ def losses(model, batch, recipe):
     batch: input_ids and targets [B, T], -100 where nothing is to be learned, and
     pictures if any.
     """
-    batch, targets = dict(batch), batch["targets"]
-    del batch["targets"]
-    ids = batch["input_ids"]
+    batch = dict(batch)
+    targets, ids = batch.pop("targets"), batch["input_ids"]
     everyone = torch.ones_like(ids, dtype=torch.bool)
     where, _ = positions(
         ids, everyone, ids.new_zeros(len(ids)), model.cfg,
@@ -216,7 +215,7 @@ def train(out, recipe, resume=False, save_every=100):
     """The loop itself: returns the trained model (fp32) and the seconds it took."""
     from .corpus import Corpus
 
-    saved = unfinished(out / "resume.pt", recipe) if resume else None
+    saved = kept(out / "resume.pt", recipe) if resume else None
     corpus = Corpus.build(out, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
     model = Qwen(tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)).train()
@@ -253,13 +252,13 @@ def train(out, recipe, resume=False, save_every=100):
 
 def keep(path, model, optimizer, recipe, step, spent):
     """Write all that is needed to go on, whole or not at all."""
-    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-             "recipe": asdict(recipe), "step": step, "seconds": spent}  # fmt: skip
+    whole = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    whole |= {"recipe": asdict(recipe), "step": step, "seconds": spent}
     with telling(path, "written"), replaced(path) as file:
         torch.save(whole, file)
 
 
-def unfinished(path, recipe):
+def kept(path, recipe):
     """What `keep` wrote, or None; InputError if it belongs to another recipe."""
     if not path.exists():
         return None

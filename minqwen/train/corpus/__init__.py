@@ -112,13 +112,11 @@ class Corpus:
 
     def _packed_chats(self, number, length):
         """Whole chats from a place in the shuffled list on, the last one cut."""
-        first = int(number * GOLDEN % 1 * len(self.chats))
+        at = int(number * GOLDEN % 1 * len(self.chats))
         ids = np.empty(0, dtype=np.int64)
-        for shift in range(length):
-            if len(ids) >= length:
-                break
-            chat = self.chats[(first + shift) % len(self.chats)]
-            ids = np.concatenate([ids, chat])
+        while len(ids) < length:
+            ids = np.concatenate([ids, self.chats[at % len(self.chats)]])
+            at += 1
         return ids[:length]
 
     def _picture_row(self, rng, number, seq_len, images, videos):

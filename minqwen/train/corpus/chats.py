@@ -1,6 +1,6 @@
 """Conversations for the tiny model: about the library, about digits, about itself.
 
-A chat is written exactly as `template.py` writes it (a test compares the two).
+A chat is written exactly as chat_template.jinja writes it (a test compares the two).
 """
 
 import ast
@@ -40,15 +40,8 @@ PURPOSE = (
     "Explain {} in one sentence.",
     "Tell me about {}.",
 )
-HOME = (
-    "Which module has {}?",
-    "Where do I find {}?",
-    "In which module is {}?",
-)
-FIRST_LINE = (
-    "Write the first line of {}.",
-    "How does the definition of {} begin?",
-)
+HOME = ("Which module has {}?", "Where do I find {}?", "In which module is {}?")
+FIRST_LINE = ("Write the first line of {}.", "How does the definition of {} begin?")
 SELF = (
     ("Who are you?", "I am a tiny Qwen3.5-shaped model trained by minqwen."),
     ("What are you?", "A tiny Qwen3.5-shaped model trained by minqwen."),
@@ -137,12 +130,8 @@ def built_in_facts():
     """Facts of what is written in C: built-in names, methods of types, math."""
     named = [("builtins", *pair) for pair in own_names(builtins)]
     for cls in (str, list, dict, set, int, bytes):
-        methods = sorted(vars(cls).items())
-        named += [
-            ("builtins", f"{cls.__name__}.{name}", method)
-            for name, method in methods
-            if not name.startswith("_")
-        ]
+        methods = [pair for pair in sorted(vars(cls).items()) if pair[0][0] != "_"]
+        named += [("builtins", f"{cls.__name__}.{k}", v) for k, v in methods]
     named += [("math", *pair) for pair in own_names(math)]
     return [
         Fact(module, name, first_sentence(own_doc(value)), "")

@@ -6,21 +6,14 @@ from tokenizers import Tokenizer
 
 from ...errors import InputError
 from ...files import as_json, write_whole
-from .template import TEMPLATE
 from .tokenizer import MARKS, SPECIAL, build_tokenizer
 
 # areas in pixels, despite the names that the settings file gives them
 MIN_PIXELS, MAX_PIXELS = 64 * 64, 512 * 512
 MAX_VIDEO_PIXELS = 16 * MAX_PIXELS
-PATCHES = {
-    "patch_size": 16,
-    "temporal_patch_size": 2,
-    "merge_size": 2,
-    "min_pixels": MIN_PIXELS,
-    "max_pixels": MAX_PIXELS,
-    "mean": 0.5,
-    "std": 0.5,
-}
+GRID = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
+PATCHES = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS, "mean": 0.5, "std": 0.5}
+PATCHES |= GRID
 MAX_POSITIONS = 32768
 
 
@@ -35,7 +28,8 @@ def write_processor(folder):
     if not (folder / "tokenizer.json").exists():
         write_whole(folder / "tokenizer.json", build_tokenizer().to_str().encode())
     tokenizer = load_tokenizer(folder)
-    write_whole(folder / "chat_template.jinja", TEMPLATE.encode())
+    template = Path(__file__).with_name("chat_template.jinja")
+    write_whole(folder / template.name, template.read_bytes())
     for name, content in settings_files(tokenizer).items():
         write_whole(folder / name, as_json(content))
 
@@ -103,9 +97,7 @@ def picture_settings(key, name, largest):
         key: name,
         "processor_class": "Qwen3VLProcessor",
         "size": {"shortest_edge": MIN_PIXELS, "longest_edge": largest},
-        "patch_size": PATCHES["patch_size"],
-        "temporal_patch_size": PATCHES["temporal_patch_size"],
-        "merge_size": PATCHES["merge_size"],
+        **GRID,
         "image_mean": [PATCHES["mean"]] * 3,
         "image_std": [PATCHES["std"]] * 3,
     }

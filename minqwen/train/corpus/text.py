@@ -76,37 +76,13 @@ def module_name(path):
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def parse_python(text):
-    try:
-        return ast.parse(text)
-    except SyntaxError:  # lib2to3 carries files of Python 2
-        return ast.Module(body=[], type_ignores=[])
-
-
 def signature(node):
     """The call as a reader writes it, without annotations: `dedent(text)`."""
     if isinstance(node, ast.ClassDef):
         return f"class {node.name}"
-    return f"{node.name}({', '.join(arguments(node.args))})"
-
-
-def arguments(args):
-    plain = args.posonlyargs + args.args
-    defaults = [None] * (len(plain) - len(args.defaults)) + args.defaults
-    parts = [with_default(a.arg, d) for a, d in zip(plain, defaults, strict=True)]
-    if args.posonlyargs:
-        parts.insert(len(args.posonlyargs), "/")
-    if args.vararg:
-        parts.append(f"*{args.vararg.arg}")
-    elif args.kwonlyargs:
-        parts.append("*")
-    named = zip(args.kwonlyargs, args.kw_defaults, strict=True)
-    parts += [with_default(a.arg, d) for a, d in named]
-    return parts + ([f"**{args.kwarg.arg}"] if args.kwarg else [])
-
-
-def with_default(name, default):
-    return name if default is None else f"{name}={ast.unparse(default)}"
+    for part in ast.walk(node.args):
+        part.annotation = None
+    return f"{node.name}({ast.unparse(node.args)})"
 
 
 def public_nodes(body):
@@ -116,7 +92,7 @@ def public_nodes(body):
 
 def module_page(path, text):
     """A page like `help(module)`: the docstring, then each public name with its own."""
-    tree = parse_python(text)
+    tree = ast.parse(text)
     name = module_name(path)
     page = [f"{name}\n{'=' * len(name)}\n"]
     page += [f"{ast.get_docstring(tree)}\n"] if ast.get_docstring(tree) else []

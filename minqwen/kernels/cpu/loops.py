@@ -63,7 +63,7 @@ def _store(array, i, x):
 def dot(w, x):
     total = np.float32(0)
     for i in range(len(x)):
-        total += wide(w[i]) * x[i]
+        total += wide(w[i]) * wide(x[i])
     return total
 
 
@@ -107,9 +107,9 @@ def largest(row, count, most):
 def rms_norm(x, weight, eps):
     """x * rsqrt(mean(x^2) + eps) * (1 + w): the zero-centred norm."""
     scale = ONE / np.sqrt(dot(x, x) / np.float32(len(x)) + np.float32(eps))
-    out = np.empty_like(x)
+    out = np.empty(len(x), FLOAT)
     for i in range(len(x)):
-        out[i] = x[i] * scale * (ONE + wide(weight[i]))
+        out[i] = wide(x[i]) * scale * (ONE + wide(weight[i]))
     return out
 
 

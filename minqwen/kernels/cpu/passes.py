@@ -28,15 +28,6 @@ FAST = FAST | {"nogil": True}
 
 
 @njit(**FAST)
-def floats(x):
-    """A row as float32."""
-    out = np.empty(len(x), FLOAT)
-    for i in range(len(x)):
-        out[i] = wide(x[i])
-    return out
-
-
-@njit(**FAST)
 def settle(x, y, weight, eps, out):
     """x += y, then out = RMSNorm(x). x [T, D] float32."""
     for t in range(len(x)):
@@ -46,9 +37,6 @@ def settle(x, y, weight, eps, out):
         scale = ONE / np.sqrt(dot(row, row) / FLOAT(len(row)) + FLOAT(eps))
         for i in range(len(row)):
             store(normed, i, row[i] * scale * (ONE + wide(weight[i])))
-
-
-# ---- delta layers
 
 
 @njit(**FAST)
@@ -109,16 +97,13 @@ def gated_norm(o, z, weight, eps, out):
                 store(normed, j, row[j] * scale * weight[j] * g * sigmoid(g))
 
 
-# ---- attention layers
-
-
 @njit(**FAST)
 def place_keys(k, v, norm, eps, cos, sin, first, keys, values):
     """k, v [T, Hkv * K] into the cache's [Hkv, max_len, K] from `first` on."""
     heads, _, K = keys.shape
     for t in range(len(k)):
         for h in range(heads):
-            key = rms_norm(floats(k[t, h * K : (h + 1) * K]), norm, eps)
+            key = rms_norm(k[t, h * K : (h + 1) * K], norm, eps)
             key = turn(key, cos[t], sin[t])
             for i in range(K):
                 store(keys[h, first + t], i, key[i])
@@ -131,7 +116,7 @@ def place_queries(qg, norm, eps, cos, sin, first, q):
     kv_heads, _, G, K = q.shape
     for t in range(len(qg)):
         for h in range(kv_heads * G):
-            query = rms_norm(floats(qg[t, 2 * h * K : (2 * h + 1) * K]), norm, eps)
+            query = rms_norm(qg[t, 2 * h * K : (2 * h + 1) * K], norm, eps)
             query = turn(query, cos[t], sin[t])
             q[h // G, first + t, h % G] = query * FLOAT(1 / np.sqrt(K))
 
@@ -167,9 +152,6 @@ def gate_heads(total, weight, qg, first, out):
             scale, gated = ONE / weight[h // G, first + t, h % G], out[t, h * K :]
             for i in range(K):
                 store(gated, i, row[i] * scale * sigmoid(wide(gate[i])))
-
-
-# ---- experts
 
 
 @njit(**FAST)

@@ -1,4 +1,4 @@
-"""Gradients of the chunked delta rule, with chunk.py's letters; d is the loss's.
+"""The chunked delta rule with its gradients, in chunk.py's letters; d is the loss's.
 
 The adjoint of `carry` runs through the chunks from the last to the first, with dS, the
 gradient at the state that leaves a chunk, in registers:
@@ -147,6 +147,18 @@ def through(x, states, b, h, first, index, T, H: tl.constexpr, K: tl.constexpr,
         some = load_rows(x, b, h, first, v, T, H, V, C, BV)
         total += dot(some, tl.trans(load_square(states, index, v, K, V, BK, BV)))
     return total
+
+
+def delta_rule(q, k, v, *, g, beta, state=None):
+    """`delta.delta_chunked`, with gradients. o [B, T, H, V] in v's dtype.
+
+    q, k and v may be fp32, fp16 or bf16, one dtype for all three: the products are
+    made in it and added up in fp32. The state is fp32 in and out.
+    """
+    B, _, H, V = v.shape
+    if state is None:
+        state = v.new_zeros(B, H, k.shape[-1], V, dtype=torch.float32)
+    return Rule.apply(*(x.contiguous() for x in (q, k, v, g, beta, state)))
 
 
 class Rule(torch.autograd.Function):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from ...model import deltanet
 from ...model.norm import l2norm
 from ...model.taps import heard
-from .rule import delta_rule
+from .chunk_backward import delta_rule
 from .step import delta_token
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError, show
 from ..files import read_whole
-from .file import UNKNOWN, VERSION, check_trace
+from .file import UNKNOWN, check_trace, new_meta
 from .trace import Trace
 
 
@@ -157,17 +157,8 @@ def ids_only(ids, config, token_ids, processor, source, layers=None):
         if len(token_ids) < T:
             raise InputError(f"{len(token_ids)} token_ids are given for {T} tokens")
         tensors["token_ids"] = np.asarray(token_ids[:T], np.uint32)
-    meta = {
-        "version": VERSION,
-        "source": source,
-        "model": config.model_type if config else "",
-        "length": T,
-        "layer_types": kinds,
-        "num_experts": experts,
-        "tokens": None,
-        "prompt_length": None,
-        "pictures": [],
-    }
+    model = config.model_type if config else ""
+    meta = new_meta(source, model, T, kinds, experts)
     check_trace(meta, tensors, f"{source}'s trace")
     trace = Trace(meta, tensors)
     if processor is not None:

@@ -23,7 +23,7 @@ import re
 import numpy as np
 
 from ..errors import InputError, show
-from ..files import Reader, write_whole
+from ..files import Reader
 from ..model.shapes import FULL, LINEAR
 from ..weights.checkpoint.header import lay_out, read_header
 
@@ -46,10 +46,13 @@ def to_bytes(meta, tensors):
     return raw + b"".join(tensors[name].tobytes() for name in places)
 
 
-def write_trace(path, meta, tensors):
-    """Write a trace under another name, then rename it."""
-    check_trace(meta, tensors, show(path))
-    write_whole(path, to_bytes(meta, tensors))
+def new_meta(source, model, length, layer_types, num_experts):
+    """The JSON of a trace that as yet has neither texts nor pictures."""
+    return {
+        "version": VERSION, "source": source, "model": model, "length": length,
+        "layer_types": layer_types, "num_experts": num_experts,
+        "tokens": None, "prompt_length": None, "pictures": [],
+    }  # fmt: skip
 
 
 def read_trace(path):
@@ -89,9 +92,6 @@ def parse_meta(metadata, name):
             f"{VERSION}; record it again, or use the minqwen that wrote it"
         )
     return meta
-
-
-# ---- checks ----
 
 
 def check_trace(meta, tensors, name):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .file import PIXELS, VERSION
+from .file import PIXELS, new_meta
 from .trace import Trace
 
 UNSIGNED = {"expert_ids", "runner_up"}
@@ -66,17 +66,9 @@ class Sequence:
             if state.any():
                 tensors[name.removesuffix("beta") + "start"] = state.numpy()
         places, own = real.cumsum(0) - 1, [p for p in self.pictures if p[0] == b]
-        meta = {
-            "version": VERSION,
-            "source": "minqwen",
-            "model": self.cfg.model_type,
-            "length": int(real.sum()),
-            "layer_types": list(self.cfg.text.layer_types),
-            "num_experts": self.cfg.text.num_experts or 0,
-            "tokens": None,
-            "prompt_length": None,
-            "pictures": [],
-        }
+        text, length = self.cfg.text, int(real.sum())
+        what = list(text.layer_types), text.num_experts or 0
+        meta = new_meta("minqwen", self.cfg.model_type, length, *what)
         for i, (_, column, kind, pixels) in enumerate(own):
             tensors[f"picture.{i}"] = pixels
             place = {"kind": kind, "start": int(places[column - self.start_at])}

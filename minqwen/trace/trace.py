@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, show
+from ..files import write_whole
 from . import file as trace_file
 
 HALVED = ("q", "k", "v")  # of a head: a browser needs them to three digits
@@ -36,7 +37,8 @@ class Trace:
 
     def save(self, path):
         """Write it: the same bytes for the same trace, never half a file."""
-        trace_file.write_trace(path, self.meta, self.tensors)
+        trace_file.check_trace(self.meta, self.tensors, show(path))
+        write_whole(path, trace_file.to_bytes(self.meta, self.tensors))
 
     def __getitem__(self, name):
         if name not in self.tensors:

@@ -14,9 +14,9 @@ def columns(calls, shape, heads):
     result = routing(calls, shape)
     for layer, head in heads:
         if ("rule", layer) in calls[0]:
-            kind, parts = "delta", rule(joined(calls, "rule", layer), head)
+            kind, parts = "delta", value_head(joined(calls, "rule", layer), head)
         else:
-            kind, parts = "attention", attention(*joined(calls, "qkv", layer), head)
+            kind, parts = "attention", query_head(*joined(calls, "qkv", layer), head)
         for part, value in parts.items():
             result[f"{kind}.{layer}.{head}.{part}"] = value.float()
     return result
@@ -55,7 +55,7 @@ def joined(calls, name, layer):
     return [torch.cat(parts, 1) for parts in said]
 
 
-def rule(fed, head):
+def value_head(fed, head):
     """One value head's share of what the rule was fed: [B, T, ...] each."""
     q, k, v, g, beta = fed
     own = head // (v.shape[2] // k.shape[2])  # the key head that it reads
@@ -63,7 +63,7 @@ def rule(fed, head):
     return own | {"g": g[:, :, head], "beta": beta[:, :, head]}
 
 
-def attention(q, k, v, head):
+def query_head(q, k, v, head):
     """One query head's queries, and the keys it looks at, both rotated: [B, T, K]."""
     return {"q": q[:, :, head], "k": k[:, :, head // (q.shape[2] // k.shape[2])]}
 

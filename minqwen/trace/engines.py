@@ -108,9 +108,8 @@ def from_llama_csv(path, config=None, top_k=None, token_ids=None, processor=None
     ends = np.flatnonzero(np.diff(layers)) + 1
     blocks = [(int(layers[b[0]]), b) for b in np.split(np.arange(len(layers)), ends)]
     if top_k is None:
-        top_k = config.text.num_experts_per_tok if config else min(
-            len(block) for _, block in blocks
-        )  # fmt: skip
+        smallest = min(len(block) for _, block in blocks)
+        top_k = config.text.num_experts_per_tok if config else smallest
     found = {}  # layer -> its ids, [T, K]
     for layer, block in blocks:
         if len(block) % top_k:

@@ -109,7 +109,7 @@ def check_trace(meta, tensors, name):
             raise InputError(f"{name}: {show(tensor)} holds a value that is not finite")
     for tensor in ("expert_ids", "runner_up"):
         if tensor in tensors:
-            check_ids(tensors[tensor], meta["num_experts"], f"{name}: {tensor}")
+            check_experts(tensors[tensor], meta["num_experts"], f"{name}: {tensor}")
     weights = tensors.get("expert_weights", np.zeros(1, np.uint8))
     if weights.dtype != np.uint8 and (weights.min() < 0 or weights.max() > 1):
         raise InputError(f"{name}: expert_weights are not all between 0 and 1")
@@ -209,7 +209,7 @@ def head_shape(head, T, kinds, tensors, name):
     return shapes.get(part)
 
 
-def check_ids(ids, experts, name):
+def check_experts(ids, experts, name):
     """Every id below `experts`, and no expert twice for a token in a layer."""
     if ids.size and ids.max() >= experts:
         at = np.unravel_index(ids.argmax(), ids.shape)

@@ -95,13 +95,9 @@ def check_heads(text, states):
 
 
 class Recorder:
-    """Listens to one model. `heard` collects what one call of it says, by layer.
+    """Listens to one model. `heard` collects what one call of it says, by layer."""
 
-    Steps of decoding are many and small, so what they said is pooled, and made into
-    columns of a trace some dozens of steps at a time.
-    """
-
-    POOL = 64  # calls
+    POOL = 64  # steps of decoding, many and small, of which columns are made at a time
 
     def __init__(self, model, heads, norms):
         self.model, self.heads, self.norms = model, heads, norms
@@ -179,7 +175,7 @@ class Recorder:
             for part, real in zip(ids, reals, strict=True)
         ]
         found |= {"token_ids": torch.cat(ids, 1), "real": torch.cat(reals, 1)}
-        self.pooled.keep({name: value.cpu() for name, value in found.items()})
+        self.pooled.kept.append({name: value.cpu() for name, value in found.items()})
         self.pool = []
 
     def rows(self):

@@ -1,12 +1,4 @@
-"""What happened inside a model while it read and wrote: kept, saved, compared.
-
-    with minqwen.record(model, states=[(layer, head)]) as trace:
-        model(**inputs)
-    trace.save("x.safetensors")
-
-`record` is in record.py, the file's form and every tensor's shape in file.py,
-what other engines give in engines.py.
-"""
+"""A trace in memory (its tensors' shapes are in file.py), and two compared."""
 
 import codecs
 from dataclasses import dataclass, field
@@ -180,10 +172,8 @@ class Comparison:
 
 
 def token_texts(processor, ids):
-    """Each token's text, such that joined they are the whole text.
-
-    A character of several tokens belongs to the last of them, so others may be empty.
-    """
+    """Each token's text, such that joined they are the whole text."""
+    # A character of several tokens belongs to the last of them, so others may be empty.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     result = []
     for token in ids:

@@ -42,7 +42,7 @@ def test_bytes_moved_are_the_active_parameters(name, dtype):
             rows = "embed_tokens" in n and not cfg.tie_word_embeddings
             moved += 0 if rows else p.nbytes * share
     memory = model.new_cache(1, 1).num_bytes()["state"]
-    told = step_bytes(cfg, 0, 1, bench.FORMS[str(dtype).removeprefix("torch.")])
+    told = step_bytes(cfg, 0, 1, bench.FORM_OF[str(dtype).removeprefix("torch.")])
     assert told == pytest.approx(moved + 2 * memory, rel=1e-9)
 
 
@@ -127,7 +127,7 @@ def test_growth(tmp_path, monkeypatch):
     """A small one of everything: tables, files, and a batch that does not fit."""
     pytest.importorskip("matplotlib")
     little = dict(vocab_size=320, hidden_size=64, num_experts=10)
-    monkeypatch.setattr(growth, "WIDE", growth.WIDE | little)
+    monkeypatch.setattr(growth, "REDUCED", growth.REDUCED | little)
     monkeypatch.setattr(growth, "SMALL", growth.SMALL | little)
     monkeypatch.setattr(growth, "CONTEXTS", (128, 4096))
     monkeypatch.setattr(growth, "READS", (64, 128))
@@ -135,7 +135,7 @@ def test_growth(tmp_path, monkeypatch):
     result = growth.growth(memory, 4, 1, 1, tmp_path)
     short, long = result["batch"]
     assert short["rows"][growth.HYBRID] > long["rows"][growth.HYBRID] > 0
-    assert long["rows"][growth.FULL] == 0
+    assert long["rows"][growth.ATTENTION] == 0
     assert "does not fit" in growth.tell_context(long)
     assert "x" in growth.tell_context(short)
     assert json.loads((tmp_path / "growth.json").read_text())["memory"] == memory

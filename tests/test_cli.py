@@ -17,7 +17,7 @@ from tiny_models import scatter, small_config, small_model
 import minqwen
 from minqwen import terminal
 from minqwen.cli import commands as cli
-from minqwen.cli.tour import experts, heat, sketch
+from minqwen.cli.tour import experts_table, heat, sketch
 from minqwen.model.config import Config
 from minqwen.prompt.processor import CONFIG_IDS, Processor
 
@@ -370,7 +370,7 @@ def test_experts_are_counted_from_the_routers(checkpoint):
     for count, logits in zip(fired, seen, strict=True):
         top = logits.argsort(descending=True)[:, :k].flatten()
         assert count.tolist() == top.bincount(minlength=33).tolist()
-    assert str(fired[0].argmax().item()) in experts(fired, model.cfg.text)
+    assert str(fired[0].argmax().item()) in experts_table(fired, model.cfg.text)
 
 
 def test_pictures_in_characters(tmp_path, monkeypatch):

@@ -75,14 +75,14 @@ def test_a_fast_model_has_gradients():
 @torch.inference_mode()
 def test_a_step_of_fixed_shape_is_the_model():
     """All of a CUDA graph but the recording, which wants a GPU."""
-    from minqwen.kernels.gpu.graph import Step
+    from minqwen.kernels.gpu.graph import RecordedStep
 
     plain, fast = twins()
     ids = torch.randint(0, 300, (1, 3), device=DEVICE)
     ours, theirs = fast.new_cache(1, 20), plain.new_cache(1, 20)
     for model, cache in ((fast, ours), (plain, theirs)):
         model(ids, cache=cache)
-    step = Step(fast, ours, span=16)
+    step = RecordedStep(fast, ours, span=16)
     for token in (3, 200):
         step.id.fill_(token)
         step.position.copy_(theirs.next_position)

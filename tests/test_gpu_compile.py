@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is for Linux")
 # table of compute capabilities).
 LIMIT = {80: 163, 90: 227, 100: 227}
 KERNELS = {
-    "solve", "carry", "carry_back", "spread", "remember", "convolve", "normalise",
+    "solve", "carry", "carry_back", "spread", "remember", "convolve", "norm_rows",
     "choose", "gate_up", "down", "gate_up_rows", "down_rows",
 }  # fmt: skip
 MATRICES = KERNELS & {"solve", "carry", "carry_back", "spread", "gate_up", "down"}

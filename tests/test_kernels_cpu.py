@@ -14,7 +14,7 @@ from minqwen.engine.prefill import prefill, reader
 from minqwen.kernels import cpu
 from minqwen.kernels.cpu import read
 from minqwen.kernels.cpu.decode import Decoder
-from minqwen.kernels.cpu.read import Reader
+from minqwen.kernels.cpu.read import PromptReader
 from minqwen.model import forms
 from minqwen.model.delta import delta_recurrent
 from minqwen.model.deltanet import causal_conv
@@ -116,8 +116,8 @@ def same_memory(ours, reference):
 def test_reader_is_the_model(name, threads, monkeypatch):
     """Ragged pieces, after tokens that the cache holds, by one thread and by three."""
     monkeypatch.setattr(read, "PIECE", 100)
-    monkeypatch.setattr(read, "ROWS", 20)
-    monkeypatch.setattr(read, "KEYS", 64)
+    monkeypatch.setattr(read, "SCORE_ROWS", 20)
+    monkeypatch.setattr(read, "SCORE_KEYS", 64)
     monkeypatch.setattr(read, "LUMP", 30)
     changes = MODELS.get(name, {"num_hidden_layers": 3})
     model = small_model(full_attention_interval=2, **changes)
@@ -128,7 +128,7 @@ def test_reader_is_the_model(name, threads, monkeypatch):
     with torch.no_grad():  # as well as in inference mode, where the threads are
         for cache in (ours, reference):
             model(start, cache=cache)
-        mine = Reader(model)(ids, ours)
+        mine = PromptReader(model)(ids, ours)
         assert torch.get_num_threads() == threads
         theirs = model(ids, cache=reference, last_only=True)
         assert error(mine, theirs) < 1e-5
@@ -151,7 +151,7 @@ def test_reader_reads_bfloat16():
     for length in range(40, 60):
         ids = torch.randint(0, 300, (1, length))
         true = exact.eval()(ids, last_only=True)
-        mine.append(error(Reader(model)(ids, model.new_cache(1, 60)), true))
+        mine.append(error(PromptReader(model)(ids, model.new_cache(1, 60)), true))
         rival.append(error(model(ids, last_only=True).float(), true))
     assert max(mine) < 3e-2 and sum(mine) < sum(rival)
 
@@ -167,8 +167,8 @@ def test_who_reads_a_prompt(monkeypatch):
     def chosen(**inputs):
         return reader(model, {"input_ids": ids} | inputs, cache)
 
-    assert isinstance(chosen(), Reader)
-    assert isinstance(chosen(attention_mask=mask), Reader)
+    assert isinstance(chosen(), PromptReader)
+    assert isinstance(chosen(attention_mask=mask), PromptReader)
     assert chosen(attention_mask=padded) is None
     assert chosen(pixel_values=torch.zeros(4, 6)) is None
     assert chosen(input_ids=ids[:, 1:]) is None, "too little to wait for numba"

@@ -19,7 +19,7 @@ from minqwen.plan.budget import (
     expert_bytes,
     gpus,
     memory_bytes,
-    part_of,
+    part_named,
     per_gpu,
     step_bytes,
     weight_bytes,
@@ -84,7 +84,7 @@ def measured(model):
     """{part: bytes} of a loaded model's parameters."""
     sizes = {}
     for name, p in model.named_parameters():
-        sizes[part_of(name)] = sizes.get(part_of(name), 0) + p.nbytes
+        sizes[part_named(name)] = sizes.get(part_named(name), 0) + p.nbytes
     return sizes
 
 

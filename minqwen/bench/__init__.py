@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from ..model.config import Config
 from ..model.qwen import Qwen
 from ..plan.budget import step_bytes
 from ..weights import save
+from . import report
 from .machine import bandwidth, hardware, version_of
 from .worker import LLAMA, PEERS, READ, llama_bench
 
@@ -42,7 +43,7 @@ SMALL = dict(
                          partial_rotary_factor=0.25, mrope_section=[11, 11, 10],
                          mrope_interleaved=True))  # fmt: skip
 SLICE = 4  # layers of a released size: three with delta memories, one with attention
-FORMS = {"float32": "fp32", "bfloat16": "bf16"}
+FORM_OF = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
@@ -64,13 +65,11 @@ def bench(size, dtypes, contexts, steps, repeats, threads, out=None, gguf=()):
             with contestants(peers(folder, files[dtype]), dtype, threads) as workers:
                 for context in sorted(contexts):
                     run = contest(workers, context, steps, repeats)
-                    moved = step_bytes(cfg, context + steps // 2, 1, FORMS[dtype])
+                    moved = step_bytes(cfg, context + steps // 2, 1, FORM_OF[dtype])
                     run |= {"dtype": dtype, "moved": moved}
                     result["runs"].append(run)
                     print(tell(run), flush=True)
     if out:
-        from . import report
-
         report.keep_result(out, "bench", result, report.draw_speeds)
     return result
 
@@ -127,13 +126,11 @@ def peers(folder, gguf):
 def contestants(sources, dtype, threads):
     """{name: Worker}, ended when the block is."""
     workers = {}
-    try:
+    with ExitStack() as stack:
         for name, source in sources.items():
             workers[name] = Worker(name, source, dtype, threads)
+            stack.enter_context(workers[name].process)
         yield workers
-    finally:
-        for worker in workers.values():
-            worker.end()
 
 
 def contest(workers, context, steps, repeats):
@@ -185,15 +182,6 @@ class Worker:
             raise InputError(f"bench: {self.name} stopped: {last[-1]}")
         return json.loads(line)
 
-    def end(self):
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.stderr.close()
-        self.process.wait()
-
-
-# ---- the table
-
 
 def ratios(run, part, name, rival):
     """rival's seconds over name's in each round, sorted."""
@@ -216,11 +204,7 @@ def shares(run, name):
 
 
 def tell(run):
-    """Lines for one dtype and context.
-
-    Tokens a second, peak memory, speed as a ratio to transformers' faster way (median,
-    least, largest), and when decoding the share of what the memory could do.
-    """
+    """Lines for one dtype and context; ratios are to transformers' faster way."""
     lines = [f"{run['dtype']}, context {run['context']:,}"]
     if not run["read"]:
         lines[0] += " (filled in at random, not read)"

@@ -15,7 +15,6 @@ which should not depend on how many there are.
 """
 
 import statistics
-import time
 
 import torch
 from tqdm import tqdm
@@ -25,16 +24,16 @@ from ..engine.prefill import prefill
 from ..model import forms
 from ..model.config import Config
 from ..plan.budget import memory_bytes, weight_bytes
-from . import SMALL
+from . import SMALL, report
 from .machine import hardware
-from .worker import fill, on_device
+from .worker import fill, now, on_device, step_seconds
 
 CONTEXTS = 4096, 8192, 16384, 32768, 65536, 131072, 262144
 READS = 4096, 8192, 16384, 32768, 65536
 MOST = 32  # texts in a batch
 PROMPT = 2  # tokens read before filling in, so that states are states
-HYBRID, FULL = "3:1 hybrid", "attention in every layer"
-WIDE = {"num_hidden_layers": 4, "num_experts": 16, "vocab_size": 32000,
+HYBRID, ATTENTION = "3:1 hybrid", "attention in every layer"
+REDUCED = {"num_hidden_layers": 4, "num_experts": 16, "vocab_size": 32000,
         "mtp_num_hidden_layers": 0}  # fmt: skip
 
 
@@ -42,7 +41,7 @@ def growth(memory, steps, repeats, threads, out=None):
     """Measure, print tables, return it all; writes growth.json and .png to `out`."""
     torch.set_num_threads(threads)
     pair = {HYBRID: four_layers(3 * ["linear_attention"] + ["full_attention"]),
-            FULL: four_layers(4 * ["full_attention"])}  # fmt: skip
+            ATTENTION: four_layers(4 * ["full_attention"])}  # fmt: skip
     result = {"machine": hardware(threads), "memory": memory, "one": [], "batch": []}
     with torch.inference_mode():
         for context in CONTEXTS:
@@ -55,23 +54,18 @@ def growth(memory, steps, repeats, threads, out=None):
             result["batch"].append(run)
             print(tell_context(run), flush=True)
         pair.clear()
-        result["read"] = reading(delta_layers(), repeats)
+        kinds = SMALL["num_hidden_layers"] * ["linear_attention"]
+        delta_layers = random_model(SMALL | {"layer_types": kinds})
+        result["read"] = reading(delta_layers, repeats)
         print(tell_reading(result["read"]))
     if out:
-        from . import report
-
         report.keep_result(out, "growth", result, report.draw_growth)
     return result
 
 
 def four_layers(kinds):
-    text = Config.named("397B-A17B").to_dict()["text_config"] | WIDE
+    text = Config.named("397B-A17B").to_dict()["text_config"] | REDUCED
     return random_model(text | {"layer_types": kinds})
-
-
-def delta_layers():
-    kinds = SMALL["num_hidden_layers"] * ["linear_attention"]
-    return random_model(SMALL | {"layer_types": kinds})
 
 
 def random_model(text):
@@ -101,37 +95,26 @@ def take_turns(models, context, rows, steps, repeats):
 
 def step_time(model, context, rows, steps):
     """Seconds of writing one token for each of `rows` texts, the first not counted."""
-    device = model.device
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     cache = model.new_cache(rows, context + steps + 1)
-    ids = torch.randint(0, 100, (rows, PROMPT), device=device)
+    ids = torch.randint(0, 100, (rows, PROMPT), device=model.device)
     token = prefill(model, {"input_ids": ids}, cache)[:, -1:].argmax(-1)
     fill(cache, context)
     read = decoder(model, cache, steps)
-    for step in range(steps + 1):
-        if step == 1:
-            wait()
-            begun = time.perf_counter()
-        token = read(token, cache)[:, -1:].argmax(-1)
-    wait()
-    return (time.perf_counter() - begun) / steps
+    token = read(token, cache)[:, -1:].argmax(-1)
+    return step_seconds(lambda ids: read(ids, cache), token, steps)
 
 
 def reading(model, repeats):
     """{tokens: [seconds of reading them, by round]}, turn about."""
-    device = model.device
     seconds = {count: [] for count in READS}
     for _ in tqdm(range(repeats), desc="reading", leave=False):
         for count in READS:
-            ids = torch.randint(0, 100, (1, count), device=device)
+            ids = torch.randint(0, 100, (1, count), device=model.device)
             cache = model.new_cache(1, count)
-            begun = time.perf_counter()
-            prefill(model, {"input_ids": ids}, cache)[0, 0, 0].item()
-            seconds[count].append(time.perf_counter() - begun)
+            begun = now(model.device)
+            prefill(model, {"input_ids": ids}, cache)
+            seconds[count].append(now(model.device) - begun)
     return seconds
-
-
-# ---- tables
 
 
 def tell_context(run):
@@ -143,7 +126,7 @@ def tell_context(run):
         told = f"{rows} x {middle[name] * 1e3:.1f} ms" if rows else "does not fit"
         texts.append(f"{name} {told}")
     if len(speed) == 2:
-        texts.append(f"{speed[HYBRID] / speed[FULL]:.2f}x")
+        texts.append(f"{speed[HYBRID] / speed[ATTENTION]:.2f}x")
     return "   ".join(texts)
 
 

@@ -39,10 +39,8 @@ def processor():
 
 
 def bandwidth(size=1 << 29, times=5):
-    """Bytes a second that all threads can read: summing up 512 MB, the best of a few.
-
-    No cache holds so much, and nothing but reading takes time.
-    """
+    """Bytes a second that all threads can read: 512 MB summed up, the best of a few."""
+    # No cache holds so much, and nothing but reading takes time.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.ones(size // 4, device=device)
     best = float("inf")

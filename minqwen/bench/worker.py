@@ -21,7 +21,13 @@ from pathlib import Path
 
 import torch
 
+from ..engine.generate import decoder
+from ..engine.prefill import prefill
 from ..errors import InputError
+from ..model import forms
+from ..model.config import Config
+from ..model.qwen import Qwen, initialise
+from ..weights import load
 
 PEERS = ("minqwen", "minqwen torch", "transformers eager", "transformers grouped_mm")
 LLAMA = "llama.cpp"
@@ -34,16 +40,16 @@ def main(name, source, dtype, threads):
     torch.set_num_threads(int(threads))
     try:
         run = contestant(name, source, dtype, int(threads))
-        answer({"ready": True})
+        send({"ready": True})
         for line in sys.stdin:
             asked = json.loads(line)
             with torch.inference_mode():
-                answer(run(**asked) | {"peak": peak_bytes(name)})
+                send(run(**asked) | {"peak": peak_bytes(name)})
     except torch.OutOfMemoryError:
         raise SystemExit("the GPU's memory is too small for it") from None
 
 
-def answer(values):
+def send(values):
     print(json.dumps(values), flush=True)
 
 
@@ -71,10 +77,6 @@ def has_weights(folder):
 
 class Ours:
     def __init__(self, folder, dtype, device, way):
-        from minqwen.model import forms
-        from minqwen.model.config import Config
-        from minqwen.weights import load
-
         fast = "numba" if device == "cpu" and forms.runs("numba") else "auto"
         if has_weights(folder):
             self.model = load(folder, device, dtype, kernels=way or fast)
@@ -84,9 +86,6 @@ class Ours:
         self.vocab = self.model.cfg.text.vocab_size
 
     def read(self, ids, room):
-        from minqwen.engine.generate import decoder
-        from minqwen.engine.prefill import prefill
-
         self.cache = self.model.new_cache(1, room)
         logits = prefill(self.model, {"input_ids": ids}, self.cache)
         self.decoder = decoder(self.model, self.cache, room)
@@ -101,8 +100,6 @@ class Ours:
 
 def on_device(cfg, dtype, device):
     """A random model, made where it is to run."""
-    from ..model.qwen import Qwen, initialise
-
     with torch.device("meta"):
         model = Qwen(cfg).to(dtype)
     model = model.to_empty(device=device).eval()
@@ -111,10 +108,8 @@ def on_device(cfg, dtype, device):
 
 
 def fill(cache, context):
-    """As if `context` tokens had been read: the same states, random keys and values.
-
-    They repeat after BLOCK tokens, which costs nothing to make and the same to read.
-    """
+    """As if `context` tokens had been read: the same states, random keys and values."""
+    # They repeat after BLOCK tokens, which costs nothing to make and the same to read.
     for layer in cache.layers:
         if hasattr(layer, "length"):
             for store in (layer.k, layer.v):
@@ -165,21 +160,28 @@ def timed_run(player, device, context, steps):
     """Seconds of reading `context` random tokens and of each of `steps` greedy ones."""
     count = context if context <= READ else PROMPT
     ids = torch.randint(0, player.vocab, (1, count), device=device)
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
-    begun = time.perf_counter()
+    begun = now(device)
     token = player.read(ids, context + steps)[:, -1:].argmax(-1)
-    wait()
-    read = time.perf_counter() - begun
+    read = now(device) - begun
     if count < context:
         player.fill(context)
         read = None
-    wait()
-    begun = time.perf_counter()
+    return {"prefill": read, "decode": step_seconds(player.step, token, steps)}
+
+
+def now(device):
+    """Seconds on a clock, when the device has done all that it was asked for."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def step_seconds(step, token, steps):
+    """Seconds of each of `steps` greedy tokens; step(ids [B, 1]) -> logits."""
+    begun = now(token.device)
     for _ in range(steps):
-        token = player.step(token)[:, -1:].argmax(-1)
-    wait()
-    return {"prefill": read, "decode": (time.perf_counter() - begun) / steps}
+        token = step(token)[:, -1:].argmax(-1)
+    return (now(token.device) - begun) / steps
 
 
 def llama_bench():

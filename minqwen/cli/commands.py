@@ -14,7 +14,7 @@ import torch
 
 from ..engine.generate import generate
 from ..errors import InputError
-from ..parallel import ranks
+from ..parallel import part, ranks
 from ..plan.contents import describe
 from ..plan.page import advise
 from ..prompt.processor import Processor
@@ -30,9 +30,9 @@ from .options import (
     answer_options,
     bench_options,
     convert_options,
-    number,
     plan_options,
     prompt_options,
+    ranged,
     trace_options,
 )
 from .tour import tour
@@ -91,9 +91,8 @@ def parser():
     prompt_options(sub)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     answer_options(command("chat", run_chat, "talk, line by line, from stdin"))
-    trace_options(
-        command("trace", run_trace, "answer a prompt, and keep what happened")
-    )
+    sub = command("trace", run_trace, "answer a prompt, and keep what happened")
+    trace_options(sub)
     sub = command("explore", run_explore, "look at a trace in the browser")
     sub.add_argument("trace", nargs="?", metavar="TRACE",
                      help="a trace; a .npy of vLLM or a .csv of llama.cpp will do; "
@@ -103,19 +102,16 @@ def parser():
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub = command("train", run_train, "train the small model from nothing")
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
-    sub.add_argument("--steps", type=number(int, 1), metavar="N",
+    sub.add_argument("--steps", type=ranged(int, 1), metavar="N",
                      help="batches to learn from")  # fmt: skip
-    sub.add_argument("--threads", type=number(int, 1, 1024), default=2, metavar="N",
+    sub.add_argument("--threads", type=ranged(int, 1, 1024), default=2, metavar="N",
                      help="of the CPU (default: 2)")  # fmt: skip
-    sub.add_argument("--seed", type=number(int, 0, 2**31), default=0)
+    sub.add_argument("--seed", type=ranged(int, 0, 2**31), default=0)
     sub.add_argument("--resume", action="store_true", help="go on where it stopped")
     sub = command("convert", run_convert, "write a checkpoint in another form")
     convert_options(sub)
     bench_options(command("bench", run_bench, "speed beside what else is installed"))
     return main
-
-
-# ---- commands ----
 
 
 def run_tour(options):
@@ -237,9 +233,6 @@ def existing(path):
     return []
 
 
-# ---- answering ----
-
-
 def asked(processor, options):
     """The one question of `generate` and `trace`, as the model takes it."""
     content = [{"type": "image", "image": path} for path in options.image]
@@ -252,8 +245,6 @@ def asked(processor, options):
 def load_model(options):
     dtype = None if options.dtype == "stored" else getattr(torch, options.dtype)
     if ranks.count() > 1:
-        from ..parallel import part  # torch's part for it takes seconds to import
-
         if options.experts == "disk":
             raise InputError(
                 "--experts disk is for one process; several share the experts, each "

@@ -6,7 +6,7 @@ import sys
 from ..terminal import complain
 from ..units import rate, size
 
-DTYPES = ("float32", "bfloat16", "float16", "stored")
+DTYPE_NAMES = ("float32", "bfloat16", "float16", "stored")
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def number(kind, low, high=float("inf"), over=False):
+def ranged(kind, low, high=float("inf"), over=False):
     """An argparse type: an int or float from low (or over it) to high."""
 
     def parse(text):
@@ -35,17 +35,16 @@ def number(kind, low, high=float("inf"), over=False):
 
 
 def plan_options(sub):
-    sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
-    sub.add_argument("--context", type=number(int, 1), metavar="N",
-                     help="tokens of a text (default: all positions)")  # fmt: skip
-    sub.add_argument("--batch", type=number(int, 1), default=1, metavar="N")
-    sub.add_argument("--memory", type=size, metavar="SIZE",
-                     help="of the machine (default: 24GiB)")  # fmt: skip
-    sub.add_argument("--memory-speed", type=rate, default=5e10, metavar="RATE",
-                     help="default: 50GB/s")  # fmt: skip
-    sub.add_argument("--disk-speed", type=rate, default=5e9, metavar="RATE",
-                     help="default: 5GB/s")  # fmt: skip
-    sub.add_argument("--gpus", metavar="NxGPU", help="such as 8xH100-80GB")
+    add = sub.add_argument
+    add("path", help="folder, file, hub id, or a name such as 397B-A17B")
+    add("--context", type=ranged(int, 1), metavar="N",
+        help="tokens of a text (default: all positions)")  # fmt: skip
+    add("--batch", type=ranged(int, 1), default=1, metavar="N")
+    add("--memory", type=size, metavar="SIZE", help="of the machine (default: 24GiB)")
+    add("--memory-speed", type=rate, default=5e10, metavar="RATE",
+        help="default: 50GB/s")  # fmt: skip
+    add("--disk-speed", type=rate, default=5e9, metavar="RATE", help="default: 5GB/s")
+    add("--gpus", metavar="NxGPU", help="such as 8xH100-80GB")
 
 
 def convert_options(sub):
@@ -63,25 +62,21 @@ def bench_options(sub):
     add("--size", choices=("tiny", "small", "35B-A3B", "397B-A17B"), default="small",
         help="small (default): 150 M random weights; tiny: assets/tiny; a released "
         "size: four of its layers at true width, on a GPU")  # fmt: skip
-    add("--dtypes", nargs="+", choices=DTYPES[:2], default=DTYPES[:2])
-    add("--contexts", nargs="+", type=number(int, 1), default=[128, 1024, 4096],
+    add("--dtypes", nargs="+", choices=DTYPE_NAMES[:2], default=DTYPE_NAMES[:2])
+    add("--contexts", nargs="+", type=ranged(int, 1), default=[128, 1024, 4096],
         metavar="T", help="tokens before writing; more than 16,384 are not read but "
         "filled in at random")  # fmt: skip
-    add("--steps", type=number(int, 1), default=64, metavar="N", help="tokens to write")
-    add("--repeats", type=number(int, 1), default=5, metavar="N", help="rounds")
-    add("--threads", type=number(int, 1, 1024), default=2, metavar="N")
+    add("--steps", type=ranged(int, 1), default=64, metavar="N", help="tokens to write")
+    add("--repeats", type=ranged(int, 1), default=5, metavar="N", help="rounds")
+    add("--threads", type=ranged(int, 1, 1024), default=2, metavar="N")
     add("--gguf", nargs="+", default=(), metavar="FILE",
         help="the same weights for llama.cpp, a file for each of --dtypes")  # fmt: skip
     add("--growth", action="store_true",
         help="instead, decode time against context: 3:1 layers beside attention "
         "in every layer")  # fmt: skip
-    add(
-        "--memory",
-        type=size,
-        default="8GiB",
-        metavar="SIZE",
-        help="with --growth, for weights and caches of a batch (default: 8GiB)",
-    )
+    add("--memory", type=size, default="8GiB", metavar="SIZE",
+        help="with --growth, for weights and caches of a batch "
+        "(default: 8GiB)")  # fmt: skip
     add("--out", metavar="FOLDER", help="write a .json and a .png there")
 
 
@@ -122,20 +117,20 @@ def answer_options(sub):
         "hub id")  # fmt: skip
     add("--tokenizer", metavar="PATH",
         help="where tokenizer and template are, if not with it")  # fmt: skip
-    add("--max-new-tokens", type=number(int, 1), default=512, metavar="N")
-    add("--temperature", type=number(float, 0, 100), default=0.0, metavar="X",
+    add("--max-new-tokens", type=ranged(int, 1), default=512, metavar="N")
+    add("--temperature", type=ranged(float, 0, 100), default=0.0, metavar="X",
         help="0 (default) takes the likeliest token; 1 samples as trained")  # fmt: skip
-    add("--top-k", type=number(int, 0), default=0, metavar="N", help="0 is off")
-    add("--top-p", type=number(float, 0, 1, over=True), default=1.0, metavar="X")
-    add("--min-p", type=number(float, 0, 1), default=0.0, metavar="X")
-    add("--presence-penalty", type=number(float, -100, 100), default=0.0, metavar="X")
-    add("--seed", type=number(int, 0, 2**63 - 1), default=0, metavar="N")
+    add("--top-k", type=ranged(int, 0), default=0, metavar="N", help="0 is off")
+    add("--top-p", type=ranged(float, 0, 1, over=True), default=1.0, metavar="X")
+    add("--min-p", type=ranged(float, 0, 1), default=0.0, metavar="X")
+    add("--presence-penalty", type=ranged(float, -100, 100), default=0.0, metavar="X")
+    add("--seed", type=ranged(int, 0, 2**63 - 1), default=0, metavar="N")
     add("--stop", action="append", default=[], metavar="TEXT",
         help="end the answer before this text; repeatable")  # fmt: skip
     add("--thinking", action="store_true", help="think first (shown on stderr)")
-    add("--draft", type=number(int, 0, 16), default=0, metavar="N",
+    add("--draft", type=ranged(int, 0, 16), default=0, metavar="N",
         help="guess N tokens ahead: same text, fewer forwards")  # fmt: skip
-    add("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    add("--dtype", choices=DTYPE_NAMES, default="float32", help="default: float32")
     add("--device", help="default: a GPU if there is one, or else cpu")
     add("--experts", choices=("memory", "disk"), default="memory",
         help="disk: leave them in the files until a token chooses them")  # fmt: skip

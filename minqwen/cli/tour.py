@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import shutil
 import sys
 from contextlib import contextmanager
@@ -15,7 +16,9 @@ from ..errors import InputError
 from ..files import ASSETS
 from ..model.shapes import FULL
 from ..model.taps import listen
+from ..prompt.processor import Processor
 from ..terminal import follow, styled
+from ..weights import load
 
 QUESTION = "What does textwrap.dedent do?"
 PICTURE = "seven.png"
@@ -32,9 +35,6 @@ def tour(assets=ASSETS):
             f"{folder} holds no checkpoint; install minqwen again or clone it, since "
             "both bring one (or make it with minqwen train --out assets/tiny)"
         )
-    from ..prompt.processor import Processor
-    from ..weights import load
-
     model, processor = load(folder), Processor.load(folder)
     loaded = perf_counter() - begun
     text, count = model.cfg.text, model.num_parameters()
@@ -44,11 +44,11 @@ def tour(assets=ASSETS):
     print(styled("A whole Qwen3.5, but small", 1), end=": ")
     print(f"{shape}, {count['total'] / 1e6:.1f} million numbers.\n")
     with watch(model) as fired:
-        ask(model, processor, QUESTION)
+        answer(model, processor, QUESTION)
         print(sketch(assets / PICTURE))
-        ask(model, processor, PICTURE_QUESTION, assets / PICTURE)
+        answer(model, processor, PICTURE_QUESTION, assets / PICTURE)
     if text.num_experts:
-        print(experts(fired, text))
+        print(experts_table(fired, text))
     took = perf_counter() - begun
     print(f"{took:.1f} s in all, {loaded:.1f} s of them to load; {memory()}.")
     command = "minqwen" if shutil.which("minqwen") else os.path.relpath(sys.argv[0])
@@ -65,7 +65,7 @@ def tour(assets=ASSETS):
     print(f"Next: {first},", styled(f"{command} chat {folder}", 1), "talks on.")
 
 
-def ask(model, processor, question, picture=None):
+def answer(model, processor, question, picture=None):
     """One question, with or without a picture, and its answer as it is written."""
     content = [{"type": "text", "text": question}]
     if picture:
@@ -74,9 +74,6 @@ def ask(model, processor, question, picture=None):
     print(styled("> " + question, 1), flush=True)
     follow(generate(model, inputs, max_new_tokens=96, processor=processor))
     print()
-
-
-# ---- which experts fired ----
 
 
 @contextmanager
@@ -93,7 +90,7 @@ def watch(model):
         yield counts
 
 
-def experts(counts, text):
+def experts_table(counts, text):
     """A line a layer of counts [L, E]: how often each fired, and which did most."""
     tokens = int(counts[0].sum()) // text.num_experts_per_tok
     share = text.num_experts_per_tok / text.num_experts
@@ -151,10 +148,6 @@ def ramp(fine, plain):
 
 def memory():
     """The most memory this process has had, in words."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return "memory not measured here"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
     return f"{peak / 1e6:.0f} MB of memory at the most"

@@ -176,11 +176,7 @@ def prompts(inputs, limit, cfg):
 
 
 def decoder(model, cache, tokens):
-    """What reads the tokens of an answer one by one: f(ids [B, 1], cache) -> logits.
-
-    A form of the whole model without Python between two layers where there is one for
-    `tokens` more, else the model itself.
-    """
+    """f(ids [B, 1], cache) -> logits: a form of the model, if worth it, or itself."""
 
     def plain(ids, cache):
         return model(ids, cache=cache, last_only=True)
@@ -203,9 +199,6 @@ def write(model, inputs, rows):
         ids = [[row.last] for row in rows]  # an ended row idles until all have ended
         ids = torch.tensor(ids, device=logits.device)
         logits = read(ids, cache)
-
-
-# ---- drafting ----
 
 
 @torch.inference_mode()
@@ -265,10 +258,8 @@ def guess(model, cache, hidden, tokens, place, count, vocab=None):
 
 
 def read_drafting(model, inputs, cache):
-    """Prefill for the model and its head: the last token's state, and its place.
-
-    The head pairs each token's state with the next token, so it stays one behind.
-    """
+    """Prefill for the model and its head: the last token's state, and its place."""
+    # The head pairs each token's state with the next token, so it stays one behind.
     inputs = without_padding(inputs)
     following = inputs["input_ids"][:, 1:]
     for piece in pieces(model.cfg, inputs):

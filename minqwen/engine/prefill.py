@@ -14,11 +14,9 @@ VISION = (
 
 
 def cuts(input_ids, size, vision_ids):
-    """Where to cut a prompt [B, T]: ends of pieces of at most `size` tokens.
-
-    Never between two placeholders of one picture: its rows of patches stay whole,
-    so a piece may be longer than `size` where a picture is.
-    """
+    """Where to cut a prompt [B, T]: ends of pieces of at most `size` tokens."""
+    # Never between two placeholders of one picture: its rows of patches stay whole,
+    # so a piece may be longer than `size` where a picture is.
     length = input_ids.shape[1]
     same = input_ids[:, 1:] == input_ids[:, :-1]
     inside = (same & torch.isin(input_ids[:, 1:], vision_ids)).any(0)
@@ -33,30 +31,37 @@ def cuts(input_ids, size, vision_ids):
 
 
 def vision_units(cfg, inputs):
-    """Pictures, and films cut to frames: {names: [(column, patches, grid [3]), ...]}.
+    """Pictures, and films cut to frames: {names: what `placed` says of them}.
 
     Frames of a film do not see each other in the tower, so each may travel in the
-    piece that its placeholders, from `column` on, are in. None where patches and
-    placeholders do not match.
+    piece that its placeholders are in. None where patches and placeholders do not
+    match.
     """
     units = {}
     for names in VISION:
-        patches, grid, pad = inputs.get(names[0]), inputs.get(names[1]), names[2]
-        if patches is None:
-            continue
-        if cfg.vision is None or grid is None:
-            return None
-        frames = grid.repeat_interleave(grid[:, 0], 0)  # [U, 3] of (t, h, w) in patches
-        frames[:, 0] = 1
-        sizes, merge = frames.prod(-1), cfg.vision.spatial_merge_size**2
-        # row by row of the batch, the order in which the patches come too
-        columns = (inputs["input_ids"] == getattr(cfg, pad)).nonzero()[:, 1]
-        if len(columns) * merge != sizes.sum() or len(patches) != sizes.sum():
-            return None
-        starts = columns[(sizes.cumsum(0) - sizes) // merge].tolist()
-        parts = patches.split(sizes.tolist())
-        units[names] = list(zip(starts, parts, frames, strict=True))
-    return units
+        patches, grid = inputs.get(names[0]), inputs.get(names[1])
+        if patches is not None:
+            units[names] = placed(cfg, inputs["input_ids"], names[2], patches, grid)
+    return None if None in units.values() else units
+
+
+def placed(cfg, ids, pad, patches, grid):
+    """[(row, first column, patches, grid [3])] of pictures and frames in ids [B, T].
+
+    pad: the name of their placeholder's id. None where these and patches do not match.
+    """
+    if cfg.vision is None or grid is None:
+        return None
+    frames = grid.repeat_interleave(grid[:, 0], 0)  # [U, 3] of (t, h, w) in patches
+    frames[:, 0] = 1
+    sizes, merge = frames.prod(-1), cfg.vision.spatial_merge_size**2
+    # row by row of the batch, the order in which the patches come too
+    places = (ids == getattr(cfg, pad)).nonzero()
+    if len(places) * merge != sizes.sum() or len(patches) != sizes.sum():
+        return None
+    starts = places[(sizes.cumsum(0) - sizes) // merge].tolist()
+    parts = zip(starts, patches.split(sizes.tolist()), frames, strict=True)
+    return [(*start, part, frame) for start, part, frame in parts]
 
 
 def pieces(cfg, inputs, size=PIECE):
@@ -74,21 +79,17 @@ def pieces(cfg, inputs, size=PIECE):
         if mask is not None:
             piece["attention_mask"] = mask[:, :end]
         for names, found in units.items():
-            here = [u for u in found if start <= u[0] < end]
+            here = [u for u in found if start <= u[1] < end]
             if here:
-                piece[names[0]] = torch.cat([u[1] for u in here])
-                piece[names[1]] = torch.stack([u[2] for u in here])
+                piece[names[0]] = torch.cat([u[2] for u in here])
+                piece[names[1]] = torch.stack([u[3] for u in here])
         result.append(piece)
         start = end
     return result
 
 
 def reader(model, inputs, cache):
-    """A form of the whole model for a prompt of one row, text alone, no padding.
-
-    f(ids [1, T], cache) -> the last token's logits; None where the model itself should
-    read, a piece at a time.
-    """
+    """f(ids [1, T], cache) -> last logits, for one row of text; or None: by pieces."""
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     text = set(inputs) <= {"input_ids", "attention_mask"}
     if not text or len(ids) > 1 or not (mask is None or mask.all()):

@@ -15,7 +15,9 @@ class TextStream:
 
     def __init__(self, processor, prompt=(), stop=()):
         self.processor, self.stop = processor, tuple(stop)
-        self.marks = [mark_id(processor, text) for text in THINK]
+        ids = [processor.encode(text) for text in THINK]
+        # None where the tokenizer has no single id for a marker
+        self.marks = [found[0] if len(found) == 1 else None for found in ids]
         self.thinking, self.stopped = self._opened(prompt), False
         self._begin(trim=False)
 
@@ -64,9 +66,3 @@ class TextStream:
         text = self.held
         self._begin(trim=False)
         return text
-
-
-def mark_id(processor, text):
-    """The id of a marker, or None where the tokenizer has no single one for it."""
-    ids = processor.encode(text)
-    return ids[0] if len(ids) == 1 else None

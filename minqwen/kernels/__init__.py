@@ -32,9 +32,6 @@ ON_GPU = {
 }
 
 
-# ---- what this machine has ----
-
-
 @cache
 def installed(library):
     return importlib.util.find_spec(library) is not None
@@ -73,14 +70,11 @@ def check_gpu(kind):
         )
 
 
-# ---- which calls a form takes ----
-
-
-def on_cpu(x):
+def on_cpu(x, *_):
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def long_on_cpu(x):
+def long_on_cpu(x, *_):
     return x.shape[1] >= ENOUGH and on_cpu(x) and installed("numba")
 
 
@@ -125,32 +119,21 @@ def whole_on_gpu(model, cache, tokens):
     return model.device.type == "cuda" and tokens >= RECORDED and single(model, cache)
 
 
-def whole_here(model, cache, tokens):
-    return here(model)
-
-
-# ---- the table ----
-
 register_kind("numba", check_numba, f"for {ENOUGH} tokens and more on a CPU")
 register_kind("triton", partial(check_gpu, "triton"), "on a GPU")
 register_kind("fla", partial(check_gpu, "fla"))
 
-register("causal_conv", "numba", f"{__name__}.cpu:causal_conv",
-         fits=lambda x, *_: on_cpu(x), auto=lambda x, *_: long_on_cpu(x))  # fmt: skip
-register("delta_rule", "numba", f"{__name__}.cpu:delta_rule",
-         fits=lambda x, *_: on_cpu(x), auto=lambda x, *_: long_on_cpu(x))  # fmt: skip
-register("step", "numba", f"{__name__}.cpu.decode:step",
-         fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
-register("read", "numba", f"{__name__}.cpu.read:read",
-         fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
-
+for name in ("causal_conv", "delta_rule"):
+    register(name, "numba", f"{__name__}.cpu:{name}", fits=on_cpu, auto=long_on_cpu)
+for name, file in ("step", "decode"), ("read", "read"):
+    register(name, "numba", f"{__name__}.cpu.{file}:{name}",
+             fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
 for name in "rms_norm gated_rms_norm causal_conv route experts".split():
     register(name, "triton", f"{__name__}.gpu:{name}",
              fits=partial(on_gpu, "triton"), auto=here)  # fmt: skip
 for name in ("delta_rule", "remember"):  # these two have gradients
     register(name, "triton", f"{__name__}.gpu:{name}",
              fits=partial(learning_on_gpu, "triton"), auto=here)  # fmt: skip
-register("step", "triton", f"{__name__}.gpu.graph:step",
-         fits=whole_on_gpu, auto=whole_here)  # fmt: skip
+register("step", "triton", f"{__name__}.gpu.graph:step", fits=whole_on_gpu, auto=here)
 register("delta_rule", "fla", f"{__name__}.fla:delta_rule",
          fits=partial(learning_on_gpu, "fla"))  # fmt: skip

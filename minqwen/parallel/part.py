@@ -28,7 +28,7 @@ from ..model.qwen import Qwen
 from ..weights.checkpoint.header import show
 from ..weights.checkpoint.hub import resolve
 from ..weights.checkpoint.layout import DTYPES, Lean
-from ..weights.load import _device, computable, examine
+from ..weights.load import computable, examine, usable
 from . import ranks
 from .partition import Share
 from .slices import read_share
@@ -50,7 +50,7 @@ def load(path_or_hub_id, device=None, dtype=torch.float32, kernels="auto",
     """
     known(kernels)
     ranks.join()
-    device = _device(ranks.device(device))
+    device = usable(ranks.device(device))
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
     if path.suffix == ".gguf":

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 
 from ..errors import InputError
 
@@ -38,12 +39,8 @@ def _number(name, default):
 
 
 def join():
-    """Meet the others, unless that is done; returns the store they share, or None.
-
-    Collectives go over gloo between CPUs, over NCCL between GPUs.
-    """
-    import torch.distributed as dist
-
+    """Meet the others, unless that is done; returns the store they share, or None."""
+    # Collectives go over gloo between CPUs, over NCCL between GPUs.
     if dist.is_initialized():
         return None
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -56,8 +53,6 @@ def join():
 
 
 def leave():
-    import torch.distributed as dist
-
     dist.destroy_process_group()
 
 
@@ -79,8 +74,6 @@ def device(asked=None):
 
 def add_up(x):
     """The sum of all ranks' x, in place of each."""
-    import torch.distributed as dist
-
     with meeting():
         dist.all_reduce(x)
     return x
@@ -88,8 +81,6 @@ def add_up(x):
 
 def gather(x):
     """The x of every rank, all of one shape, in their order."""
-    import torch.distributed as dist
-
     parts = [torch.empty_like(x) for _ in range(count())]
     with meeting():
         dist.all_gather(parts, x.contiguous())
@@ -145,10 +136,8 @@ def first(store):
 
 
 def stop_when_told(store, stderr):
-    """End at once on SIGTERM, which torchrun sends when another rank has ended.
-
-    From a thread: the main one may be waiting, outside Python, for who is not there.
-    """
+    """End at once on SIGTERM, which torchrun sends when another rank has ended."""
+    # From a thread: the main one may be waiting, outside Python, for who is not there.
     heard, told = os.pipe()
     os.set_blocking(told, False)
 

@@ -12,21 +12,23 @@ import torch
 from ..weights.checkpoint.header import Entry
 from ..weights.checkpoint.layout import DTYPES, bytes_of, slice_of
 from ..weights.checkpoint.memory import populate
-from ..weights.checkpoint.reading import CHUNK, check_finite, read_in_order, read_tensor
+from ..weights.checkpoint.reading import (
+    BUFFER,
+    check_finite,
+    read_in_order,
+    read_tensor,
+)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """`target`, a part of the rank's memory, begins at byte `start` of a file.
-
-    Its rows follow each other there, or lie `stride` bytes apart.
-    """
+    """`target`, a part of the rank's memory, begins at byte `start` of a file."""
 
     source: str
     entry: Entry
     start: int
     target: torch.Tensor
-    stride: int = 0
+    stride: int = 0  # bytes from row to row, where they do not follow each other
 
     @property
     def num_bytes(self):
@@ -64,7 +66,7 @@ def read_share(model, table, plan, share):
     Raises InputError if a file changes meanwhile, or holds NaN or infinite values.
     """
     parameters, reads = dict(model.named_parameters()), []
-    buffer = torch.empty(CHUNK, dtype=torch.uint8)
+    buffer = torch.empty(BUFFER, dtype=torch.uint8)
     for source, name, part in plan:
         target = parameters[name].data
         for piece in cut_pieces(source, table[source], target, part, share.cut(name)):

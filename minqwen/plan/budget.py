@@ -5,7 +5,7 @@ moves, once each: every weight it passes through, the recurrent states in and ou
 the keys and values of all tokens before it. No engine is faster than its bytes.
 """
 
-import math
+from collections import namedtuple
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..model.shapes import FULL
 from ..weights.checkpoint.layout import skeleton
 from ..weights.quantised.codecs import FORMS as PACKED
-from ..weights.quantised.modules import parts_of
+from ..weights.quantised.modules import stored_bytes
 from ..weights.quantised.settings import Scheme
 
 # Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
@@ -34,14 +34,8 @@ SPARE = 0.9  # of a memory that may be filled; the rest is for what passes throu
 BUFFERS = 300_000_000  # bytes: the interpreter, torch, and the chunks of loading
 
 
-@dataclass(frozen=True)
-class GPU:
-    """bytes of memory, and bytes a second it can be read at (vendors' figures)."""
-
-    memory: float
-    speed: float
-
-
+# bytes of memory, and bytes a second it can be read at (vendors' figures)
+GPU = namedtuple("GPU", "memory speed")
 GPUS = {
     "A100-40GB": GPU(40e9, 1.555e12), "A100-80GB": GPU(80e9, 2.039e12),
     "L40S-48GB": GPU(48e9, 0.864e12), "H100-80GB": GPU(80e9, 3.35e12),
@@ -51,9 +45,6 @@ GPUS = {
 }  # fmt: skip
 
 
-# ---- bytes that lie somewhere ----
-
-
 @lru_cache
 def parameters(cfg):
     """{name: (shape, dtype)} of a model's parameters, as trained."""
@@ -61,7 +52,7 @@ def parameters(cfg):
     return {name: (p.shape, p.dtype) for name, p in model.named_parameters()}
 
 
-def part_of(name):
+def part_named(name):
     return next(part for part, word in PARTS.items() if word in name)
 
 
@@ -71,12 +62,8 @@ def weight_bytes(cfg, form="bf16", experts=None):
     forms = experts or form, form
     scheme = Scheme(*(form if form in PACKED else None for form in forms))
     for name, (shape, dtype) in parameters(cfg).items():
-        packed, parts = scheme.of(name), {"": (shape, dtype)}
-        if packed:
-            parts = parts_of(packed, name, shape)
-        for size, kind in parts.values():
-            width = 4 if form == "fp32" else kind.itemsize
-            sizes[part_of(name)] += math.prod(size) * width
+        dtype = torch.float32 if form == "fp32" else dtype
+        sizes[part_named(name)] += stored_bytes(scheme.of(name), name, shape, dtype)
     return {part: size for part, size in sizes.items() if size}
 
 
@@ -99,9 +86,6 @@ def memory_bytes(cfg, context, batch, width=2):
     return sizes
 
 
-# ---- bytes that move for a token ----
-
-
 def distinct(cfg, batch):
     """Experts of a layer that `batch` tokens visit, if each chose evenly."""
     t = cfg.text
@@ -110,13 +94,10 @@ def distinct(cfg, batch):
 
 def expert_bytes(cfg, form="bf16"):
     dim, width = cfg.text.hidden_size, cfg.text.moe_intermediate_size
-    if form not in PACKED:
-        return 3 * dim * width * (4 if form == "fp32" else 2)
-    parts = [
-        *parts_of(form, "gate_up_proj", (1, 2 * width, dim)).values(),
-        *parts_of(form, "down_proj", (1, dim, width)).values(),
-    ]
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
+    dtype = torch.float32 if form == "fp32" else torch.bfloat16
+    shapes = {"gate_up_proj": (1, 2 * width, dim), "down_proj": (1, dim, width)}
+    form = form if form in PACKED else None
+    return sum(stored_bytes(form, kind, s, dtype) for kind, s in shapes.items())
 
 
 def routed_bytes(cfg, form, batch):
@@ -128,10 +109,8 @@ def routed_bytes(cfg, form, batch):
 
 
 def step_bytes(cfg, context, batch, form="bf16", experts=None):
-    """What one step of decoding moves, one token for each of `batch` texts.
-
-    Of the embedding only rows are read, and text passes neither tower nor draft head.
-    """
+    """What one step of decoding moves, one token for each of `batch` texts."""
+    # Of the embedding only rows are read, and text passes neither tower nor draft head.
     idle = ("routed experts", "embedding", "vision tower", "draft head")
     weights = weight_bytes(cfg, form)
     always = sum(size for part, size in weights.items() if part not in idle)
@@ -141,9 +120,6 @@ def step_bytes(cfg, context, batch, form="bf16", experts=None):
     states = memory["recurrent states"] + memory["convolution windows"]
     routed = routed_bytes(cfg, experts or form, batch)
     return always + routed + 2 * states + memory["keys and values"]
-
-
-# ---- one machine ----
 
 
 @dataclass(frozen=True)
@@ -175,7 +151,7 @@ def choices(cfg, context, batch, memory, disk_speed, memory_speed):
     layers = cfg.text.num_hidden_layers
     for disk, form in PAGED:
         weights, one = weight_bytes(cfg, form, disk), expert_bytes(cfg, disk)
-        need = held + sum(weights.values()) - _paged(cfg, weights, disk)
+        need = held + sum(weights.values()) - _on_disk(cfg, weights, disk)
         cache = min(int((room - need) // one), layers * cfg.text.num_experts)
         # With less than one step's worth each is gone again before it returns.
         hits = cache / (layers * cfg.text.num_experts)
@@ -187,13 +163,11 @@ def choices(cfg, context, batch, memory, disk_speed, memory_speed):
     return found
 
 
-def _paged(cfg, weights, form):
+def _on_disk(cfg, weights, form):
     """Bytes of the experts on disk: those of the layers and of the draft head."""
     mtp = cfg.text.mtp_num_hidden_layers * cfg.text.num_experts
     return weights["routed experts"] + mtp * expert_bytes(cfg, form)
 
-
-# ---- several GPUs ----
 
 # Suffix of the released repository -> the forms of its weights and of its experts.
 RELEASED = {

@@ -24,10 +24,8 @@ WIDTH = 13  # of the left column
 
 
 def describe(path):
-    """Some twenty lines on a folder, file, hub id, or a released size by name.
-
-    Without weights at hand the tensors are those that the config asks for, in bf16.
-    """
+    """Some twenty lines on a folder, file, hub id, or a released size by name."""
+    # Without weights at hand the tensors are those that the config asks for, in bf16.
     cfg, tensors, whence = survey(path)
     scheme = read_scheme(cfg)
     lines = [("config", f"{whence}, {cfg.model_type}")]

@@ -5,18 +5,7 @@ import math
 from ..errors import InputError
 from ..model.family import SIZES
 from ..units import human
-from .budget import (
-    FORMS,
-    GPUS,
-    RELEASED,
-    SPARE,
-    choices,
-    gpus,
-    memory_bytes,
-    per_gpu,
-    step_bytes,
-    weight_bytes,
-)
+from . import budget
 from .contents import survey
 
 QUANTISED = "397B-A17B", "122B-A10B", "35B-A3B", "27B"  # released in all forms
@@ -50,16 +39,16 @@ def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
 
 def size_table(cfg, context, batch):
     """Weights by part and form, what is remembered, and what a step moves."""
-    sizes = {form: weight_bytes(cfg, form) for form in FORMS}
+    sizes = {form: budget.weight_bytes(cfg, form) for form in budget.FORMS}
     yield ""
-    yield table_row("weights", *FORMS)
+    yield table_row("weights", *budget.FORMS)
     for part in sizes["bf16"]:
         yield table_row("  " + part, *(human(s[part]) for s in sizes.values()))
     yield table_row("  all", *(human(sum(s.values())) for s in sizes.values()))
-    yield table_row("moved for a step", *(human(step_bytes(cfg, context, batch, form))
-                                    for form in FORMS))  # fmt: skip
+    moved = (budget.step_bytes(cfg, context, batch, form) for form in budget.FORMS)
+    yield table_row("moved for a step", *map(human, moved))
     yield "remembered"
-    for what, size in memory_bytes(cfg, context, batch).items():
+    for what, size in budget.memory_bytes(cfg, context, batch).items():
         yield table_row("  " + what, human(size))
 
 
@@ -71,11 +60,11 @@ def in_memory(cfg, name, context, batch, memory, disk_speed, memory_speed):
     """Each way to lie in one memory, and the commands for those that fit."""
     yield ""
     yield (
-        f"memory of {human(memory)}, of which {SPARE:.0%} is filled; read at "
+        f"memory of {human(memory)}, of which {budget.SPARE:.0%} is filled; read at "
         f"{human(memory_speed)}/s, the disk at {human(disk_speed)}/s"
     )
     yield f"{'':<36}{'needs':>12}{'left to cache':>15}{'tokens/s, at most':>20}"
-    found = choices(cfg, context, batch, memory, disk_speed, memory_speed)
+    found = budget.choices(cfg, context, batch, memory, disk_speed, memory_speed)
     for choice in found:
         where = f"all in memory, {choice.form}"
         if choice.disk:
@@ -89,7 +78,7 @@ def in_memory(cfg, name, context, batch, memory, disk_speed, memory_speed):
         return
     yield "here, from the exact to the fast:" if len(fitting) > 1 else "here:"
     best = 0.0
-    order = list(FORMS)
+    order = list(budget.FORMS)
     for choice in sorted(fitting, key=lambda c: coarseness(c, order)):
         commands = local_commands(name, choice)
         if choice.speed > WORTH * best and commands:
@@ -127,19 +116,20 @@ def local_commands(name, choice):
 
 def servers(cfg, name, context, batch, gpu):
     """Whether the GPUs hold it, how fast at most, and how to start the servers."""
-    count, card = gpus(gpu) if gpu else (0, GPUS[USUAL])
+    count, card = budget.gpus(gpu) if gpu else (0, budget.GPUS[USUAL])
     kind = gpu.partition("x")[2] if gpu else USUAL
-    short = name.removeprefix("Qwen/Qwen3.5-")
-    releases = [r for r in RELEASED if not r or short in QUANTISED]
+    short, room = name.removeprefix("Qwen/Qwen3.5-"), budget.SPARE * card.memory
+    releases = [r for r in budget.RELEASED if not r or short in QUANTISED]
     fitting = None
     for release in releases:
         for n in [count] if count else [1, 2, 4, 8]:
-            need = per_gpu(cfg, release, n, context, batch)
-            fits = need <= SPARE * card.memory
+            need = budget.per_gpu(cfg, release, n, context, batch)
+            fits = need <= room
             if fits and fitting is None:
                 fitting = n, release
             if count or fits:
-                moved = step_bytes(cfg, context, batch, *RELEASED[release])
+                forms = budget.RELEASED[release]
+                moved = budget.step_bytes(cfg, context, batch, *forms)
                 speed = f"at most {batch * n * card.speed / moved:,.0f} tokens/s"
                 label = f"{n} x {kind}, {release.strip('-') or 'bf16'}"
                 said = f"{human(need)} on each, {speed if fits else 'does not fit'}"
@@ -147,7 +137,7 @@ def servers(cfg, name, context, batch, gpu):
                 break
     if fitting is None:
         n = 1
-        while per_gpu(cfg, releases[-1], n, context, batch) > SPARE * card.memory:
+        while budget.per_gpu(cfg, releases[-1], n, context, batch) > room:
             n *= 2
             if n > 10**6:
                 raise InputError(f"no number of {kind} holds batch {batch}; give less")

@@ -24,9 +24,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 LIMITS = {"min_pixels": "size.shortest_edge", "max_pixels": "size.longest_edge"}
 
 
-def smart_resize(
-    height, width, *, factor, min_pixels, max_pixels, frames=1, frame_step=1
-):
+def smart_resize(height, width, *, factor, min_pixels, max_pixels, frames=1,
+                 frame_step=1):  # fmt: skip
     """The height and width, multiples of `factor`, that a picture is resized to.
 
     The ratio of the sides is kept as well as rounding allows. The area, times
@@ -112,16 +111,9 @@ def _from_array(array):
 
 
 def picture_to_patches(
-    image,
-    *,
-    patch_size=16,
-    temporal_patch_size=2,
-    merge_size=2,
-    min_pixels=65_536,
-    max_pixels=16_777_216,
-    mean=0.5,
-    std=0.5,
-):
+    image, *, patch_size=16, temporal_patch_size=2, merge_size=2, min_pixels=65_536,
+    max_pixels=16_777_216, mean=0.5, std=0.5,
+):  # fmt: skip
     """One picture to patches and its grid, as transformers' Pillow processor.
 
     `image` is anything `open_picture` takes; `mean` and `std` are numbers or one
@@ -130,12 +122,9 @@ def picture_to_patches(
     """
     picture = open_picture(image)
     size = smart_resize(
-        picture.height,
-        picture.width,
-        factor=patch_size * merge_size,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-    )
+        picture.height, picture.width, factor=patch_size * merge_size,
+        min_pixels=min_pixels, max_pixels=max_pixels,
+    )  # fmt: skip
     resized = picture.resize(size[::-1], Image.Resampling.BICUBIC)
     pixels = normalise(np.asarray(resized).transpose(2, 0, 1), mean, std)  # [C, H, W]
     frames = pixels.expand(temporal_patch_size, *pixels.shape)  # [T, C, H, W]
@@ -189,11 +178,8 @@ def read_options(raw, source, *, video=False):
             )
     size = raw.get("size") or {}
     # These two are areas despite their published names; older files say it plainly.
-    raw = {
-        **raw,
-        "min_pixels": raw.get("min_pixels") or size.get("shortest_edge"),
-        "max_pixels": raw.get("max_pixels") or size.get("longest_edge"),
-    }
+    for key, name in LIMITS.items():
+        raw = raw | {key: raw.get(key) or size.get(name.removeprefix("size."))}
     counts = ("patch_size", "temporal_patch_size", "merge_size", *LIMITS)
     for key in counts:
         if not isinstance(raw.get(key), int) or raw[key] < 1:

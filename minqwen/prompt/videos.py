@@ -37,20 +37,10 @@ def frame_seconds(indices, source_fps, temporal_patch_size=2):
 
 
 def video_to_patches(
-    video,
-    source_fps=None,
-    *,
-    patch_size=16,
-    temporal_patch_size=2,
-    merge_size=2,
-    min_pixels=4_096,
-    max_pixels=25_165_824,
-    mean=0.5,
-    std=0.5,
-    fps=2.0,
-    min_frames=4,
+    video, source_fps=None, *, patch_size=16, temporal_patch_size=2, merge_size=2,
+    min_pixels=4_096, max_pixels=25_165_824, mean=0.5, std=0.5, fps=2.0, min_frames=4,
     max_frames=768,
-):
+):  # fmt: skip
     """A video to patches [t*h*w, 1536], its grid (t, h, w) and t times in seconds.
 
     `video` is a file, or a list of frames of one size, each anything `open_picture`
@@ -60,9 +50,14 @@ def video_to_patches(
     """
     pick = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
     pictures, indices, source_fps = _load_frames(video, source_fps, pick)
-    size = _video_size(
-        pictures, patch_size * merge_size, temporal_patch_size, min_pixels, max_pixels
-    )
+    factor, (width, height) = patch_size * merge_size, pictures[0].size
+    if min(height, width) < factor:  # unlike a picture, first brought to one token
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    size = smart_resize(
+        height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels,
+        frames=len(pictures), frame_step=temporal_patch_size,
+    )  # fmt: skip
     levels = np.stack([np.asarray(p).transpose(2, 0, 1) for p in pictures])
     # Unlike pictures, videos are resized by torch in the published processor, and
     # Pillow's bicubic differs from torch's by up to two levels here and there.
@@ -106,27 +101,11 @@ def _pick_frames(frames, source_fps, pick):
     return [open_picture(frames[i]) for i in indices], indices
 
 
-def _video_size(pictures, factor, frame_step, min_pixels, max_pixels):
-    width, height = pictures[0].size
-    if min(height, width) < factor:  # unlike a picture, first brought to one token
-        scale = max(factor / height, factor / width)
-        height, width = int(height * scale), int(width * scale)
-    return smart_resize(
-        height,
-        width,
-        factor=factor,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        frames=len(pictures),
-        frame_step=frame_step,
-    )
-
-
-def read_video(path, *, fps=2.0, min_frames=4, max_frames=768):
+def read_video(path, **pick):
     """Sampled frames of a video file as PIL pictures, their numbers, the file's fps.
 
-    Needs the optional package `av` (PyAV). Raises InputError when that is missing or
-    when the file holds no readable video.
+    pick: as for `sample_frames`. Needs the optional package `av` (PyAV). Raises
+    InputError when that is missing or when the file holds no readable video.
     """
     try:
         import av
@@ -141,13 +120,9 @@ def read_video(path, *, fps=2.0, min_frames=4, max_frames=768):
         with av.open(os.fspath(path)) as container:
             stream = container.streams.video[0]
             source_fps = float(stream.average_rate)
-            total = stream.frames
-        if not total:  # some containers do not say, so count
-            with av.open(os.fspath(path)) as container:
-                total = sum(1 for _ in container.decode(video=0))
-        indices = sample_frames(
-            total, source_fps, fps=fps, min_frames=min_frames, max_frames=max_frames
-        )
+            # some containers do not say how many there are, so count
+            total = stream.frames or sum(1 for _ in container.decode(video=0))
+        indices = sample_frames(total, source_fps, **pick)
         with av.open(os.fspath(path)) as container:
             pictures = _decode_frames(container, set(indices))
     except (av.FFmpegError, IndexError, TypeError, ZeroDivisionError) as error:

@@ -1,7 +1,7 @@
 """From what one layer said in one call to columns of a trace: all layers, many calls.
 
 `calls` are what was heard in calls of one shape [B, T] that follow each other, each a
-dict from (what, layer) to what a tap said. Columns are {name: [B, n T, ...]}.
+dict from (tap, layer) to the values said there. Columns are {name: [B, n T, ...]}.
 """
 
 import torch
@@ -14,9 +14,9 @@ def columns(calls, shape, heads):
     result = routing(calls, shape)
     for layer, head in heads:
         if ("rule", layer) in calls[0]:
-            kind, parts = "delta", rule(joined(calls, "rule", layer), head)
+            kind, parts = "delta", value_head(joined(calls, "rule", layer), head)
         else:
-            kind, parts = "attention", attention(*joined(calls, "qk", layer), head)
+            kind, parts = "attention", query_head(*joined(calls, "qkv", layer), head)
         for part, value in parts.items():
             result[f"{kind}.{layer}.{head}.{part}"] = value.float()
     return result
@@ -24,7 +24,7 @@ def columns(calls, shape, heads):
 
 def routing(calls, shape):
     """Choices, weights, margins and the shared gate of all layers at once."""
-    layers = [i for what, i in calls[0] if what == "router"]
+    layers = [i for name, i in calls[0] if name == "router"]
     if not layers:
         return {}
 
@@ -34,11 +34,11 @@ def routing(calls, shape):
 
     routers = zip(*(call["router", i] for call in calls for i in layers), strict=True)
     weights, ids, logits = map(stacked, routers)  # [B, n T, L, K] twice, [.., E]
-    shared = stacked([call["shared", i] for call in calls for i in layers])[..., 0]
+    shared = stacked([call["shared_gate", i][0] for call in calls for i in layers])
     found = {
         "expert_ids": ids.int(),  # torch's u16 has few operations
         "expert_weights": weights.half(),
-        "shared_gate": shared.float().sigmoid().half(),
+        "shared_gate": shared[..., 0].float().sigmoid().half(),
     }
     if logits.shape[-1] > ids.shape[-1]:
         logits = logits.float()
@@ -49,15 +49,13 @@ def routing(calls, shape):
     return found
 
 
-def joined(calls, what, layer):
-    """One thing that a layer said in all calls: [B, T, ...] each -> [B, n T, ...]."""
-    parts = [call[what, layer] for call in calls]
-    if isinstance(parts[0], tuple):
-        return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
-    return torch.cat(parts, 1)
+def joined(calls, name, layer):
+    """What a layer said at a tap in all calls: [B, T, ...] each -> [B, n T, ...]."""
+    said = zip(*(call[name, layer] for call in calls), strict=True)
+    return [torch.cat(parts, 1) for parts in said]
 
 
-def rule(fed, head):
+def value_head(fed, head):
     """One value head's share of what the rule was fed: [B, T, ...] each."""
     q, k, v, g, beta = fed
     own = head // (v.shape[2] // k.shape[2])  # the key head that it reads
@@ -65,7 +63,7 @@ def rule(fed, head):
     return own | {"g": g[:, :, head], "beta": beta[:, :, head]}
 
 
-def attention(q, k, head):
+def query_head(q, k, v, head):
     """One query head's queries, and the keys it looks at, both rotated: [B, T, K]."""
     return {"q": q[:, :, head], "k": k[:, :, head // (q.shape[2] // k.shape[2])]}
 
@@ -76,7 +74,7 @@ def overview(calls, before):
     before: {layer: [B, H, K, V]}, the states ahead of these calls, if not zero.
     """
     norms, decays, betas = [], [], []
-    for layer in [i for what, i in calls[0] if what == "rule"]:
+    for layer in [i for name, i in calls[0] if name == "rule"]:
         q, k, v, g, beta = joined(calls, "rule", layer)
         q, k = (x.repeat_interleave(v.shape[2] // k.shape[2], 2) for x in (q, k))
         state = before.get(layer, v.new_zeros(*k[:, 0].shape, v.shape[3]))

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import InputError, show
 from ..files import read_whole
-from .file import UNKNOWN, VERSION, check_trace
+from .file import UNKNOWN, check_trace, new_meta
 from .trace import Trace
 
 
@@ -108,9 +108,8 @@ def from_llama_csv(path, config=None, top_k=None, token_ids=None, processor=None
     ends = np.flatnonzero(np.diff(layers)) + 1
     blocks = [(int(layers[b[0]]), b) for b in np.split(np.arange(len(layers)), ends)]
     if top_k is None:
-        top_k = config.text.num_experts_per_tok if config else min(
-            len(block) for _, block in blocks
-        )  # fmt: skip
+        smallest = min(len(block) for _, block in blocks)
+        top_k = config.text.num_experts_per_tok if config else smallest
     found = {}  # layer -> its ids, [T, K]
     for layer, block in blocks:
         if len(block) % top_k:
@@ -157,17 +156,8 @@ def ids_only(ids, config, token_ids, processor, source, layers=None):
         if len(token_ids) < T:
             raise InputError(f"{len(token_ids)} token_ids are given for {T} tokens")
         tensors["token_ids"] = np.asarray(token_ids[:T], np.uint32)
-    meta = {
-        "version": VERSION,
-        "source": source,
-        "model": config.model_type if config else "",
-        "length": T,
-        "layer_types": kinds,
-        "num_experts": experts,
-        "tokens": None,
-        "prompt_length": None,
-        "pictures": [],
-    }
+    model = config.model_type if config else ""
+    meta = new_meta(source, model, T, kinds, experts)
     check_trace(meta, tensors, f"{source}'s trace")
     trace = Trace(meta, tensors)
     if processor is not None:

@@ -23,7 +23,7 @@ import re
 import numpy as np
 
 from ..errors import InputError, show
-from ..files import Reader, write_whole
+from ..files import Reader
 from ..model.shapes import FULL, LINEAR
 from ..weights.checkpoint.header import lay_out, read_header
 
@@ -46,10 +46,13 @@ def to_bytes(meta, tensors):
     return raw + b"".join(tensors[name].tobytes() for name in places)
 
 
-def write_trace(path, meta, tensors):
-    """Write a trace under another name, then rename it."""
-    check_trace(meta, tensors, show(path))
-    write_whole(path, to_bytes(meta, tensors))
+def new_meta(source, model, length, layer_types, num_experts):
+    """The JSON of a trace that as yet has neither texts nor pictures."""
+    return {
+        "version": VERSION, "source": source, "model": model, "length": length,
+        "layer_types": layer_types, "num_experts": num_experts,
+        "tokens": None, "prompt_length": None, "pictures": [],
+    }  # fmt: skip
 
 
 def read_trace(path):
@@ -91,9 +94,6 @@ def parse_meta(metadata, name):
     return meta
 
 
-# ---- checks ----
-
-
 def check_trace(meta, tensors, name):
     """InputError, one sentence beginning with `name`, unless all agrees."""
     check_meta(meta, tensors, name)
@@ -109,7 +109,7 @@ def check_trace(meta, tensors, name):
             raise InputError(f"{name}: {show(tensor)} holds a value that is not finite")
     for tensor in ("expert_ids", "runner_up"):
         if tensor in tensors:
-            check_ids(tensors[tensor], meta["num_experts"], f"{name}: {tensor}")
+            check_experts(tensors[tensor], meta["num_experts"], f"{name}: {tensor}")
     weights = tensors.get("expert_weights", np.zeros(1, np.uint8))
     if weights.dtype != np.uint8 and (weights.min() < 0 or weights.max() > 1):
         raise InputError(f"{name}: expert_weights are not all between 0 and 1")
@@ -209,7 +209,7 @@ def head_shape(head, T, kinds, tensors, name):
     return shapes.get(part)
 
 
-def check_ids(ids, experts, name):
+def check_experts(ids, experts, name):
     """Every id below `experts`, and no expert twice for a token in a layer."""
     if ids.size and ids.max() >= experts:
         at = np.unravel_index(ids.argmax(), ids.shape)

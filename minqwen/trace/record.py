@@ -5,6 +5,7 @@ Nothing of the model is changed: a recorder is one more listener to its taps (ta
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -102,13 +103,9 @@ def check_heads(text, states):
 
 
 class Recorder:
-    """Listens to one model. `heard` collects what one call of it says, by layer.
+    """Listens to one model. `heard` collects what one call of it says, by layer."""
 
-    Steps of decoding are many and small, so what they said is pooled, and made into
-    columns of a trace some dozens of steps at a time.
-    """
-
-    POOL = 64  # calls
+    POOL = 64  # steps of decoding, many and small, of which columns are made at a time
 
     def __init__(self, model, heads, norms):
         self.model, self.heads, self.norms = model, heads, norms
@@ -118,32 +115,21 @@ class Recorder:
         self.heard, self.call = {}, None  # of the call under way
         self.pool, self.pooled = [], None  # (ids, real, heard) of calls, their sequence
 
-    # ---- listening ----
-
     def listeners(self):
         """Only what will be kept, so that fast forms run where nothing is."""
         kinds = {self.blocks[i].kind for i in self.layers}
-        heard = {"tokens": self.begin, "final_norm": self.end,
-                 "router": self.router, "shared_gate": self.shared_gate}  # fmt: skip
+        names = ["router", "shared_gate"]
         if self.norms or LINEAR in kinds:
-            heard["rule"] = self.rule
+            names.append("rule")
         if FULL in kinds:
-            heard["qkv"] = self.qkv
-        return heard
+            names.append("qkv")
+        heard = {name: partial(self.hear, name) for name in names}
+        return heard | {"tokens": self.begin, "final_norm": self.end}
 
-    def router(self, layer, weights, ids, logits):
-        self.heard["router", layer] = weights, ids, logits
-
-    def shared_gate(self, layer, logit):
-        self.heard["shared", layer] = logit
-
-    def rule(self, layer, **fed):
-        if self.norms or layer in self.layers:
-            self.heard["rule", layer] = tuple(fed.values())
-
-    def qkv(self, layer, q, k, v):
-        if layer in self.layers:
-            self.heard["qk", layer] = q, k
+    def hear(self, name, layer, **said):
+        routing = name in ("router", "shared_gate")  # is kept of every layer
+        if routing or name == "rule" and self.norms or layer in self.layers:
+            self.heard[name, layer] = tuple(said.values())
 
     def begin(self, layer, input_ids, real, pictures, cache):
         """A call begins: note which sequence it continues, and its states before."""
@@ -183,8 +169,6 @@ class Recorder:
             if block.kind == LINEAR and (self.norms or i in self.layers)
         }
 
-    # ---- keeping ----
-
     @torch.no_grad()
     def empty(self):
         """Make columns of the calls in the pool."""
@@ -199,7 +183,7 @@ class Recorder:
             for part, real in zip(ids, reals, strict=True)
         ]
         found |= {"token_ids": torch.cat(ids, 1), "real": torch.cat(reals, 1)}
-        self.pooled.keep({name: value.cpu() for name, value in found.items()})
+        self.pooled.kept.append({name: value.cpu() for name, value in found.items()})
         self.pool = []
 
     def rows(self):

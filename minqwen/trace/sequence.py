@@ -4,7 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .file import PIXELS, VERSION
+from ..engine.prefill import placed
+from .file import PIXELS, new_meta
 from .trace import Trace
 
 UNSIGNED = {"expert_ids", "runner_up"}
@@ -22,7 +23,7 @@ class Sequence:
     def __init__(self, cfg, start_at, start):
         self.cfg, self.start_at, self.end = cfg, start_at, start_at
         self.start = {i: state.detach().cpu() for i, state in start.items()}
-        self.kept = []  # {name: [B, n, ...]}, one after another
+        self.kept = []  # {name: [B, n, ...]}, one after another, `real` bool among them
         self.pictures = []  # (row, column, kind, pixels [PIXELS h, PIXELS w, 3])
 
     def cut(self, column):
@@ -38,10 +39,6 @@ class Sequence:
         """Note the columns of ids [B, T], and the pictures that came with them."""
         self.pictures += pictures(self.cfg, ids, given, self.end)
         self.end += ids.shape[1]
-
-    def keep(self, found):
-        """Keep columns that were read: {name: [B, n, ...]}, with `real` [B, n] bool."""
-        self.kept.append(found)
 
     def rows(self):
         if not self.kept:
@@ -66,17 +63,9 @@ class Sequence:
             if state.any():
                 tensors[name.removesuffix("beta") + "start"] = state.numpy()
         places, own = real.cumsum(0) - 1, [p for p in self.pictures if p[0] == b]
-        meta = {
-            "version": VERSION,
-            "source": "minqwen",
-            "model": self.cfg.model_type,
-            "length": int(real.sum()),
-            "layer_types": list(self.cfg.text.layer_types),
-            "num_experts": self.cfg.text.num_experts or 0,
-            "tokens": None,
-            "prompt_length": None,
-            "pictures": [],
-        }
+        text, length = self.cfg.text, int(real.sum())
+        what = list(text.layer_types), text.num_experts or 0
+        meta = new_meta("minqwen", self.cfg.model_type, length, *what)
         for i, (_, column, kind, pixels) in enumerate(own):
             tensors[f"picture.{i}"] = pixels
             place = {"kind": kind, "start": int(places[column - self.start_at])}
@@ -90,16 +79,10 @@ def pictures(cfg, ids, given, start):
     grid_thw)}, whose placeholders are in ids [B, T]."""
     result = []
     for kind, (patches, grid) in given.items():
-        if patches is None:
-            continue
-        m = cfg.vision.spatial_merge_size
-        frames = grid.repeat_interleave(grid[:, 0], 0)[:, 1:]  # [frames, 2], in patches
-        sizes = frames.prod(-1)
-        # row by row, as the patches come
-        places = (ids == getattr(cfg, f"{kind}_token_id")).nonzero()
-        first = places[(sizes.cumsum(0) - sizes) // m**2].tolist()
-        parts = patches.split(sizes.tolist())
-        for (b, column), size, part in zip(first, frames.tolist(), parts, strict=True):
+        pad = f"{kind}_token_id"
+        found = [] if patches is None else placed(cfg, ids, pad, patches, grid)
+        for b, column, part, frame in found:
+            size = frame[1:].tolist()
             result.append((b, start + column, kind, pixels(cfg.vision, part, size)))
     return sorted(result, key=lambda picture: picture[:2])
 

@@ -1,12 +1,4 @@
-"""What happened inside a model while it read and wrote: kept, saved, compared.
-
-    with minqwen.record(model, states=[(layer, head)]) as trace:
-        model(**inputs)
-    trace.save("x.safetensors")
-
-`record` is in record.py, the file's form and every tensor's shape in file.py,
-what other engines give in engines.py.
-"""
+"""A trace in memory (its tensors' shapes are in file.py), and two compared."""
 
 import codecs
 from dataclasses import dataclass, field
@@ -15,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, show
+from ..files import write_whole
 from . import file as trace_file
 
 HALVED = ("q", "k", "v")  # of a head: a browser needs them to three digits
@@ -38,7 +31,8 @@ class Trace:
 
     def save(self, path: str | Path) -> None:
         """Write it: the same bytes for the same trace, never half a file."""
-        trace_file.write_trace(path, self.meta, self.tensors)
+        trace_file.check_trace(self.meta, self.tensors, show(path))
+        write_whole(path, trace_file.to_bytes(self.meta, self.tensors))
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.tensors:
@@ -181,10 +175,8 @@ class Comparison:
 
 
 def token_texts(processor, ids):
-    """Each token's text, such that joined they are the whole text.
-
-    A character of several tokens belongs to the last of them, so others may be empty.
-    """
+    """Each token's text, such that joined they are the whole text."""
+    # A character of several tokens belongs to the last of them, so others may be empty.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     result = []
     for token in ids:

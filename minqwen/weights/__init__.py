@@ -3,7 +3,7 @@
 from .checkpoint.header import Entry
 from .checkpoint.hub import resolve
 from .checkpoint.index import open_checkpoint
-from .checkpoint.layout import expected_tensors
+from .checkpoint.shards import expected_tensors
 from .load import load
 from .save import save
 

@@ -5,14 +5,15 @@ same command goes on with the next one. A file that says so lies in the folder u
 the index and config.json, the last of all, are there: half a conversion never loads.
 """
 
+import fcntl
 import hashlib
 import json
-import os
 from itertools import groupby
 from pathlib import Path
 from shutil import disk_usage
 
 import torch
+from tqdm import tqdm
 
 from ..errors import InputError, show
 from ..files import FILES, Reader, as_json, read_whole, replaced, telling, temporary
@@ -30,7 +31,7 @@ from .quantised.settings import KEY, Scheme
 
 CHOICES = ("int8", "int4", "fp8", "bf16")
 SHARD = 5_000_000_000  # bytes
-KEPT = "; what is there is kept, and the same command goes on from it"
+GOES_ON = "; what is there is kept, and the same command goes on from it"
 # What transformers wants beside our own files.
 OTHERS = ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
@@ -57,7 +58,7 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     shards = split(groups, max_shard_bytes)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     rows = Rows(plan, table, forms, shapes)
-    with telling(folder, "written", KEPT):
+    with telling(folder, "written", GOES_ON):
         options = scheme.experts, scheme.rest, max_shard_bytes
         lock = _claim(folder, fingerprint(table, model.cfg, *options))
         _write_shards(folder, shards, rows, scheme)
@@ -109,9 +110,6 @@ def fingerprint(table, cfg, *options):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# ---- the folder ----
-
-
 def _keep_apart(path, folder):
     source = (path if path.is_dir() else path.parent).resolve()
     target = folder.resolve()
@@ -123,10 +121,7 @@ def _keep_apart(path, folder):
 
 
 def _claim(folder, mark):
-    """Begin or go on with a conversion; InputError where something else is.
-
-    Returns the open file that keeps others out until it is closed.
-    """
+    """Begin, go on, or InputError; the file that keeps others out while open."""
     folder.mkdir(parents=True, exist_ok=True)
     begun = folder / UNFINISHED
     if begun.exists():
@@ -148,16 +143,13 @@ def _claim(folder, mark):
 
 def _lock(file):
     held = open(file, "rb")
-    if os.name == "posix":
-        import fcntl
-
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{show(file.parent)} is being written by another minqwen convert; "
-                "wait until it has finished."
-            ) from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"{show(file.parent)} is being written by another minqwen convert; wait "
+            "until it has finished."
+        ) from None
     return held
 
 
@@ -166,12 +158,7 @@ def _write(path, content):
         file.write(content)
 
 
-# ---- its shards ----
-
-
 def _write_shards(folder, shards, rows, scheme):
-    from tqdm import tqdm
-
     sizes = {name: sum(slot.nbytes for slot in part) for name, part in shards.items()}
     missing = [name for name in shards if not finished(folder / name, shards[name])]
     for name in missing:

@@ -18,19 +18,14 @@ from ..model.config import Config
 from ..model.family import end_ids
 from ..model.forms import chosen, known, using
 from ..model.qwen import Qwen
+from .checkpoint import reading
 from .checkpoint.hub import resolve
 from .checkpoint.index import open_checkpoint
 from .checkpoint.layout import DTYPES, Lean, main_dtype, skeleton, slice_of
 from .checkpoint.match import base, match_tensors
 from .checkpoint.memory import populate
-from .checkpoint.reading import (
-    CHUNK,
-    check_finite,
-    check_packed,
-    read_in_order,
-    read_tensor,
-)
 from .disk.paged import put_back, take_out
+from .gguf.load import load_gguf
 from .quantised.codecs import read_choice
 from .quantised.modules import pack, places
 from .quantised.requantise import requantise
@@ -54,7 +49,7 @@ def load(
     has. `A_log` and the gated norms stay fp32. A file without any `mtp.*` (transformers
     drops them) gives a model without that head, and a config without a vision tower
     leaves the tower of a file that has one: both are said in a warning. Peak memory is
-    the model's own and CHUNK. Raises InputError, before reading any weight, that names
+    the model's own and BUFFER. Raises InputError, before reading any weight, that names
     every tensor that does not fit config.json.
 
     experts "disk" leaves the routed experts in the files until a token chooses them:
@@ -76,12 +71,10 @@ def load(
     _check_experts(experts, expert_cache)
     choice = read_choice(quantize, OWN, "stored") if quantize else (None, None)
     known(kernels)
-    device = _device(device)
+    device = usable(device)
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
     if path.suffix == ".gguf":
-        from .gguf.load import load_gguf
-
         if quantize:
             raise InputError(
                 f"quantize={quantize!r} turns safetensors files only; load "
@@ -127,10 +120,7 @@ def computable(dtype):
 
 
 def examine(path, dtype):
-    """All that comes before reading a weight of safetensors files.
-
-    (name -> Entry, model on the meta device, and of `match_tensors` forms and plan).
-    """
+    """name -> Entry, model on the meta device, forms and plan (see `match_tensors`)."""
     table = open_checkpoint(path)
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
     scheme = read_scheme(cfg)
@@ -143,10 +133,8 @@ def examine(path, dtype):
 
 
 def _add_ends(cfg, folder):
-    """With the ids in generation_config.json, where released files name most of them.
-
-    Kept in the Config, so that a model without its processor knows where to stop.
-    """
+    """With the ids in generation_config.json, where releases name most of them."""
+    # Kept in the Config, so that a model without its processor knows where to stop.
     file = folder / "generation_config.json"
     if not file.is_file():
         return cfg
@@ -192,30 +180,25 @@ def _check_depth(path, cfg, table):
             )
 
 
-# ---- reading ----
-
-
 def _read_all(model, table, plan, forms):
     parameters, modules = places(model), dict(model.named_modules())
-    buffer = torch.empty(CHUNK, dtype=torch.uint8)
+    buffer = torch.empty(reading.BUFFER, dtype=torch.uint8)
 
     def read(source, name, part, file, progress):
         entry, form = table[source], forms[base(name)]
         place = slice_of(parameters[name].data, part)
         target = place.reshape(-1)
         populate(target)
-        read_tensor(file, entry, source, target, buffer, progress)
+        reading.read_tensor(file, entry, source, target, buffer, progress)
         if form is None:
-            check_finite(entry.file, source, target)
+            reading.check_finite(entry.file, source, target)
         else:
             parts = {name.removeprefix(base(name)): place}
-            check_packed(entry.file, source, form, parts, modules[base(name)].shape[-1])
+            width = modules[base(name)].shape[-1]
+            reading.check_packed(entry.file, source, form, parts, width)
 
-    steps = [(table[step[0]], partial(read, *step)) for step in plan]
-    read_in_order((entry, entry.start, entry.nbytes, one) for entry, one in steps)
-
-
-# ---- options ----
+    reads = [(table[step[0]], partial(read, *step)) for step in plan]
+    reading.read_in_order((e, e.start, e.nbytes, one) for e, one in reads)
 
 
 def _check_experts(experts, expert_cache):
@@ -228,7 +211,8 @@ def _check_experts(experts, expert_cache):
         )
 
 
-def _device(device):
+def usable(device):
+    """The device, or the best there is if None; InputError if it is not here."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

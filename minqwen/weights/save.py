@@ -1,8 +1,4 @@
-"""From a model to a checkpoint in the Hugging Face layout.
-
-Every file is first written whole under a temporary name, so a kill or a full disk
-leaves nothing behind that loads as half a model.
-"""
+"""From a model to a checkpoint in the Hugging Face layout."""
 
 import re
 from contextlib import suppress
@@ -16,10 +12,11 @@ from ..model.forms import Stored
 from ..model.qwen import Qwen
 from .checkpoint.header import lay_out
 from .checkpoint.index import INDEX
-from .checkpoint.layout import DTYPES, LABELS, main_dtype, stored_tensors
-from .checkpoint.shards import FORMAT, index_of, split
+from .checkpoint.layout import DTYPES, LABELS, main_dtype, slice_of
+from .checkpoint.shards import FORMAT, index_of, slots, split
+from .quantised.settings import Scheme
 
-CHUNK = 64 << 20  # bytes copied off a device at once
+BUFFER = 64 << 20  # bytes copied off a device at once
 # What earlier saves may have left: our own names, and nobody else's.
 OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 
@@ -46,7 +43,8 @@ def save(model: Qwen, folder: str | Path, max_shard_bytes: int = 5_000_000_000) 
                 "the model without quantize and with experts='memory', or use minqwen "
                 "convert."
             )
-    tensors = dict(stored_tensors(model))
+    own, found = dict(model.named_parameters()), slots(model, Scheme())
+    tensors = {s.stored: slice_of(own[s.name].detach(), s.part) for s in found}
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise InputError(
@@ -85,9 +83,6 @@ def save(model: Qwen, folder: str | Path, max_shard_bytes: int = 5_000_000_000) 
                 temporary(folder / name).unlink()
 
 
-# ---- files ----
-
-
 def _write_safetensors(path, tensors):
     labels = {name: (LABELS[t.dtype], t.shape) for name, t in tensors.items()}
     raw, places = lay_out(labels, FORMAT)
@@ -95,8 +90,8 @@ def _write_safetensors(path, tensors):
         file.write(raw)
         for name in places:
             flat = tensors[name].reshape(-1).view(torch.uint8)
-            for low in range(0, len(flat), CHUNK):
-                file.write(memoryview(flat[low : low + CHUNK].cpu().numpy()))
+            for low in range(0, len(flat), BUFFER):
+                file.write(memoryview(flat[low : low + BUFFER].cpu().numpy()))
 
 
 def _refuse_foreign(folder):
@@ -110,11 +105,9 @@ def _refuse_foreign(folder):
 
 
 def _remove_old(folder, names, config):
-    """Make way for new files, so that no moment shows old and new ones mixed.
-
-    The same config and one file over one file is a single atomic step, and a kill
-    loses nothing. Else old weights go first, and a kill then leaves none that load.
-    """
+    """Make way for new files, so that no moment shows old and new ones mixed."""
+    # The same config and one file over one file is a single atomic step, and a kill
+    # loses nothing. Else old weights go first, and a kill then leaves none that load.
     old = {file.name for file in folder.iterdir() if OURS.fullmatch(file.name)}
     there = folder / "config.json"
     same = there.exists() and there.read_bytes() == config

@@ -14,11 +14,11 @@ import anywidget
 import traitlets
 from PIL import Image
 
-from .bundle import widget
+SIGNED = ("#c04800", "white", "#0060b0")  # numbers on both sides of zero
 
 
 class View(anywidget.AnyWidget):
-    """A widget on one trace. Subclasses set `_esm = module("x.mjs")` and say what they
+    """A widget on one trace. Subclasses set `_esm = widget("x.mjs")` and say what they
     show: `describe()` in words, `picture()` as a figure."""
 
     trace = traitlets.Bytes().tag(sync=True)
@@ -51,10 +51,8 @@ class View(anywidget.AnyWidget):
 
 
 def png(figure):
-    """A figure's PNG in base64, small and the same every time; its width and height.
-
-    An inch is 100 pixels on the page; twice as many are stored, for sharp screens.
-    """
+    """A figure's PNG in base64, small and the same every time; its width and height."""
+    # An inch is 100 pixels on the page; twice as many are stored, for sharp screens.
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=200)
     picture = Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE)
@@ -64,13 +62,8 @@ def png(figure):
     return data, picture.width // 2, picture.height // 2
 
 
-def signed():
-    """The views' colours for numbers on both sides of zero, for matplotlib."""
+def colours(stops):
+    """A view's colours, from the first to the last of `stops`, for matplotlib."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("signed", ["#c04800", "white", "#0060b0"])
-
-
-def module(name):
-    """The source of the view `name`, with all it imports, for `_esm`."""
-    return widget(name)
+    return LinearSegmentedColormap.from_list("stops", stops)

@@ -40,9 +40,6 @@ def explore(path=None, other=None, html=None, browser=True):
         serve(traces, browser)
 
 
-# ---- the page ----
-
-
 def page(traces=(), paths=()):
     """The page's HTML. traces: up to two Traces, to be inside it; paths: or where, on
     the page's own server, their bytes are. With neither it waits for a file."""
@@ -56,13 +53,11 @@ def page(traces=(), paths=()):
     ]  # fmt: skip
     if paths:
         policy.append("connect-src 'self'")
+    held = [f">{packed(trace)}" for trace in traces]
+    held += [f' data-path="{path}">' for path in paths]
     data = [
-        f'<script type="text/plain" id="minqwen-{trait}">{packed(trace)}</script>'
-        for trait, trace in zip(TRAITS, traces, strict=False)
-    ]
-    data += [
-        f'<script type="text/plain" id="minqwen-{trait}" data-path="{path}"></script>'
-        for trait, path in zip(TRAITS, paths, strict=False)
+        f'<script type="text/plain" id="minqwen-{trait}"{content}</script>'
+        for trait, content in zip(TRAITS, held, strict=False)
     ]
     text = (HERE / "explorer.html").read_text(encoding="utf-8")
     for name, value in {
@@ -89,9 +84,6 @@ def packed(trace):
 def write_html(path, traces):
     """One file that holds the page and the traces, and asks nobody for anything."""
     write_whole(path, page(traces).encode())
-
-
-# ---- the server ----
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -130,15 +122,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """Listens on the loopback address, on a port that is free.
-
-    The paths begin with a secret, since others may be logged in on this machine.
-    """
+    """Listens on the loopback address, on a port that is free."""
 
     daemon_threads = True
 
     def __init__(self, traces):
         super().__init__((HOSTS[0], 0), Handler)
+        # Others may be logged in on this machine, so all paths begin with a secret.
         secret = secrets.token_urlsafe(9)
         names = [trait for trait, _ in zip(TRAITS, traces, strict=False)]
         html = page(paths=[f"/{secret}/{name}" for name in names]).encode()

@@ -5,7 +5,8 @@ import traitlets
 
 from ..errors import InputError
 from ..model.delta import delta_step
-from .base import View, module, signed
+from .base import SIGNED, View, colours
+from .bundle import widget
 
 
 class MemoryBoard(View):
@@ -17,7 +18,7 @@ class MemoryBoard(View):
     InputError where a pair has another size, or a write names no pair.
     """
 
-    _esm = module("board/view.mjs")
+    _esm = widget("board/view.mjs")
     size = traitlets.Int(2, min=2, max=8).tag(sync=True)
     pairs = traitlets.List(traitlets.Dict()).tag(sync=True)
     writes = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -48,7 +49,7 @@ class MemoryBoard(View):
     def hebbian(self):
         """The memory that adds every value: [size, size], fp64."""
         state = torch.zeros(self.size, self.size, dtype=torch.float64)
-        for key, value, beta, keep in map(numbers, self.writes):
+        for key, value, beta, keep in map(tensors_of, self.writes):
             state = keep * state + torch.outer(key, beta * value)
         return state
 
@@ -56,7 +57,7 @@ class MemoryBoard(View):
     def delta(self):
         """The memory that adds what is missing, by the package's own step."""
         state = torch.zeros(1, 1, self.size, self.size, dtype=torch.float64)
-        for key, value, beta, keep in map(numbers, self.writes):
+        for key, value, beta, keep in map(tensors_of, self.writes):
             key, value = key[None, None], value[None, None]
             gates = {"g": keep.log()[None, None], "beta": beta[None, None]}
             _, state = delta_step(key, key, value, **gates, state=state)
@@ -78,8 +79,8 @@ class MemoryBoard(View):
         memories = {"Hebbian memory": self.hebbian, "Delta memory": self.delta}
         for axes, title in zip(figure.subplots(1, 2), memories, strict=True):
             values = memories[title]
-            limit = max(1e-9, values.abs().max().item())
-            axes.imshow(values, cmap=signed(), vmin=-2.5 * limit, vmax=2.5 * limit)
+            limit = 2.5 * max(1e-9, values.abs().max().item())
+            axes.imshow(values, cmap=colours(SIGNED), vmin=-limit, vmax=limit)
             for i, line in enumerate(values.tolist()):
                 for j, x in enumerate(line):
                     size = 12 if self.size < 5 else 7
@@ -88,7 +89,7 @@ class MemoryBoard(View):
         return figure
 
 
-def numbers(write):
+def tensors_of(write):
     """A write as fp64 tensors: key, value, beta, and what is kept."""
     names = ("key", "value", "beta", "keep")
     return [torch.tensor(write[name], dtype=torch.float64) for name in names]

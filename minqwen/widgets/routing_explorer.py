@@ -4,7 +4,8 @@ import numpy as np
 import traitlets
 
 from ..errors import InputError
-from .base import View, module
+from .base import View, colours
+from .bundle import widget
 
 ORDERS = ("as numbered", "by load", "by specialisation")
 INK = ("#f5f6f8", "#8fc0ee", "#4189d0", "#164f9a", "#06214a")  # as in shared/look.mjs
@@ -23,7 +24,7 @@ class RoutingExplorer(View):
     that the trace does not have.
     """
 
-    _esm = module("routing/view.mjs")
+    _esm = widget("routing/view.mjs")
     other = traitlets.Bytes().tag(sync=True)
     token = traitlets.Int().tag(sync=True)
     selected = traitlets.Dict().tag(sync=True)
@@ -66,12 +67,9 @@ class RoutingExplorer(View):
             name: list(value) if isinstance(value, tuple) else value
             for name, value in proposal.value.items()
         }
-        _, L, _ = self.source["expert_ids"].shape
-        ends = {
-            "token": self.source.length,
-            "layer": L,
-            "expert": self.source.meta["num_experts"],
-        }
+        L = self.source["expert_ids"].shape[1]
+        E = self.source.meta["num_experts"]
+        ends = {"token": self.source.length, "layer": L, "expert": E}
         if set(chosen) == {"tokens"} and is_span(chosen["tokens"]):
             for place, value in zip(("start", "end"), chosen["tokens"], strict=True):
                 self._need(place, value, self.source.length + (place == "end"))
@@ -115,15 +113,13 @@ class RoutingExplorer(View):
         )
 
     def picture(self):
-        from matplotlib.colors import LinearSegmentedColormap
         from matplotlib.figure import Figure
 
         values = self._shares()
         L, E = values.shape
         figure = Figure((7.8, 1.1 + min(4, 0.25 * L)), dpi=100, layout="constrained")
         axis = figure.subplots()
-        ink = LinearSegmentedColormap.from_list("ink", INK)
-        axis.imshow(values, cmap=ink, aspect="auto", interpolation="nearest")
+        axis.imshow(values, cmap=colours(INK), aspect="auto", interpolation="nearest")
         axis.set_title(self.describe().split(":")[0], loc="left", fontsize=10)
         axis.set_xlabel("expert")
         axis.set_ylabel("layer")

@@ -6,7 +6,8 @@ import traitlets
 
 from ..errors import InputError
 from ..model.shapes import LINEAR
-from .base import View, module, signed
+from .base import SIGNED, View, colours
+from .bundle import widget
 
 STEPS = ("forget", "ask", "compare", "write", "answer")
 WINDOW = 160  # tokens that a map shows, as in state/data.mjs
@@ -23,7 +24,7 @@ class StateExplorer(View):
     trace does not have. `state` is the memory after `token`.
     """
 
-    _esm = module("state/view.mjs")
+    _esm = widget("state/view.mjs")
     head = traitlets.Tuple(traitlets.Int(), traitlets.Int()).tag(sync=True)
     token = traitlets.Int().tag(sync=True)
     probe = traitlets.Int().tag(sync=True)
@@ -74,7 +75,7 @@ class StateExplorer(View):
     @property
     def state(self):
         """The memory after `token`: [K, V], fp32."""
-        return self._replay(self.token + 1)[0]
+        return self._replay(self.token + 1)
 
     def _parts(self):
         layer, head = self.head
@@ -83,17 +84,16 @@ class StateExplorer(View):
         return [torch.tensor(array, dtype=torch.float32) for array in arrays]
 
     def _replay(self, until):
-        """The state after `until` tokens, and every error: [K, V] and [until, V]."""
+        """The state after `until` tokens: [K, V]."""
         _, k, v, g, beta = self._parts()
         name = "delta.{}.{}.start".format(*self.head)
         start = self.source.tensors.get(name, np.zeros((k.shape[1], v.shape[1])))
         state = torch.tensor(start, dtype=torch.float32)
-        errors = torch.zeros(until, v.shape[1])
         for t in range(until):
             state = state * g[t].exp()
-            errors[t] = beta[t] * (v[t] - state.T @ k[t])
-            state = state + torch.outer(k[t], errors[t])
-        return state, errors
+            error = beta[t] * (v[t] - state.T @ k[t])
+            state = state + torch.outer(k[t], error)
+        return state
 
     def maps(self):
         """What two of the maps show, [W, W] by (a token, now), and their first token.
@@ -104,16 +104,16 @@ class StateExplorer(View):
         the writes of the window.
         """
         first = max(0, self.token + 1 - WINDOW)
-        _, errors = self._replay(self.token + 1)
-        state, _ = self._replay(first)
-        q, k, v, g, _ = (x[first : self.token + 1] for x in self._parts())
-        errors, W = errors[first:], len(k)
+        state = self._replay(first)
+        q, k, v, g, beta = (x[first : self.token + 1] for x in self._parts())
+        W = len(k)
         kept, shares = torch.full((2, W, W), torch.nan)
-        reads = torch.zeros(W, v.shape[1])  # what each key gets back: [W, V]
+        reads, errors = torch.zeros(2, W, v.shape[1])  # what each key gets back
         for t in range(W):
             state = state * g[t].exp()
             reads[:t] *= g[t].exp()
             reads[t] = state.T @ k[t]
+            errors[t] = beta[t] * (v[t] - reads[t])
             state = state + torch.outer(k[t], errors[t])
             reads[: t + 1] += torch.outer(k[: t + 1] @ k[t], errors[t])
             sizes = v[: t + 1].square().sum(1).clamp_min(1e-12)
@@ -152,7 +152,7 @@ class StateExplorer(View):
             curved = np.sign(values) * np.sqrt(np.abs(values) / limit)
             tokens = (first - 0.5, first + len(kept) - 0.5)
             place = None if ax is axes[0] else (*tokens, *tokens[::-1])
-            ax.imshow(curved, cmap=signed(), vmin=-1, vmax=1, extent=place)
+            ax.imshow(curved, cmap=colours(SIGNED), vmin=-1, vmax=1, extent=place)
             ax.set_title(title, fontsize=9.5)
             ax.tick_params(labelsize=8)
         axes[0].set(xlabel="value", ylabel="key", xticks=[], yticks=[])

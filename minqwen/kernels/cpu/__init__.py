@@ -9,20 +9,15 @@ CORES = numba.config.NUMBA_NUM_THREADS
 
 
 def numbers(x):
-    """A tensor's memory as an array; bfloat16, which NumPy lacks, as uint16.
-
-    Of a module, its weight's.
-    """
+    """A tensor, or a module's weight, as an array; of bfloat16, the bits as uint16."""
     x = (x if torch.is_tensor(x) else x.weight).detach()
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def share_threads():
-    """As many threads for numba's loops as torch uses.
-
-    The first call starts numba's, and where both find one OpenMP library, that sets
-    torch's number too.
-    """
+    """As many threads for numba's loops as torch uses."""
+    # The first call starts numba's, and where both find one OpenMP library, that sets
+    # torch's number too.
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, CORES))
     if torch.get_num_threads() != threads:
@@ -38,10 +33,10 @@ def delta_rule(q, k, v, *, g, beta, state=None):
     q, k, v, keep, beta = (numbers(x.contiguous()) for x in (q, k, v, g.exp(), beta))
     if T == 1:
         q, k, v, keep, beta = (x[:, 0] for x in (q, k, v, keep, beta))
-        loops.once(q, k, v, keep, beta, state.numpy(), out[:, 0].numpy())
+        loops.delta_once(q, k, v, keep, beta, state.numpy(), out[:, 0].numpy())
         return out, state
     for b in range(B):
-        loops.many(
+        loops.delta_many(
             q[b], k[b], v[b], keep[b], beta[b], state[b].numpy(), out[b].numpy()
         )  # fmt: skip
     return out, state

@@ -1,7 +1,5 @@
 """Decoding one token on a CPU without Python in the way: see layers.py and loops.py."""
 
-import numba
-import numpy as np
 import torch
 
 from ...model.forms import wanted
@@ -11,14 +9,12 @@ from ...model.shapes import FULL
 from .. import PATIENCE
 from . import numbers, share_threads
 from .layers import attention_layer, delta_layer, mlp, moe_layer
-from .loops import FAST, product, rms_norm, wide
+from .loops import product, rms_norm
 
 
 def step(model, cache, tokens):
-    """The form "step" of a model on a CPU: at once where it was asked for by name.
-
-    Unasked, only when the answer has proved long: it may end soon, and numba compiles.
-    """
+    """The form "step" of a model on a CPU: at once where it was asked for by name."""
+    # Unasked, only when the answer has proved long: it may end soon, numba compiles.
     fast, begun = Decoder(model), cache.length
     if wanted() != "auto":
         return fast
@@ -39,9 +35,9 @@ class Decoder:
 
     def __init__(self, model):
         self.cfg, core = model.cfg.text, model.model.language_model
-        self.embedding, self.norm = numbers(core.embed_tokens), numbers(core.norm)
+        self.embedding, self.norm = core.embed_tokens, numbers(core.norm)
         tied = model.cfg.tie_word_embeddings
-        self.head = self.embedding if tied else numbers(model.lm_head)
+        self.head = numbers(self.embedding if tied else model.lm_head)
         self.layers = [
             (numbers(block.input_layernorm), mixer(block, self.cfg.rms_norm_eps),
              numbers(block.post_attention_layernorm), feed(block.mlp))
@@ -56,7 +52,7 @@ class Decoder:
         angles = rope_angles(place.expand(3, 1, 1), self.cfg.rope, self.cfg.head_dim)
         cos, sin = (a[0, 0].numpy() for a in angles)
         cache.advance(None, 1, place + 1)
-        x = row(self.embedding, ids.item())
+        x = self.embedding(ids)[0, 0].float().numpy()
         for (before, mix, between, think), memory in zip(
             self.layers, cache.layers, strict=True
         ):
@@ -68,15 +64,6 @@ class Decoder:
         """What the last layer's x [D] says of the next token: [1, 1, vocab]."""
         normed = rms_norm(x, self.norm, self.cfg.rms_norm_eps)
         return torch.from_numpy(product(self.head, normed))[None, None]
-
-
-@numba.njit(**FAST)
-def row(table, i):
-    """Row i of a table of weights, as float32."""
-    out = np.empty(table.shape[1], np.float32)
-    for j in range(len(out)):
-        out[j] = wide(table[i, j])
-    return out
 
 
 def mixer(block, eps):

@@ -10,20 +10,8 @@ import numpy as np
 from numba import njit, prange
 
 from .. import WIDE
-from .loops import (
-    FAST,
-    correct,
-    dot,
-    exp,
-    largest,
-    product,
-    rms_norm,
-    sigmoid,
-    softplus,
-    store,
-    unit,
-    wide,
-)
+from . import loops
+from .loops import FAST, dot, exp, product, sigmoid, store, wide
 
 SPLIT = 256  # tokens of a KV cache that one task looks at
 LINES = 32  # outputs that one task sums over all experts
@@ -83,14 +71,14 @@ def heads(qkv, z, b, a, rates, norm, state, key_heads, eps):
     out = np.empty(H * V, np.float32)
     for h in prange(H):
         key = h // (H // key_heads)
-        q = unit(qkv[key * K : (key + 1) * K], np.float32(1 / np.sqrt(K)))
+        q = loops.unit(qkv[key * K : (key + 1) * K], np.float32(1 / np.sqrt(K)))
         k = qkv[(key_heads + key) * K : (key_heads + key + 1) * K]
-        k = unit(k, np.float32(1))
+        k = loops.unit(k, np.float32(1))
         first = 2 * key_heads * K + h * V
         rate = np.exp(wide(rates[0][h]))
-        keep = np.exp(-rate * softplus(a[h] + wide(rates[1][h])))
+        keep = np.exp(-rate * loops.softplus(a[h] + wide(rates[1][h])))
         v = qkv[first : first + V]
-        o = correct(state[h], q, k, v, keep, sigmoid(b[h]))
+        o = loops.delta_step(state[h], q, k, v, keep, sigmoid(b[h]))
         scale = np.float32(1) / np.sqrt(dot(o, o) / np.float32(V) + np.float32(eps))
         for j in range(V):
             gate = z[h * V + j]
@@ -110,14 +98,14 @@ def attention_layer(x, w, norms, cos, sin, keys, values, length, eps):
     k, v, H = kv[: Hkv * K], kv[Hkv * K :], len(qg) // (2 * K)
     q = np.empty((H, K), np.float32)
     for h in range(H):
-        query = rms_norm(qg[2 * h * K : (2 * h + 1) * K], norms[0], eps)
-        q[h] = turn(query, cos, sin) * np.float32(1 / np.sqrt(K))
+        query = loops.rms_norm(qg[2 * h * K : (2 * h + 1) * K], norms[0], eps)
+        q[h] = rotate(query, cos, sin) * np.float32(1 / np.sqrt(K))
     for h in range(Hkv):
-        key = turn(rms_norm(k[h * K : (h + 1) * K], norms[1], eps), cos, sin)
+        key = rotate(loops.rms_norm(k[h * K : (h + 1) * K], norms[1], eps), cos, sin)
         for i in range(K):
             store(keys[h, length - 1], i, key[i])
             store(values[h, length - 1], i, v[h * K + i])
-    out = look(q.reshape(Hkv, H // Hkv, K), keys, values, length)
+    out = attend(q.reshape(Hkv, H // Hkv, K), keys, values, length)
     for h in range(H):
         for i in range(K):
             out[h * K + i] *= sigmoid(qg[(2 * h + 1) * K + i])
@@ -125,7 +113,7 @@ def attention_layer(x, w, norms, cos, sin, keys, values, length, eps):
 
 
 @njit(**FAST)
-def turn(x, cos, sin):
+def rotate(x, cos, sin):
     """Rotate the first len(cos) numbers of x [K], i with i + len(cos) / 2."""
     out, half = x.copy(), len(cos) // 2
     for i in range(half):
@@ -135,13 +123,11 @@ def turn(x, cos, sin):
 
 
 @njit(parallel=True, **FAST)
-def look(q, keys, values, length):
-    """softmax(q k^T) v for q [Hkv, G, K] over `length` tokens; returns [Hkv * G * K].
-
-    The tokens are split among tasks; each returns its sum relative to its own largest
-    score, and those are joined at the end. The queries that share a key head read each
-    key once.
-    """
+def attend(q, keys, values, length):
+    """softmax(q k^T) v, [Hkv * G * K], for q [Hkv, G, K] over `length` tokens."""
+    # The tokens are split among tasks; each gives its sum relative to its own largest
+    # score, and those are joined at the end. The queries that share a key head read
+    # each key once.
     Hkv, G, K = q.shape
     parts = (length + SPLIT - 1) // SPLIT
     fours = (G + 3) // 4 * 4  # those beyond G keep shares of zero
@@ -154,10 +140,10 @@ def look(q, keys, values, length):
         h, p = task // parts, task % parts
         first, last = p * SPLIT, min(length, (p + 1) * SPLIT)
         scores = np.zeros((fours, SPLIT), np.float32)
-        ask(queries[h], keys[h], first, last, scores)
+        score_keys(queries[h], keys[h], first, last, scores)
         for g in range(G):
             row, sum_ = scores[g], np.float32(0)
-            most = largest(row, last - first, np.float32(-np.inf))
+            most = loops.largest(row, last - first, np.float32(-np.inf))
             for t in range(last - first):
                 row[t] = exp(row[t] - most)
                 sum_ += row[t]
@@ -178,7 +164,7 @@ def look(q, keys, values, length):
 
 
 @njit(**FAST)
-def ask(q, keys, first, last, scores):
+def score_keys(q, keys, first, last, scores):
     """scores [4 n, tokens] of queries q [4 n, K]: each number loaded serves eight."""
     for t in range(first, last, 2):
         key, other = keys[t], keys[min(t + 1, last - 1)]
@@ -204,11 +190,9 @@ def ask(q, keys, first, last, scores):
 
 @njit(**FAST)
 def mixture(shares, values, first, last, total):
-    """total [4, K] = shares [4, n] of the rows first to last of values, in fours.
-
-    Each number of a row serves four queries, and sums are loaded and stored once for
-    four rows.
-    """
+    """total [4, K] = shares [4, n] of the rows first to last of values, in fours."""
+    # Each number of a row serves four queries, and sums are loaded and stored once for
+    # four rows.
     width, whole = total.shape[1], last - (last - first) % 4
     some = np.zeros((4, WIDE), np.float32)  # of a size that the compiler knows
     for t in range(first, whole, 4):
@@ -240,12 +224,12 @@ def moe_layer(x, router, experts, shared, top_k):
     always, open_ = np.empty(width, np.float32), sigmoid(every[-1])
     for i in range(width):
         always[i] = gate[i] * sigmoid(gate[i]) * up[i] * open_
-    h = chosen(experts[0], ids, weights, x)
-    return together(experts[1], ids, h, shared[2], always)
+    h = experts_up(experts[0], ids, weights, x)
+    return experts_down(experts[1], ids, h, shared[2], always)
 
 
 @njit(parallel=True, **FAST)
-def chosen(gate_up, ids, weights, x):
+def experts_up(gate_up, ids, weights, x):
     """weight * silu(gate x) * up x of the chosen experts: [top_k, I]."""
     width = gate_up.shape[1] // 2
     out = np.empty((len(ids), width), np.float32)
@@ -257,7 +241,7 @@ def chosen(gate_up, ids, weights, x):
 
 
 @njit(parallel=True, **FAST)
-def together(down, ids, h, shared, always):
+def experts_down(down, ids, h, shared, always):
     """The shared expert's down product plus those of the chosen, some rows a task."""
     out = np.empty(len(shared), np.float32)
     for task in prange((len(out) + LINES - 1) // LINES):

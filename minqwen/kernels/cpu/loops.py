@@ -24,7 +24,7 @@ ONE = FLOAT(1)
 # at a time: the sums over 8 rows stay in registers, and what is set up for them pays
 # over a whole row of 128 (64 columns fit a nearer cache, and took a fifth longer).
 COLUMNS, ROWS = 128, 8
-SMALL = np.float32(1e-12)
+SMALLEST = np.float32(1e-12)
 
 
 def wide(w):
@@ -63,17 +63,15 @@ def _store(array, i, x):
 def dot(w, x):
     total = np.float32(0)
     for i in range(len(x)):
-        total += wide(w[i]) * x[i]
+        total += wide(w[i]) * wide(x[i])
     return total
 
 
 @njit(fastmath={"contract"}, error_model="numpy", cache=True)
 def exp(x):
-    """e^x within 2e-7 of itself, in steps that a vector can take (np.exp is a call).
-
-    x = n ln 2 + r: 2^n is written into the exponent's bits, e^r is a polynomial (that
-    of Cephes). ln 2 is subtracted in two parts, so these sums must not be reordered.
-    """
+    """e^x within 2e-7 of itself, in steps that a vector can take (np.exp is a call)."""
+    # x = n ln 2 + r: 2^n is written into the exponent's bits, e^r is a polynomial (that
+    # of Cephes). ln 2 is subtracted in two parts, so these sums must not be reordered.
     x = np.float32(-87) if x < np.float32(-87) else x
     x = np.float32(88) if x > np.float32(88) else x
     n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -107,9 +105,9 @@ def largest(row, count, most):
 def rms_norm(x, weight, eps):
     """x * rsqrt(mean(x^2) + eps) * (1 + w): the zero-centred norm."""
     scale = ONE / np.sqrt(dot(x, x) / np.float32(len(x)) + np.float32(eps))
-    out = np.empty_like(x)
+    out = np.empty(len(x), FLOAT)
     for i in range(len(x)):
-        out[i] = x[i] * scale * (ONE + wide(weight[i]))
+        out[i] = wide(x[i]) * scale * (ONE + wide(weight[i]))
     return out
 
 
@@ -129,7 +127,7 @@ def unit(x, scale):
 
 
 @njit(**FAST)
-def correct(state, q, k, v, keep, beta):
+def delta_step(state, q, k, v, keep, beta):
     """One token of the delta rule on one head's state [K, V], which is changed."""
     error, out = v.copy(), np.zeros_like(v)
     for i in range(len(k)):
@@ -146,22 +144,21 @@ def correct(state, q, k, v, keep, beta):
 
 
 @njit(parallel=True, **FAST)
-def once(q, k, v, keep, beta, state, out):
+def delta_once(q, k, v, keep, beta, state, out):
     """The delta rule over one token of each of B rows.
 
-    q, k [B, Hk, K]; v, out [B, H, V]; keep, beta [B, H]; state [B, H, K, V] is changed
-    where it lies.
+    q, k [B, Hk, K]; v, out [B, H, V]; keep, beta [B, H]; state [B, H, K, V], changed.
     """
     B, H = keep.shape
     for task in prange(B * H):
         b, h = task // H, task % H
         key = h // (H // k.shape[1])
         values = v[b, h], keep[b, h], beta[b, h]
-        out[b, h] = correct(state[b, h], q[b, key], k[b, key], *values)
+        out[b, h] = delta_step(state[b, h], q[b, key], k[b, key], *values)
 
 
 @njit(parallel=True, **FAST)
-def many(q, k, v, keep, beta, state, out):
+def delta_many(q, k, v, keep, beta, state, out):
     """The delta rule over T tokens of a row, one pass over the state for each.
 
     A column of the state never meets another column, so a task is some columns of one
@@ -174,17 +171,15 @@ def many(q, k, v, keep, beta, state, out):
     for task in prange(H * blocks):
         h, first = task // blocks, task % blocks * COLUMNS
         key = h // (H // k.shape[1])
-        columns(q, k, v, keep, beta, state, out, key, h, first)
+        delta_columns(q, k, v, keep, beta, state, out, key, h, first)
 
 
 @njit(**FAST)
-def columns(q, k, v, keep, beta, state, out, key, h, first):
-    """`many` for the columns of head h from `first` on, at most COLUMNS.
-
-    The state is `scale` * S: to forget is then one product and not one for each number
-    of it, until the scale becomes too small to divide by. The work arrays' sizes are
-    known to the compiler; what is unused there stays zero.
-    """
+def delta_columns(q, k, v, keep, beta, state, out, key, h, first):
+    """`delta_many` for the columns of head h from `first` on, at most COLUMNS."""
+    # The state is `scale` * S: to forget is then one product and not one for each
+    # number of it, until the scale is too small to divide by. The work arrays' sizes
+    # are known to the compiler; what is unused there stays zero.
     T, K, width = q.shape[0], q.shape[2], min(COLUMNS, v.shape[2] - first)
     rows = (K + ROWS - 1) // ROWS * ROWS
     S = np.zeros((rows, COLUMNS), np.float32)
@@ -202,7 +197,7 @@ def columns(q, k, v, keep, beta, state, out, key, h, first):
             now[i], ask[i], then[i] = then[i], q[t, key, i], k[following, key, i]
         for j in range(width):
             error[j] = beta[t, h] * (v[t, h, first + j] - scale * found[j])
-        if scale < SMALL:
+        if scale < SMALLEST:
             S *= scale
             scale = ONE
         for j in range(COLUMNS):

@@ -9,35 +9,14 @@ import numpy as np
 from numba import njit
 
 from . import loops
-from .layers import turn
-from .loops import (
-    FAST,
-    FLOAT,
-    ONE,
-    dot,
-    exp,
-    largest,
-    rms_norm,
-    sigmoid,
-    store,
-    unit,
-    wide,
-)
+from .layers import rotate
+from .loops import FAST, FLOAT, ONE, dot, exp, sigmoid, store, wide
 
 FAST = FAST | {"nogil": True}
 
 
 @njit(**FAST)
-def floats(x):
-    """A row as float32."""
-    out = np.empty(len(x), FLOAT)
-    for i in range(len(x)):
-        out[i] = wide(x[i])
-    return out
-
-
-@njit(**FAST)
-def settle(x, y, weight, eps, out):
+def add_and_norm(x, y, weight, eps, out):
     """x += y, then out = RMSNorm(x). x [T, D] float32."""
     for t in range(len(x)):
         row, new, normed = x[t], y[t], out[t]
@@ -46,20 +25,6 @@ def settle(x, y, weight, eps, out):
         scale = ONE / np.sqrt(dot(row, row) / FLOAT(len(row)) + FLOAT(eps))
         for i in range(len(row)):
             store(normed, i, row[i] * scale * (ONE + wide(weight[i])))
-
-
-# ---- delta layers
-
-
-@njit(**FAST)
-def gates(a, b, rates, keep, beta):
-    """keep = exp(g) and beta [T, H] from the two small projections [T, H]."""
-    T, H = a.shape
-    for t in range(T):
-        for h in range(H):
-            rate = np.exp(wide(rates[0][h]))
-            keep[t, h] = exp(-rate * loops.softplus(wide(a[t, h]) + wide(rates[1][h])))
-            beta[t, h] = sigmoid(wide(b[t, h]))
 
 
 @njit(**FAST)
@@ -80,20 +45,20 @@ def mix(seen, taps, q, k, v):
         for c in range(len(total)):
             total[c] *= sigmoid(total[c])
         for h in range(heads):
-            q[t, h] = unit(total[h * K : (h + 1) * K], FLOAT(1 / np.sqrt(K)))
-            k[t, h] = unit(total[(heads + h) * K : (heads + h + 1) * K], ONE)
+            q[t, h] = loops.unit(total[h * K : (h + 1) * K], FLOAT(1 / np.sqrt(K)))
+            k[t, h] = loops.unit(total[(heads + h) * K : (heads + h + 1) * K], ONE)
         first = 2 * heads * K
         for h in range(H):
             v[t, h] = total[first + h * V : first + (h + 1) * V]
 
 
 @njit(**FAST)
-def remember(q, k, v, keep, beta, state, first, last):
+def delta_heads(q, k, v, keep, beta, state, first, last):
     """The delta rule for heads first to last; the outputs take v's place."""
     shared = v.shape[1] // k.shape[1]
     for h in range(first, last):
         for c in range(0, v.shape[2], loops.COLUMNS):
-            loops.columns(q, k, v, keep, beta, state, v, h // shared, h, c)
+            loops.delta_columns(q, k, v, keep, beta, state, v, h // shared, h, c)
 
 
 @njit(**FAST)
@@ -109,17 +74,14 @@ def gated_norm(o, z, weight, eps, out):
                 store(normed, j, row[j] * scale * weight[j] * g * sigmoid(g))
 
 
-# ---- attention layers
-
-
 @njit(**FAST)
 def place_keys(k, v, norm, eps, cos, sin, first, keys, values):
     """k, v [T, Hkv * K] into the cache's [Hkv, max_len, K] from `first` on."""
     heads, _, K = keys.shape
     for t in range(len(k)):
         for h in range(heads):
-            key = rms_norm(floats(k[t, h * K : (h + 1) * K]), norm, eps)
-            key = turn(key, cos[t], sin[t])
+            key = loops.rms_norm(k[t, h * K : (h + 1) * K], norm, eps)
+            key = rotate(key, cos[t], sin[t])
             for i in range(K):
                 store(keys[h, first + t], i, key[i])
                 values[h, first + t, i] = v[t, h * K + i]
@@ -131,8 +93,8 @@ def place_queries(qg, norm, eps, cos, sin, first, q):
     kv_heads, _, G, K = q.shape
     for t in range(len(qg)):
         for h in range(kv_heads * G):
-            query = rms_norm(floats(qg[t, 2 * h * K : (2 * h + 1) * K]), norm, eps)
-            query = turn(query, cos[t], sin[t])
+            query = loops.rms_norm(qg[t, 2 * h * K : (2 * h + 1) * K], norm, eps)
+            query = rotate(query, cos[t], sin[t])
             q[h // G, first + t, h % G] = query * FLOAT(1 / np.sqrt(K))
 
 
@@ -147,7 +109,7 @@ def soften(scores, visible, group, top, weight, total):
     rows, n = scores.shape
     for r in range(rows):
         row, count = scores[r], min(n, max(0, visible + r // group))
-        most = largest(row, count, top[r])
+        most = loops.largest(row, count, top[r])
         shrink, sum_ = exp(top[r] - most), FLOAT(0)
         for c in range(count):
             row[c] = exp(row[c] - most)
@@ -167,38 +129,6 @@ def gate_heads(total, weight, qg, first, out):
             scale, gated = ONE / weight[h // G, first + t, h % G], out[t, h * K :]
             for i in range(K):
                 store(gated, i, row[i] * scale * sigmoid(wide(gate[i])))
-
-
-# ---- experts
-
-
-@njit(**FAST)
-def by_expert(ids, ends, order, place):
-    """Sort the choices ids [T, top_k] by expert.
-
-    Choice c = t * top_k + j becomes row place[c]; order[row] = c; expert e has the rows
-    ends[e] to ends[e + 1].
-    """
-    flat = ids.ravel()
-    ends[:] = 0
-    for e in flat:
-        ends[e + 1] += 1
-    for e in range(len(ends) - 1):
-        ends[e + 1] += ends[e]
-    following = ends.copy()
-    for c in range(len(flat)):
-        row = following[flat[c]]
-        order[row], place[c] = c, row
-        following[flat[c]] += 1
-
-
-@njit(**FAST)
-def gather(h, order, top_k, out):
-    """out[r] = the row of h [T, D] that made choice order[r]."""
-    for r in range(len(order)):
-        source, row = h[order[r] // top_k], out[r]
-        for i in range(len(row)):
-            row[i] = source[i]
 
 
 @njit(**FAST)

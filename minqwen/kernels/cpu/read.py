@@ -6,14 +6,14 @@ of queries for attention, experts for the experts. Products are torch's, the pas
 between them passes.py's. Threads are our own, with one of torch's each: torch's and
 numba's, side by side, would wait for each other's cores (NOTES.md).
 
-Of the last layer only the last token is asked for anything but its memory, so that is
-all it computes.
+The last layer computes its memory alone, and for the last token the rest as well.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ...model.moe import SparseMoE
 from ...model.rope import rope_angles
@@ -25,7 +25,7 @@ from .loops import rms_norm
 
 PIECE = 1024  # tokens at a time
 THREADS = 8  # of ours at most; on a larger machine each has several of torch's
-ROWS, KEYS = 256, 1024  # of a block of scores in attention: 1 MB
+SCORE_ROWS, SCORE_KEYS = 256, 1024  # of a block of scores in attention: 1 MB
 LUMP = 1024  # choices of experts between two passes
 
 
@@ -59,10 +59,10 @@ class Team:
 
 def read(model, cache, tokens):
     """The form "read" of a model on a CPU: see forms.py."""
-    return Reader(model)
+    return PromptReader(model)
 
 
-class Reader:
+class PromptReader:
     """`model(ids, cache=cache, last_only=True)` for a prompt of one row, no padding.
 
     Holds no weights, only where they are, and the buffers of a piece.
@@ -83,17 +83,15 @@ class Reader:
     def read(self, ids, cache):
         """Take a piece through all layers, the last as far as its memory needs."""
         cfg, self.T, self.past = self.model.cfg.text, ids.shape[1], cache.length
-        # [T, D], to be added to x by the next pass
-        self.y = self.model.model.language_model.embed(ids)[0]
+        core = self.model.model.language_model
+        self.y = core.embed(ids)[0]  # [T, D], to be added to x by the next pass
         self.x = np.zeros(self.y.shape, np.float32)  # the residual stream
         self.h = torch.empty_like(self.y)
         place = cache.next_position + torch.arange(self.T)
         angles = rope_angles(place.expand(3, 1, -1), cfg.rope, cfg.head_dim)
         self.cos, self.sin = (a[0].numpy() for a in angles)
         cache.advance(None, self.T, place[-1:] + 1)
-        *blocks, last = zip(
-            self.model.model.language_model.layers, cache.layers, strict=True
-        )
+        *blocks, last = zip(core.layers, cache.layers, strict=True)
         for block, memory in blocks:
             mix = attention if block.kind == FULL else delta
             mix(self, block, memory)
@@ -120,11 +118,11 @@ class Reader:
             held = self.buffers[name] = torch.empty(size, dtype=dtype)
         return held[:size].view(shape)
 
-    def settle(self, norm, first, last):
+    def normed(self, norm, first, last):
         """x += y; returns the normed rows, which are self.h's."""
         h = self.h[first:last]
         x, y = self.x[first:last], n(self.y[first:last])
-        passes.settle(x, y, n(norm), self.eps, n(h))
+        passes.add_and_norm(x, y, n(norm), self.eps, n(h))
         return h
 
 
@@ -145,22 +143,23 @@ def delta(reader, block, memory):
     q, k = (reader.room(x, *shape, dtype=real).numpy() for x in "qk")
     v = reader.room("v", T, m.heads, m.head_v_dim, dtype=real).numpy()
     keep, beta = (reader.room(x, T, m.heads, dtype=real).numpy() for x in ("g", "beta"))
-    state, rates = memory.state[0].numpy(), (n(m.A_log), n(m.dt_bias))
+    state, rate = memory.state[0].numpy(), -m.A_log.float().exp()
 
     def project(first, last):
-        h, s = reader.settle(block.input_layernorm, first, last), slice(first, last)
+        h, s = reader.normed(block.input_layernorm, first, last), slice(first, last)
         into(h, m.in_proj_qkv, seen[before + first : before + last])
         into(h, m.in_proj_z, z[s])
         into(h, m.in_proj_a, a[s])
         into(h, m.in_proj_b, b[s])
-        passes.gates(n(a[s]), n(b[s]), rates, keep[s], beta[s])
+        keep[s] = (rate * F.softplus(a[s].float() + m.dt_bias.float())).exp()
+        beta[s] = b[s].float().sigmoid()
 
     def mix(first, last):
         s = slice(first, last)
         passes.mix(n(seen[first : last + before]), taps, q[s], k[s], v[s])
 
     def remember(first, last):
-        passes.remember(q, k, v, keep, beta, state, first, last)
+        passes.delta_heads(q, k, v, keep, beta, state, first, last)
 
     def out(first, last):
         s = slice(first, last)
@@ -182,7 +181,7 @@ def keys(reader, block, memory):
     cached = n(memory.k[0]), n(memory.v[0])
 
     def project(first, last):
-        h = reader.settle(block.input_layernorm, first, last)
+        h = reader.normed(block.input_layernorm, first, last)
         k, v = (h @ linear.weight.T for linear in (m.k_proj, m.v_proj))
         norm, cos, sin = n(m.k_norm), reader.cos[first:last], reader.sin[first:last]
         at = reader.past + first
@@ -195,13 +194,12 @@ def keys(reader, block, memory):
 def attention(reader, block, memory):
     """The block's GatedAttention; leaves its output in y."""
     m, T, past = block.self_attn, reader.T, reader.past
-    K, kv_heads = m.head_dim, m.kv_heads
-    G = m.heads // kv_heads
+    K, kv_heads, G = m.head_dim, m.kv_heads, m.heads // m.kv_heads
     shape = kv_heads, T, G, K
     q, total = (reader.room(x, *shape, dtype=torch.float32) for x in ("q", "total"))
     weight = reader.room("weight", *shape[:3], dtype=torch.float32)
     qg = reader.room("qg", T, 2 * m.heads * K)
-    tokens = max(1, ROWS // G)
+    tokens = max(1, SCORE_ROWS // G)
     blocks = [(h, t) for t in range(0, T, tokens) for h in range(kv_heads)]
 
     def project(first, last):
@@ -211,7 +209,7 @@ def attention(reader, block, memory):
         passes.place_queries(n(qg[s]), norm, reader.eps, cos, sin, first, n(q))
 
     def look(i, _):  # turn about, since later blocks see more keys
-        scores = torch.empty(tokens * G, KEYS)
+        scores = torch.empty(tokens * G, SCORE_KEYS)
         for h, t in blocks[i :: reader.team.size]:
             e = min(t + tokens, T)
             rows, sums = q[h, t:e].view(-1, K), total[h, t:e].view(-1, K)
@@ -237,8 +235,8 @@ def attend(q, k, v, at, group, total, weight, buffer):
     """
     top = torch.full_like(weight, -torch.inf)
     total.zero_(), weight.zero_()
-    for s in range(0, len(k), KEYS):
-        count = min(KEYS, len(k) - s)
+    for s in range(0, len(k), SCORE_KEYS):
+        count = min(SCORE_KEYS, len(k) - s)
         scores = buffer.view(-1)[: len(q) * count].view(len(q), count)
         torch.mm(q, k[s : s + count].float().T, out=scores)
         visible = at + 1 - s
@@ -254,7 +252,7 @@ def mlp(reader, block):
     m, norm = block.mlp, block.post_attention_layernorm
 
     def swiglu(first, last):
-        h = reader.settle(norm, first, last)
+        h = reader.normed(norm, first, last)
         gated(h, m, np.ones(last - first, np.float32), reader.y[first:last])
 
     reader.team.share(reader.T, swiglu)
@@ -274,14 +272,11 @@ def experts(reader, block):
     """The block's experts: the routed ones' output in x, the shared one's in y."""
     m, T, top_k = block.mlp, reader.T, block.mlp.gate.top_k
     up, down = m.experts.gate_up_proj, m.experts.down_proj
-    ids = np.empty((T, top_k), np.int64)
-    weights = np.empty(T * top_k, np.float32)
-    order, place = np.empty((2, T * top_k), np.int64)
-    ends = np.empty(len(down) + 1, np.int64)
+    ids, weights = np.empty((T, top_k), np.uint16), np.empty(T * top_k, np.float32)
     routed = reader.room("routed", T * top_k, down.shape[1])
 
     def route(first, last):
-        h = reader.settle(block.post_attention_layernorm, first, last)
+        h = reader.normed(block.post_attention_layernorm, first, last)
         chosen, ids[first:last], _ = m.gate(h)
         weights[first * top_k : last * top_k] = chosen.float().flatten()
         open_ = m.shared_expert_gate(h).float().sigmoid().flatten().numpy()
@@ -303,7 +298,7 @@ def experts(reader, block):
         x, both, act = (buffer[: end - start] for buffer in buffers)
         rows, y = order[start:end], routed[start:end]
         spans = [(e, slice(ends[e] - start, ends[e + 1] - start)) for e in chosen]
-        passes.gather(n(reader.h), rows, top_k, n(x))
+        torch.index_select(reader.h, 0, torch.from_numpy(rows // top_k), out=x)
         for e, s in spans:
             torch.mm(x[s], up[e].T, out=both[s])
         passes.swiglu(n(both), weights[rows], n(act))
@@ -315,6 +310,11 @@ def experts(reader, block):
         passes.collect(reader.x[first:last], n(routed), chosen, top_k)
 
     reader.team.share(T, route)
-    passes.by_expert(ids, ends, order, place)
+    # Sorted by expert (16 bits: by radix): row r is choice order[r], choice c is row
+    # place[c], and expert e has the rows ends[e] to ends[e + 1].
+    order = ids.ravel().argsort(kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    ends = np.append(0, np.bincount(ids.ravel(), minlength=len(down)).cumsum())
     reader.team.share(T * top_k, compute)
     reader.team.share(T, collect)

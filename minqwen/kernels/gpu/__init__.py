@@ -4,12 +4,12 @@
 is how they are tested where there is no GPU.
 """
 
+from .chunk_backward import delta_rule
 from .conv import causal_conv
 from .experts import experts
 from .mixer import remember
 from .norm import gated_rms_norm, rms_norm
 from .router import route
-from .rule import delta_rule
 from .step import delta_token
 
 __all__ = ["causal_conv", "delta_rule", "delta_token", "experts", "gated_rms_norm",

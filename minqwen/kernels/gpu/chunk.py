@@ -24,15 +24,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .tiles import (
-    dot,
-    load_column,
-    load_rows,
-    load_square,
-    store_column,
-    store_rows,
-    store_square,
-)
+from . import tiles
+from .tiles import dot, load_rows, store_rows
 
 CHUNK = 64  # tokens: the row count of one wgmma product
 CHUNK_FP32 = 32  # of numbers twice as wide, as much as fits into shared memory
@@ -58,9 +51,9 @@ def solve(q, k, v, g, beta, w, u, p, m, G, T, H: tl.constexpr, R: tl.constexpr,
     qk = dot(load_rows(q, b, head, first, 0, T, Hk, K, C, BK), tl.trans(keys))
     i, j = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     for h in range(head * R, head * R + R):
-        sums = tl.cumsum(load_column(g, b, h, first, T, H, C), 0)
-        store_column(sums, G, b, h, first, T, H, C)
-        believed = load_column(beta, b, h, first, T, H, C)
+        sums = tl.cumsum(tiles.load_column(g, b, h, first, T, H, C), 0)
+        tiles.store_column(sums, G, b, h, first, T, H, C)
+        believed = tiles.load_column(beta, b, h, first, T, H, C)
         # Masked before exp: above the diagonal it would overflow.
         decay = tl.exp(tl.where(i >= j, sums[:, None] - sums[None, :], float("-inf")))
         store_rows(qk * decay, p, b, h, first, 0, T, H, C, C, C)
@@ -122,19 +115,20 @@ def carry(q, k, w, u, p, G, start, o, end, states, e, T, H: tl.constexpr,
     """
     x, b = tl.program_id(0) * BV, (tl.program_id(1) // H).to(tl.int64)
     h = tl.program_id(1) % H
-    S = load_square(start, b * H + h, x, K, V, BK, BV)
+    S = tiles.load_square(start, b * H + h, x, K, V, BK, BV)
     chunks = tl.cdiv(T, C)
     for n in range(chunks):
         first = n * C
         keys = load_rows(k, b, h // R, first, 0, T, H // R, K, C, BK)
         reads = load_rows(w, b, h, first, 0, T, H, K, C, BK)
-        sums = load_column(G, b, h, first, T, H, C)
+        sums = tiles.load_column(G, b, h, first, T, H, C)
         whole = tl.load(G + (b * T + tl.minimum(first + C, T) - 1) * H + h)
         rounded = S.to(keys.dtype)
         E = load_rows(u, b, h, first, x, T, H, V, C, BV) - dot(reads, rounded)
         if KEEP:
             store_rows(E, e, b, h, first, x, T, H, V, C, BV)
-            store_square(rounded, states, (b * chunks + n) * H + h, x, K, V, BK, BV)
+            index = (b * chunks + n) * H + h
+            tiles.store_square(rounded, states, index, x, K, V, BK, BV)
         else:
             queries = load_rows(q, b, h // R, first, 0, T, H // R, K, C, BK)
             within = load_rows(p, b, h, first, 0, T, H, C, C, C)
@@ -143,7 +137,7 @@ def carry(q, k, w, u, p, G, start, o, end, states, e, T, H: tl.constexpr,
             store_rows(out, o, b, h, first, x, T, H, V, C, BV)
         E *= tl.exp(whole - sums)[:, None]
         S = S * tl.exp(whole) + dot(tl.trans(keys), E.to(keys.dtype))
-    store_square(S, end, b * H + h, x, K, V, BK, BV)
+    tiles.store_square(S, end, b * H + h, x, K, V, BK, BV)
 
 
 class Sizes:

@@ -1,4 +1,4 @@
-"""Gradients of the chunked delta rule, with chunk.py's letters; d is the loss's.
+"""The chunked delta rule with its gradients, in chunk.py's letters; d is the loss's.
 
 The adjoint of `carry` runs through the chunks from the last to the first, with dS, the
 gradient at the state that leaves a chunk, in registers:
@@ -24,16 +24,9 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
+from . import tiles
 from .chunk import Sizes, carry, forward, prepare
-from .tiles import (
-    dot,
-    load_column,
-    load_rows,
-    load_square,
-    store_column,
-    store_rows,
-    store_square,
-)
+from .tiles import dot, load_rows, store_rows
 
 
 @triton.jit
@@ -47,17 +40,17 @@ def carry_back(q, k, w, p, G, do, end, ds, de, start, T, H: tl.constexpr,
     """
     x, b = tl.program_id(0) * BV, (tl.program_id(1) // H).to(tl.int64)
     h = tl.program_id(1) % H
-    dS = load_square(end, b * H + h, x, K, V, BK, BV)
+    dS = tiles.load_square(end, b * H + h, x, K, V, BK, BV)
     chunks = tl.cdiv(T, C)
     for back in range(chunks):
         n = chunks - 1 - back
         first = n * C
         keys = load_rows(k, b, h // R, first, 0, T, H // R, K, C, BK)
         within = load_rows(p, b, h, first, 0, T, H, C, C, C)
-        sums = load_column(G, b, h, first, T, H, C)
+        sums = tiles.load_column(G, b, h, first, T, H, C)
         whole = tl.load(G + (b * T + tl.minimum(first + C, T) - 1) * H + h)
         rounded = dS.to(keys.dtype)
-        store_square(rounded, ds, (b * chunks + n) * H + h, x, K, V, BK, BV)
+        tiles.store_square(rounded, ds, (b * chunks + n) * H + h, x, K, V, BK, BV)
         dO = load_rows(do, b, h, first, x, T, H, V, C, BV)
         dE = dot(keys, rounded) * tl.exp(whole - sums)[:, None]
         dE = (dE + dot(tl.trans(within), dO)).to(keys.dtype)
@@ -67,7 +60,7 @@ def carry_back(q, k, w, p, G, do, end, ds, de, start, T, H: tl.constexpr,
         dO = (dO * tl.exp(sums)[:, None]).to(keys.dtype)
         queries = load_rows(q, b, h // R, first, 0, T, H // R, K, C, BK)
         dS += dot(tl.trans(queries), dO)
-    store_square(dS, start, b * H + h, x, K, V, BK, BV)
+    tiles.store_square(dS, start, b * H + h, x, K, V, BK, BV)
 
 
 @triton.jit
@@ -86,8 +79,8 @@ def spread(q, k, v, beta, m, G, do, e, de, states, ds, dq, dk, dv, dg, dbeta, T,
     i, j, t = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :], tl.arange(0, C)
     whole = tl.load(G + (b * T + tl.minimum(first + C, T) - 1) * H + h)
     # Beyond T nothing decays: a sum of 0 there would be growth, and overflow.
-    sums = tl.where(first + t < T, load_column(G, b, h, first, T, H, C), whole)
-    believed = load_column(beta, b, h, first, T, H, C)
+    sums = tl.where(first + t < T, tiles.load_column(G, b, h, first, T, H, C), whole)
+    believed = tiles.load_column(beta, b, h, first, T, H, C)
     inverse = tl.trans(load_rows(m, b, h, first, 0, T, H, C, C, C))
     dP, dL = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)
     y, dB = tl.zeros([C, BK], tl.float32), tl.zeros([C], tl.float32)
@@ -101,9 +94,9 @@ def spread(q, k, v, beta, m, G, do, e, de, states, ds, dq, dk, dv, dg, dbeta, T,
         store_rows(dR * believed[:, None], dv, b, h, first, x, T, H, V, C, BV)
         dR = dR.to(keys.dtype)
         dL -= dot(dR, tl.trans(E))
-        S = load_square(states, index, x, K, V, BK, BV)
+        S = tiles.load_square(states, index, x, K, V, BK, BV)
         y -= dot(dR, tl.trans(S))
-        dS = load_square(ds, index, x, K, V, BK, BV)
+        dS = tiles.load_square(ds, index, x, K, V, BK, BV)
         dG_last += tl.sum(S.to(tl.float32) * dS, 1)
     y *= tl.exp(sums)[:, None]
     of_y = tl.sum(y * keys, 1)
@@ -119,13 +112,13 @@ def spread(q, k, v, beta, m, G, do, e, de, states, ds, dq, dk, dv, dg, dbeta, T,
     dP = tl.where(i >= j, dP, 0.0) * decay
     dL = tl.where(i > j, dL, 0.0) * decay
     kk, qk = dot(keys, tl.trans(keys)), dot(queries, tl.trans(keys))
-    store_column(dB + of_y + tl.sum(dL * kk, 1), dbeta, b, h, first, T, H, C)
+    tiles.store_column(dB + of_y + tl.sum(dL * kk, 1), dbeta, b, h, first, T, H, C)
     dL *= believed[:, None]
     pairs = dP * qk + dL * kk  # of G_i - G_j
     dG = of_asked + believed * of_y - of_a + tl.sum(pairs, 1) - tl.sum(pairs, 0)
     dG_whole = tl.exp(whole) * tl.sum(dG_last) + tl.sum(of_a)
     dG += tl.where(t == tl.minimum(T - first, C) - 1, dG_whole, 0.0)
-    store_column(tl.cumsum(dG, 0, reverse=True), dg, b, h, first, T, H, C)
+    tiles.store_column(tl.cumsum(dG, 0, reverse=True), dg, b, h, first, T, H, C)
     dP, dL = dP.to(keys.dtype), dL.to(keys.dtype)
     dQ = asked + dot(dP, keys)
     dK += dot(tl.trans(dP), queries) + dot(dL, keys) + dot(tl.trans(dL), keys)
@@ -137,16 +130,26 @@ def spread(q, k, v, beta, m, G, do, e, de, states, ds, dq, dk, dv, dg, dbeta, T,
 def through(x, states, b, h, first, index, T, H: tl.constexpr, K: tl.constexpr,
             V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr,
             BV: tl.constexpr):  # fmt: skip
-    """x S^T of one chunk, [C, BK], for x [B, T, H, V] and one of the states.
-
-    A loop of its own for each, though both read what another loop has read: three sums
-    of this size at a time would not fit into the registers.
-    """
+    """x S^T of one chunk, [C, BK], for x [B, T, H, V] and one of the states."""
+    # A loop of its own for each, though both read what another loop has read: three
+    # sums of this size at a time would not fit into the registers.
     total = tl.zeros([C, BK], tl.float32)
     for v in range(0, V, BV):
         some = load_rows(x, b, h, first, v, T, H, V, C, BV)
-        total += dot(some, tl.trans(load_square(states, index, v, K, V, BK, BV)))
+        total += dot(some, tl.trans(tiles.load_square(states, index, v, K, V, BK, BV)))
     return total
+
+
+def delta_rule(q, k, v, *, g, beta, state=None):
+    """`delta.delta_chunked`, with gradients. o [B, T, H, V] in v's dtype.
+
+    q, k and v may be fp32, fp16 or bf16, one dtype for all three: the products are
+    made in it and added up in fp32. The state is fp32 in and out.
+    """
+    B, _, H, V = v.shape
+    if state is None:
+        state = v.new_zeros(B, H, k.shape[-1], V, dtype=torch.float32)
+    return Rule.apply(*(x.contiguous() for x in (q, k, v, g, beta, state)))
 
 
 class Rule(torch.autograd.Function):

@@ -49,7 +49,7 @@ class FixedDelta:
             self.state.copy_(state)
 
 
-class Step:
+class RecordedStep:
     """`model(ids, cache=cache, last_only=True)` for one row and token, fixed in shape.
 
     Reads id, position (of all three axes) and length from tensors; changes the cache's
@@ -82,7 +82,7 @@ class Step:
 
 
 class Decoder:
-    """f(ids [1, 1], cache) -> logits [1, 1, vocab], by replaying a recorded Step."""
+    """f(ids [1, 1], cache) -> logits [1, 1, vocab], by replaying a RecordedStep."""
 
     def __init__(self, model):
         self.model, self.step, self.at = model, None, None
@@ -105,11 +105,9 @@ class Decoder:
         return self.logits.clone()
 
     def record(self, cache, span):
-        """Run the step once, so that kernels compile, then again for the record.
-
-        The first run moves the memory on, so what it changes is put back.
-        """
-        self.step = Step(self.model, cache, span)
+        """Run the step once, so that kernels compile, then again for the record."""
+        # The first run moves the memory on, so what it changes is put back.
+        self.step = RecordedStep(self.model, cache, span)
         self.step.length.fill_(cache.length)
         before = [(x, x.clone()) for x in recurrent(cache)]
         stream = torch.cuda.Stream()

@@ -6,18 +6,13 @@ import torch.nn.functional as F
 from ...model import deltanet
 from ...model.norm import l2norm
 from ...model.taps import heard
-from .rule import delta_rule
+from .chunk_backward import delta_rule
 from .step import delta_token
 
 
 def remember(qkv, x, mixer, window=None, state=None):
-    """For a token of a cache, delta_token, which changes `state` where it lies.
-
-    For more, q, k and v stay in x's dtype: the reference widens them to fp32, and the
-    rule would then be computed, and read and written, in that. Where somebody listens
-    to what the rule is fed, the reference runs, on the kernels of its own operations.
-    """
-    if heard("rule") or heard("state"):
+    """For a token of a cache, delta_token, which changes `state` where it lies."""
+    if heard("rule") or heard("state"):  # still on the kernels of its operations
         return deltanet.remember.__wrapped__(qkv, x, mixer, window, state)
     (B, T, _), m = x.shape, mixer
     a, b = m.in_proj_a(x), m.in_proj_b(x)
@@ -27,6 +22,8 @@ def remember(qkv, x, mixer, window=None, state=None):
             A_log=m.A_log, dt_bias=m.dt_bias, state=state,
         )  # fmt: skip
         return o[:, None], window, state
+    # q, k and v stay in x's dtype: the reference widens them to fp32, and the rule
+    # would then be computed, and read and written, in that.
     qkv, window = deltanet.causal_conv(qkv, m.conv1d.weight, window)
     keys = m.key_heads * m.head_k_dim
     q, k, v = qkv.split([keys, keys, m.heads * m.head_v_dim], dim=-1)

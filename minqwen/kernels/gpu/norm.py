@@ -10,11 +10,11 @@ operations with fp32 between, it is about 26 and 40.
 import triton
 import triton.language as tl
 
-NUMBERS = 4096  # of one program: one row of 397B's residual stream, or 32 heads' rows
+PER_PROGRAM = 4096  # numbers: one row of 397B's residual stream, or 32 heads' rows
 
 
 @triton.jit
-def normalise(x, z, weight, out, N, eps, X: tl.constexpr, BN: tl.constexpr,
+def norm_rows(x, z, weight, out, N, eps, X: tl.constexpr, BN: tl.constexpr,
               BX: tl.constexpr, GATED: tl.constexpr):  # fmt: skip
     """BN rows of x, z, out [N, X]; weight [X]. z is read only if GATED."""
     n = (tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN))[:, None]
@@ -46,8 +46,8 @@ def gated_rms_norm(x, z, weight, eps):
 def launch(x, z, weight, out, eps):
     x, X = x.contiguous(), x.shape[-1]
     BX, N = triton.next_power_of_2(X), x.numel() // X
-    BN = max(1, NUMBERS // BX)
-    normalise[(triton.cdiv(N, BN),)](
+    BN = max(1, PER_PROGRAM // BX)
+    norm_rows[(triton.cdiv(N, BN),)](
         x, z, weight, out, N, eps, X, BN, BX, GATED=z is not None,
         num_warps=4 if BX <= 4096 else 8,
     )  # fmt: skip

@@ -24,11 +24,9 @@ COLUMNS = 32  # of the state in one program: at 64 heads and V = 128, 256 progra
 @triton.jit
 def slide(u, weight, window, moved, b, c, real, keep, channels: tl.constexpr,
           W: tl.constexpr):  # fmt: skip
-    """The convolution and its silu for channels c of row b, in fp32.
-
-    With `keep`, also writes their part of the next window: others may be reading this
-    one, so it is a tensor of its own.
-    """
+    """The convolution and its silu for channels c of row b, in fp32."""
+    # With `keep`, also writes their part of the next window: others may be reading this
+    # one, so it is a tensor of its own.
     now = tl.load(u + b * channels + c, real, 0.0)
     total = tl.zeros_like(now).to(tl.float32)
     for j in tl.static_range(W - 1):
@@ -55,8 +53,7 @@ def remember(qkv, a, b, weight, window, moved, A_log, dt_bias, state, o,
              W: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):  # fmt: skip
     """BV columns of one value head of one row: its state moves on, o [B, H, V] is read.
 
-    qkv [B, channels]; a, b [B, H]; window, moved [B, W - 1, channels]; state
-    [B, H, K, V] fp32.
+    Tensors as `delta_token` has them; moved: the next window.
     """
     Hk: tl.constexpr = H // R
     channels: tl.constexpr = 2 * Hk * K + H * V

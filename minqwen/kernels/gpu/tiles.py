@@ -11,11 +11,8 @@ import triton.language as tl
 @triton.jit
 def row_tile(ptr, b, h, first, x, T, H: tl.constexpr, X: tl.constexpr,
              C: tl.constexpr, BX: tl.constexpr):  # fmt: skip
-    """Tokens first..first+C, numbers x..x+BX of head h in [B, T, H, X]: where, which.
-
-    Beyond T and X nothing is loaded but zeros, and a token of zeros neither writes nor
-    forgets.
-    """
+    """Tokens first..first+C, numbers x..x+BX of head h, [B, T, H, X]: where, which."""
+    # Beyond T and X zeros are loaded, and a token of zeros neither writes nor forgets.
     t, i = tl.arange(0, C)[:, None], tl.arange(0, BX)[None, :]
     ptr += ((b * T + first) * H + h) * X + x
     return ptr + t * (H * X) + i, (first + t < T) & (x + i < X)
@@ -73,9 +70,7 @@ def store_square(tile, ptr, index, v, K: tl.constexpr, V: tl.constexpr,
 
 @triton.jit
 def dot(a, b):
-    """A product on the tensor cores, added up in fp32.
-
-    16-bit numbers are multiplied as they are. fp32 ones are split in three (tf32x3):
-    a third of the speed of tf32, and 1e-6 instead of 1e-3 off.
-    """
+    """A product on the tensor cores, added up in fp32."""
+    # 16-bit numbers are multiplied as they are. fp32 ones are split in three (tf32x3):
+    # a third of the speed of tf32, and 1e-6 instead of 1e-3 off.
     return tl.dot(a, b, input_precision="tf32x3")

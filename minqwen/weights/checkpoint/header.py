@@ -31,17 +31,14 @@ BITS = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One stored tensor: bytes [start, end) of `file`, `shape` of `dtype`.
-
-    `stamp` is what `unchanged` compares when the bytes have been read.
-    """
+    """One stored tensor: bytes [start, end) of `file`, `shape` of `dtype`."""
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
-    stamp: tuple = ()
+    stamp: tuple = ()  # what `unchanged` compares when the bytes have been read
 
     @property
     def nbytes(self):

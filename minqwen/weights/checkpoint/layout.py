@@ -55,10 +55,8 @@ def skeleton(cfg, dtype, source="config.json"):
 
 
 def per_expert(name, shape):
-    """A fused parameter's parts: (stored name, (expert, first row, end row)) each.
-
-    gate_up_proj [E, 2 I, D] holds an expert's gate rows, then its up rows.
-    """
+    """A fused parameter's parts: (stored name, (expert, first row, end row)) each."""
+    # gate_up_proj [E, 2 I, D] holds an expert's gate rows, then its up rows.
     experts, rows, _ = shape
     prefix, _, kind = name.rpartition(".")
     parts = [("down", 0, rows)]
@@ -85,26 +83,3 @@ def main_dtype(sizes, default=torch.bfloat16):
 def bytes_of(tensor):
     """The memory of a contiguous CPU tensor, as flat NumPy bytes."""
     return tensor.view(-1).view(torch.uint8).numpy()
-
-
-def stored_tensors(model):
-    """(name, view of the model's memory) for every tensor of its checkpoint.
-
-    In the released layout and the model's order: experts fused, those of the MTP head
-    one by one.
-    """
-    for name, p in model.named_parameters():
-        if name.startswith("mtp.") and name.endswith(FUSED):
-            for stored, part in per_expert(name, p.shape):
-                yield stored, slice_of(p.detach(), part)
-        else:
-            stored = name if model.cfg.vision else name.replace(BODY, "model.")
-            yield stored, p.detach()
-
-
-def expected_tensors(cfg, dtype=torch.bfloat16):
-    """name -> (shape, dtype) of the released checkpoint; no weight takes memory."""
-    return {
-        name: (tuple(tensor.shape), tensor.dtype)
-        for name, tensor in stored_tensors(skeleton(cfg, dtype))
-    }

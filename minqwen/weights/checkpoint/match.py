@@ -67,10 +67,6 @@ def unfit(path, asked, faults, question):
 
 def _steps(source, name, part, shape, form, table, half):
     """(step, fault or None) for each tensor stored of a parameter, or a part of it."""
-    if form is None:
-        size = shape if part is None else (part[2] - part[1], shape[2])
-        yield (source, name, part), _fault(source, table.get(source), size, half)
-        return
     for suffix, (size, dtype) in parts_of(form, name, shape).items():
         place = part
         if part is not None:

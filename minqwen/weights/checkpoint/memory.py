@@ -12,11 +12,9 @@ MADV_POPULATE_WRITE = 23  # Linux since 5.14
 
 
 def populate(tensor):
-    """Give a new CPU tensor its memory now and in one go, where Linux can.
-
-    Otherwise it comes page by page, each interrupting the read that first writes there.
-    A hint: its refusal changes nothing.
-    """
+    """Give a new CPU tensor its memory now and in one go, where Linux can."""
+    # Else it comes page by page, each interrupting the read that first writes there.
+    # A hint: its refusal changes nothing.
     if sys.platform != "linux" or tensor.device.type != "cpu":
         return
     start = -(-tensor.data_ptr() // PAGESIZE) * PAGESIZE

@@ -4,6 +4,7 @@ import math
 from itertools import groupby
 
 import torch
+from tqdm import tqdm
 
 from ...errors import InputError, show
 from ...files import Reader
@@ -11,7 +12,7 @@ from ..quantised.codecs import FORMS
 from .header import unchanged
 from .layout import STORED, bytes_of
 
-CHUNK = 32 << 20  # bytes converted or moved to a device at once
+BUFFER = 32 << 20  # bytes converted or moved to a device at once
 GRAIN = 32768  # elements from which torch shares an operation between threads
 BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
 
@@ -23,8 +24,6 @@ def read_in_order(reads):
     `read` is called with the entry's file, a Reader, and what tells progress. Raises
     InputError if one of the files changes meanwhile.
     """
-    from tqdm import tqdm
-
     reads = sorted(reads, key=lambda each: (each[0].file, each[1]))
     total = sum(count for _, _, count, _ in reads)
     with tqdm(

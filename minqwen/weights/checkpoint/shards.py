@@ -3,8 +3,11 @@
 import math
 from dataclasses import dataclass
 
+import torch
+
 from ..quantised.modules import parts_of
-from .layout import BODY, FUSED, per_expert
+from ..quantised.settings import Scheme
+from .layout import BODY, FUSED, per_expert, skeleton
 
 FORMAT = {"format": "pt"}  # the metadata that transformers asks for
 
@@ -28,8 +31,8 @@ class Slot:
 def slots(model, scheme):
     """A model's Slots in its own order; those of a part follow each other.
 
-    fp8 has its experts one by one, as the release; our own forms have all fused, and
-    what is as trained is laid out as `stored_tensors` does.
+    fp8 has its experts one by one, as the release; our own forms have all fused. As
+    trained, also as the release, those of the MTP head alone are one by one.
     """
     for name, p in model.named_parameters():
         form, pieces = scheme.of(name), None
@@ -39,11 +42,16 @@ def slots(model, scheme):
             pieces = per_expert(stored, p.shape)
         for source, part in pieces or [(stored, None)]:
             shape = p.shape if part is None else (part[2] - part[1], p.shape[2])
-            parts = {"": (shape, p.dtype)}
-            if form:  # gate_up_proj whole is two matrices, a part of it one
-                parts = parts_of(form, name if part is None else "", shape)
+            # gate_up_proj whole is two matrices, a part of it one
+            parts = parts_of(form, name if part is None else "", shape, p.dtype)
             for suffix, (size, dtype) in parts.items():
                 yield Slot(source + suffix, tuple(size), dtype, name, suffix, part)
+
+
+def expected_tensors(cfg, dtype=torch.bfloat16):
+    """name -> (shape, dtype) of the released checkpoint; no weight takes memory."""
+    found = slots(skeleton(cfg, dtype), Scheme())
+    return {slot.stored: (slot.shape, slot.dtype) for slot in found}
 
 
 def split(groups, limit):

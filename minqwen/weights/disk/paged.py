@@ -13,6 +13,7 @@ import math
 import mmap
 from functools import partial
 from time import perf_counter
+from types import SimpleNamespace
 
 import torch
 
@@ -24,23 +25,16 @@ from ..checkpoint.header import show
 from ..checkpoint.layout import DTYPES
 from ..checkpoint.match import base
 from ..checkpoint.memory import available
-from ..quantised.modules import Packed, in_waves, parts_of
+from ..quantised.modules import Packed, in_waves, stored_bytes
 from .pages import Files, Pages, Part, Stats
 
 SPARE = 0.9  # of the free memory that a mapping or a cache may fill
-KINDS = ("gate_up_proj", "down_proj")
 for form in ("disk", "mapped"):
     register("experts", form, f"{__name__}:{form}")
 
 
-# ---- leaving them out, and putting what reads them in their place ----
-
-
 def take_out(model, path):
-    """Leave the routed experts out of a model on the meta device.
-
-    Returns {layer's name: {kind: the parameter}}.
-    """
+    """Leave out a model's routed experts: {layer's name: {kind: the parameter}}."""
     taken = {}
     for name, module in model.named_modules():
         if isinstance(module, SparseMoE):
@@ -79,12 +73,8 @@ def put_back(model, taken, plan, table, cache_bytes, device, forms):
 
 def expert_bytes(experts, form):
     """What one of a layer's experts takes in memory."""
-    total = 0
-    for kind, p in experts.items():
-        parts = parts_of(form, kind, p.shape) if form else {"": (p.shape, p.dtype)}
-        for shape, dtype in parts.values():
-            total += math.prod(shape[1:]) * dtype.itemsize
-    return total
+    one = {kind: (1, *p.shape[1:]) for kind, p in experts.items()}
+    return sum(stored_bytes(form, k, s, experts[k].dtype) for k, s in one.items())
 
 
 def _mappable(taken, plan, table):
@@ -107,7 +97,8 @@ def _mapped(layers, stats):
         file: mmap.mmap(reader.fileno(), 0, access=mmap.ACCESS_COPY)
         for file, reader in files.open.items()
     }
-    pages, made = Mapping(files, stats), {}
+    pages = SimpleNamespace(files=files, stats=stats, mapped=True, cache_bytes=0)
+    made = {}
     for name, own in layers.items():
         used = {e.file for e in own.values()}
         made[name] = {
@@ -119,8 +110,7 @@ def _mapped(layers, stats):
 
 def view_of(memory, entry):
     """An entry's tensor, in the memory that its file is mapped to."""
-    dtype = DTYPES[entry.dtype]
-    count = (entry.end - entry.start) // dtype.itemsize
+    dtype, count = DTYPES[entry.dtype], math.prod(entry.shape)
     flat = torch.frombuffer(memory, dtype=dtype, offset=entry.start, count=count)
     return flat.view(entry.shape)
 
@@ -138,7 +128,7 @@ def _paged(taken, plan, table, cache_bytes, stats, device, form):
             parts.setdefault((name, part[0]), []).append(whole)
             continue
         count, rows, _ = entry.shape
-        size = (entry.end - entry.start) // count
+        size = entry.nbytes // count
         for e in range(count):
             piece = Part(entry, entry.start + e * size, place, 0, rows)
             parts.setdefault((name, e), []).append(piece)
@@ -167,11 +157,8 @@ def _slots(experts, count, form, device):
         return {k: Packed(form, k, shape, dtype) for k, shape in shapes.items()}
 
 
-# ---- what stands in their place ----
-
-
 class OnDisk(Stored):
-    """One of a layer's two expert matrices, out of Pages."""
+    """One of a layer's two expert matrices, out of Pages; stands in its place."""
 
     def __init__(self, layer, pages, shape, dtype, form="disk"):
         super().__init__(form, shape, dtype)
@@ -182,15 +169,6 @@ class OnDisk(Stored):
             "experts on disk cannot be moved or cast; load the model again with the "
             "device and dtype it is to have."
         )
-
-
-class Mapping:
-    """What the Mapped matrices of a model share."""
-
-    mapped, cache_bytes = True, 0
-
-    def __init__(self, files, stats):
-        self.files, self.stats = files, stats
 
 
 class Mapped(OnDisk):

@@ -1,8 +1,4 @@
-"""A bounded cache of experts in front of a checkpoint's files.
-
-An expert is read when it is chosen: exactly its bytes, by several threads at once, into
-a slot of a cache that all layers share. The longest unused one makes room.
-"""
+"""A bounded cache of experts in front of a checkpoint's files, for all layers."""
 
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +13,7 @@ from ..checkpoint.header import Entry, unchanged
 from ..checkpoint.layout import STORED, bytes_of
 from ..quantised.modules import Packed
 
-PIECE = 4 << 20  # bytes of one positioned read
+AT_ONCE = 4 << 20  # bytes of one positioned read
 THREADS = 8  # reads under way at once; disks answer several sooner than one by one
 
 
@@ -130,7 +126,7 @@ class Pages:
             rows = self.targets[part.kind][slot, part.low : part.high]
             width = STORED[part.entry.dtype].itemsize
             at = part.start
-            for target in rows.reshape(-1).split(PIECE // width):
+            for target in rows.reshape(-1).split(AT_ONCE // width):
                 yield part, at, target
                 at += len(target) * width
 

@@ -39,7 +39,7 @@ class Meter:
             "answer": (after - read, answer["tokens"] - 1, answer["seconds"] - first),
         }
         return {"mapped": self.pages.mapped, "cache_bytes": self.pages.cache_bytes} | {
-            name: _part(*part) for name, part in parts.items() if part[1]
+            name: _costs(*part) for name, part in parts.items() if part[1]
         }
 
     def lines(self, answer):
@@ -49,23 +49,17 @@ class Meter:
             yield "experts: all fit in memory, so their files are mapped"
         else:
             yield f"experts: read into a cache of {human(told['cache_bytes'])}"
-        for name in ("prompt", "answer"):
-            if name in told:
-                p = told[name]
-                read = (
-                    f"{p['hit_rate']:.1%} of choices in the cache, "
-                    f"{human(p['bytes_read_a_token'])} read a token; "
-                )
-                seconds = p["read_seconds"], p["compute_seconds"], p["other_seconds"]
-                yield (
-                    f"{name}: {'' if told['mapped'] else read}"
-                    "{:.2f} s reading, {:.2f} s in experts, {:.2f} s elsewhere".format(
-                        *seconds
-                    )
-                )
+        for name, p in ((n, told[n]) for n in ("prompt", "answer") if n in told):
+            found = f"{p['hit_rate']:.1%} of choices in the cache, "
+            found += f"{human(p['bytes_read_a_token'])} read a token; "
+            yield (
+                f"{name}: {'' if told['mapped'] else found}"
+                f"{p['read_seconds']:.2f} s reading, {p['compute_seconds']:.2f} s in "
+                f"experts, {p['other_seconds']:.2f} s elsewhere"
+            )
 
 
-def _part(stats: Stats, tokens, seconds):
+def _costs(stats: Stats, tokens, seconds):
     chosen = stats.hits + stats.misses
     return {
         "hit_rate": round(stats.hits / chosen, 4) if chosen else 0.0,

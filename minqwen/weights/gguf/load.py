@@ -19,7 +19,7 @@ from .config import Settings
 from .header import BLOCKS, read_gguf
 from .names import as_trained, head_order, moves
 
-CHUNK = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
+BUFFER = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
 
 
 def open_gguf(path):
@@ -35,7 +35,7 @@ def open_gguf(path):
 def load_gguf(path, device, dtype, experts="memory"):
     """The model of a .gguf file, on `device`; dtype None takes the file's own.
 
-    That is bf16 where the weights are quantised. Memory: the model's and a few CHUNKs.
+    That is bf16 where the weights are quantised. Memory: the model's and a few BUFFERs.
     Raises InputError, before reading any weight, for all tensors that do not fit.
     """
     if experts != "memory":
@@ -108,7 +108,7 @@ def dequantised(file, entry, move, start, target, progress):
     """(first row, [rows, width]) of what is stored for `target` from `start` on."""
     weights, size = BLOCKS[entry.dtype]
     row = target.shape[-1] // weights * size  # bytes
-    step = max(1, CHUNK // row)
+    step = max(1, BUFFER // row)
     buffer = torch.empty(min(step, len(target)) * row, dtype=torch.uint8)
     for first in range(0, len(target), step):
         raw = buffer[: (len(target) - first) * row]

@@ -64,15 +64,12 @@ DRAFT = {
 
 @dataclass(frozen=True)
 class Move:
-    """One stored tensor and the parameter that it becomes.
-
-    `half` names the expert rows of a gate_up_proj that it fills, if not all.
-    """
+    """One stored tensor and the parameter that it becomes."""
 
     source: str
     name: str
     shape: tuple
-    half: tuple | None = None
+    half: tuple | None = None  # rows of each expert's gate_up_proj, if not all
 
 
 def moves(cfg, shapes, stored):

@@ -18,7 +18,7 @@ PATTERN = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 NORMAL, CONTROL, USER, UNUSED = 1, 3, 4, 5
-PLAIN = "single_word", "lstrip", "rstrip", "normalized"  # of no added token
+FLAGS = "single_word", "lstrip", "rstrip", "normalized"  # of no added token
 
 
 def text_files(path):
@@ -40,18 +40,15 @@ def text_files(path):
             "tokenizer.json with --tokenizer."
         )
     tokens = _column(gguf, keys, "ggml.tokens")
-    settings = {
-        name: tokens[keys[key]]
-        for name, key in (
-            ("eos_token", "ggml.eos_token_id"), ("pad_token", "ggml.padding_token_id"),
-        )
-        if _is_id(keys.get(key), tokens)
-    }  # fmt: skip
+    settings = {}
+    for name, key in ("eos_token", "eos"), ("pad_token", "padding"):
+        token = keys.get(f"ggml.{key}_token_id")
+        if type(token) is int and 0 <= token < len(tokens):
+            settings[name] = tokens[token]
     files = {
-        "tokenizer.json": _tokenizer(gguf, keys, tokens),
-        "tokenizer_config.json": settings,
+        "tokenizer.json": json.dumps(_tokenizer(gguf, keys, tokens)).encode(),
+        "tokenizer_config.json": json.dumps(settings).encode(),
     }
-    files = {name: json.dumps(content).encode() for name, content in files.items()}
     template = keys.get("chat_template")
     if isinstance(template, str):
         files["chat_template.jinja"] = template.encode()
@@ -63,10 +60,6 @@ def _column(gguf, keys, name):
     if not isinstance(values, list):
         raise InputError(f"{gguf.name}: tokenizer.{name} is not a list of strings.")
     return values
-
-
-def _is_id(value, tokens):
-    return type(value) is int and 0 <= value < len(tokens)
 
 
 def _tokenizer(gguf, keys, tokens):
@@ -88,7 +81,7 @@ def _tokenizer(gguf, keys, tokens):
                 )
         elif kind != UNUSED:
             told = {"id": id, "content": token, "special": kind == CONTROL}
-            added.append(dict.fromkeys(PLAIN, False) | told)
+            added.append(dict.fromkeys(FLAGS, False) | told)
     merges = [merge.split(" ") for merge in _column(gguf, keys, "ggml.merges")]
     odd = next((pair for pair in merges if len(pair) != 2), None)
     if odd is not None:

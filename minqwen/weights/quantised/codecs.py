@@ -18,7 +18,7 @@ from ...errors import InputError
 
 SIDE = 128  # rows and columns of fp8's blocks, columns of our groups
 TOP = 448.0  # the largest E4M3 number
-PLAIN = torch.contiguous_format
+CONTIGUOUS = torch.contiguous_format  # `contiguous` leaves odd strides to axes of 1
 # Kept as they are in every form: small, or read by rows, or easily hurt.
 KEPT = ("embed_tokens", "lm_head", "norm", "conv1d", "A_log", "dt_bias", "in_proj_a",
         "in_proj_b", "mlp.gate.", "shared_expert_gate", "visual", "mtp.fc")  # fmt: skip
@@ -67,7 +67,7 @@ class Blocks:
     def pack(self, w):
         """{suffix: tensor} that stands for w [..., R, C], float32."""
         tops = by_group(w.abs()).amax(-1)  # [..., R, ceil(C / 128)]
-        tops = by_group(tops.mT).amax(-1).mT.clone(memory_format=PLAIN)
+        tops = by_group(tops.mT).amax(-1).mT.clone(memory_format=CONTIGUOUS)
         scales = nonzero((tops / TOP).to(self.scale_dtype))
         each = self._rows(scales.float().reciprocal(), w.shape[-2])
         ratio = scale(w.clone(), each)
@@ -110,11 +110,9 @@ class Groups:
         return {"": ((*lead, 2 * groups(width) + codes), torch.uint8)}
 
     def pack(self, w):
-        """The largest of a group, with its sign, becomes the lowest code.
-
-        So all 2^bits codes are used, which at 4 bits loses less than a symmetric range
-        of 15, and needs no second number for a group, as a range of its own would.
-        """
+        """The largest of a group, with its sign, becomes the lowest code."""
+        # So all 2^bits codes are used, which at 4 bits loses less than a symmetric
+        # range of 15, and needs no second number, as a range of its own would.
         width = w.shape[-1]
         least, most = by_group(w).aminmax(dim=-1)
         tops = torch.where(most >= -least, most, least)

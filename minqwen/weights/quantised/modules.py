@@ -4,6 +4,7 @@ A piece at a time, in a buffer of bounded size: the numbers are those of the who
 matrix widened first, without its memory.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from ...model import moe
 from ...model.forms import Stored, register
 from ...model.moe import Experts
-from .codecs import FORMS, quantisable, take
+from .codecs import FORMS, take
 
 BUFFER = 64 << 20  # bytes of float32 widened at once
 for form in FORMS:
@@ -55,11 +56,11 @@ class Packed(Stored):
         return self
 
 
-def parts_of(form, name, shape):
-    """{suffix: (shape, dtype)} of a parameter's buffers.
-
-    gate_up_proj [E, 2 I, D] is two matrices an expert, whose blocks do not mix.
-    """
+def parts_of(form, name, shape, dtype=None):
+    """{suffix: (shape, dtype)} of what is stored; form None: itself, in `dtype`."""
+    # gate_up_proj [E, 2 I, D] is two matrices an expert, whose blocks do not mix.
+    if form is None:
+        return {"": (shape, dtype)}
     if not name.endswith("gate_up_proj"):
         return FORMS[form].stored(shape)
     E, rows, width = shape
@@ -68,6 +69,12 @@ def parts_of(form, name, shape):
         suffix: ((E, size[1] * size[2], size[3]), dtype)
         for suffix, (size, dtype) in halves.items()
     }
+
+
+def stored_bytes(form, name, shape, dtype):
+    """What a parameter takes in a form, or as trained where that is None."""
+    parts = parts_of(form, name, shape, dtype).values()
+    return sum(math.prod(size) * kind.itemsize for size, kind in parts)
 
 
 def widen(form, parts, kind, width, dtype):
@@ -126,9 +133,7 @@ def pack(model, form_of):
             if not isinstance(module, Experts | nn.Linear):
                 continue
             for kind, p in list(module.named_parameters(recurse=False)):
-                name = f"{prefix}.{kind}"
-                form = form_of(name) if quantisable(name) else None
-                if form:
+                if form := form_of(f"{prefix}.{kind}"):
                     Packed(form, kind, p.shape, p.dtype).take_place(module, kind)
 
 

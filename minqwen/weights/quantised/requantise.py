@@ -3,15 +3,17 @@
 import math
 
 import torch
+from tqdm import tqdm
 
 from ...errors import InputError, show
 from ..checkpoint.layout import STORED, bytes_of
 from ..checkpoint.match import base
+from ..checkpoint.reading import check_finite
 from ..disk.pages import Files
 from .codecs import FORMS, rows_of, take
 from .modules import places
 
-STEP = 32 << 20  # bytes of float32 worked on at once
+BUFFER = 32 << 20  # bytes of float32 worked on at once
 
 
 class Rows:
@@ -38,7 +40,7 @@ class Rows:
         """
         *experts, rows, width = self.shapes[name]
         whole = rows // halves(name)
-        step = max(1, STEP // 4 // width // 128) * 128
+        step = max(1, BUFFER // 4 // width // 128) * 128
         each = range(experts[0]) if experts else [None]
         for e in each if part is None else [part[0]]:
             for first in range(0, rows, whole) if part is None else [part[1]]:
@@ -62,18 +64,15 @@ class Rows:
             begin, end = begin + lead * shape[0], end + lead * shape[0]
             parts[suffix] = self._bytes(entry, begin, end, shape[1])
         if form is None:
-            wide, fault = parts[""].float(), None
-            if not math.isfinite(wide.sum()) and not wide.isfinite().all():
-                fault = "holds NaN or infinite values"
-        else:
-            fault = FORMS[form].fault(parts, width)
-            wide = FORMS[form].widen(parts, width)
-        if fault:
+            wide = parts[""].float()
+            check_finite(entry.file, source, wide)
+            return wide
+        if fault := FORMS[form].fault(parts, width):
             raise InputError(
                 f"{show(entry.file.name)}: {show(source)} {fault}, which no trained "
                 "model does; copy or download it again."
             )
-        return wide
+        return FORMS[form].widen(parts, width)
 
     def _bytes(self, entry, first, last, width):
         dtype = STORED[entry.dtype]
@@ -102,8 +101,6 @@ def halves(name):
 @torch.no_grad()
 def requantise(model, table, plan, forms):
     """Fill packed modules from files that hold other forms, piece by piece."""
-    from tqdm import tqdm
-
     if not plan:
         return
     targets, packed = places(model), dict(model.named_modules())

@@ -42,9 +42,6 @@ def _refusal(path, what, error, remedy=""):
     return InputError(f"{show(path)} cannot be {what}: {why}{remedy}.")
 
 
-# ---- reading ----
-
-
 class Reader:
     """A regular file, open to be read at any place of it, by several threads at once.
 
@@ -128,9 +125,6 @@ def read_json(content, name):
     if not isinstance(value, dict):
         raise InputError(f"{name} is not a JSON object; copy it from the checkpoint.")
     return value
-
-
-# ---- writing ----
 
 
 def temporary(path):

@@ -8,8 +8,6 @@ def whole(rand, low, high):
     return low + int(rand(()).abs() * 1000) % (high - low + 1)
 
 
-# ---- 1: one expert
-
 expert_size = Exercise(
     "00",
     "one expert",
@@ -31,9 +29,6 @@ expert_size = Exercise(
     },
     returns=("the number of parameters",),
 )
-
-
-# ---- 2: a full layer's mixer
 
 
 def _attention_size(D, H, Hkv, K):
@@ -72,8 +67,6 @@ attention_size = Exercise(
     returns=("the number of parameters",),
 )
 
-
-# ---- 3: what one token uses
 
 active_size = Exercise(
     "00",
@@ -119,8 +112,6 @@ active_size = Exercise(
     returns=("the number of parameters",),
 )
 
-
-# ---- 4: how many experts a budget allows
 
 experts_for_budget = Exercise(
     "00",

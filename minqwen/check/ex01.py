@@ -17,9 +17,6 @@ def renamed(rand, *words):
     return [word.translate(table) for word in words]
 
 
-# ---- 1: join a pair
-
-
 def _merge(tokens, left, right, text_alone=False, leave=0):
     merged, i = [], 0
     while i < len(tokens) - leave:
@@ -74,9 +71,6 @@ merge = Exercise(
     },
     returns=("the tokens",),
 )
-
-
-# ---- 2: encode a word
 
 
 def _encode(word, merges, choose=lambda pairs, merges: min(pairs, key=merges.index)):
@@ -134,9 +128,6 @@ encode = Exercise(
 )
 
 
-# ---- 3: a fair measure
-
-
 bits_per_byte = Exercise(
     "01",
     "bits per byte",
@@ -165,9 +156,6 @@ bits_per_byte = Exercise(
     },
     returns=("bits per byte",),
 )
-
-
-# ---- 4: what a stranger types
 
 
 def _sweep(text, marks):
@@ -209,9 +197,6 @@ clean = Exercise(
     },
     returns=("the text",),
 )
-
-
-# ---- 5: a conversation, written out
 
 
 def _prompt(messages, thinking, role="\n", end="\n"):

@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from ..model.norm import l2norm
 from .core import Exercise, unit
 
-# ---- 1: length one
-
 
 def _rms(x, eps):
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
@@ -40,9 +38,6 @@ unit_length = Exercise(
     },
     returns=("the vector",),
 )
-
-
-# ---- 2: a gain of 1 + w
 
 
 def _centred(x, w, eps):
@@ -89,9 +84,6 @@ centred_norm = Exercise(
 )
 
 
-# ---- 3: the norm that is different
-
-
 def _norm_then_gate(x, z, w, eps):
     return _rms(x, eps) * w * F.silu(z)
 
@@ -126,9 +118,6 @@ norm_then_gate = Exercise(
     },
     returns=("the gated x",),
 )
-
-
-# ---- 4: turn a part
 
 
 def _turn(x, angle, first, second, sign=-1):
@@ -198,9 +187,6 @@ turn_pairs = Exercise(
     },
     returns=("the turned x",),
 )
-
-
-# ---- 5: deal the pairs out
 
 
 def _deal(sections, first=1, second=2):

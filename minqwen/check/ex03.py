@@ -9,8 +9,6 @@ from ..model.config import Config
 from ..model.shapes import FULL
 from .core import Exercise
 
-# ---- 1: one head
-
 
 def _weights(q, k, scale=None, look=torch.tril):
     """Causal weights [T, S] of one head; `look` keeps what may be seen."""
@@ -69,9 +67,6 @@ one_head = Exercise(
 )
 
 
-# ---- 2: what a token leaves behind
-
-
 def _bytes(cfg, layers=None, heads=None):
     layers = cfg.layer_types.count(FULL) if layers is None else layers
     heads = cfg.num_key_value_heads if heads is None else heads
@@ -101,9 +96,6 @@ kv_bytes = Exercise(
     },
     returns=("the bytes",),
 )
-
-
-# ---- 3: who may look at whom
 
 
 def _mask_with(rule):
@@ -164,9 +156,6 @@ causal_mask = Exercise(
     },
     returns=("the mask",),
 )
-
-
-# ---- 4: queries and gates
 
 
 def _split(y, heads):

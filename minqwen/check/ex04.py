@@ -7,8 +7,6 @@ import torch
 from ..model import delta
 from .core import Exercise, unit
 
-# ---- 1: one corrected write
-
 
 write = Exercise(
     "04",
@@ -33,9 +31,6 @@ write = Exercise(
 )
 
 
-# ---- 2: how strong a write must be
-
-
 strength = Exercise(
     "04",
     "how strong a write",
@@ -55,9 +50,6 @@ strength = Exercise(
     },
     returns=("beta",),
 )
-
-
-# ---- 3: the gated step
 
 
 def _correction(v, read, beta):
@@ -137,9 +129,6 @@ gated_step = Exercise(
 )
 
 
-# ---- 4: the loop
-
-
 def _tiled_keys(q, k, v, **rest):
     times = v.shape[2] // k.shape[2]
     q, k = (x.repeat(1, 1, times, 1) for x in (q, k))
@@ -188,9 +177,6 @@ delta_recurrent = Exercise(
     },
     returns=("the outputs", "the last state"),
 )
-
-
-# ---- 5: the step as a matrix
 
 
 def _transition(k, v, g, beta):

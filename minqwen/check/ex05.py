@@ -14,8 +14,6 @@ from .core import Exercise
 
 LN2 = math.log(2)
 
-# ---- 1: how much to forget
-
 
 def _decay(a, A_log, dt_bias, sign=-1, rate=torch.exp, gate=F.softplus):
     return sign * rate(A_log) * gate(a + dt_bias)
@@ -61,9 +59,6 @@ decay = Exercise(
 )
 
 
-# ---- 2: set a half-life
-
-
 def _set(tokens, A_log, dt_bias, half=LN2, bias=1, rate=torch.exp, undo=torch.expm1):
     return undo(half / (tokens * rate(A_log))).log() - bias * dt_bias
 
@@ -95,9 +90,6 @@ set_half_life = Exercise(
     },
     returns=("a",),
 )
-
-
-# ---- 3: the short convolution
 
 
 def _moved_on(window, x, y):
@@ -147,9 +139,6 @@ short_conv = Exercise(
     },
     returns=("the outputs", "the new window"),
 )
-
-
-# ---- 4: queries, keys and values of each head
 
 
 def _tile(x, share, dim):
@@ -218,8 +207,6 @@ head_inputs = Exercise(
     returns=("the queries", "the keys", "the values"),
 )
 
-
-# ---- 5: the layer
 
 _LAYER_SIZES = SimpleNamespace(
     hidden_size=12, linear_num_key_heads=2, linear_num_value_heads=4,

@@ -11,9 +11,6 @@ def _gates(rand, C):
     return {"g": -rand(C).abs() - 0.1, "beta": 0.2 + 0.6 * rand(C).sigmoid()}
 
 
-# ---- 1: fill the triangle
-
-
 def _triangle(k, beta):
     return (beta[:, None] * (k @ k.T)).tril(-1)
 
@@ -50,9 +47,6 @@ triangle = Exercise(
 )
 
 
-# ---- 2: decay ratios
-
-
 def _decays(g):
     G = g.cumsum(0)
     ahead = torch.ones(len(g), len(g), dtype=torch.bool).triu(1)
@@ -86,9 +80,6 @@ decays = Exercise(
     },
     returns=("the decays",),
 )
-
-
-# ---- 3: carry the state
 
 
 def _carry(S, k, E, g):
@@ -129,9 +120,6 @@ carry_state = Exercise(
     },
     returns=("the new S",),
 )
-
-
-# ---- 4: a whole chunk
 
 
 def _chunk(S, q, k, v, g, beta, asked=1, read=1, faded=(1, 1), inside=0, values=False):

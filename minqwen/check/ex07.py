@@ -7,8 +7,6 @@ import torch.nn.functional as F
 
 from .core import Exercise
 
-# ---- 1: the router
-
 
 def _router(x, weight, k, shares=lambda z: z.softmax(-1), share_out=None, largest=True):
     """Right by default; each option is one mistake."""
@@ -56,9 +54,6 @@ router = Exercise(
 )
 
 
-# ---- 2: one expert
-
-
 def _swiglu(x, gate_up, down, join=lambda gate, up: F.silu(gate) * up):
     return join(*(x @ gate_up.T).chunk(2, dim=-1)) @ down.T
 
@@ -102,9 +97,6 @@ swiglu = Exercise(
     },
     returns=("the output",),
 )
-
-
-# ---- 3: one token through the layer
 
 
 def _token(
@@ -169,9 +161,6 @@ one_token = Exercise(
 )
 
 
-# ---- 4: sorted by expert
-
-
 def _plan(
     ids, E,
     tokens=lambda ids, order: order // ids.shape[1],
@@ -230,9 +219,6 @@ sort_by_expert = Exercise(
     },
     returns=("the tokens", "the ends"),
 )
-
-
-# ---- 5: balance
 
 
 def _balance(logits, ids, probable=lambda z: z.softmax(-1).mean(0)):

@@ -7,8 +7,6 @@ import torch
 from ..model.norm import rms_norm
 from .core import Exercise
 
-# ---- 1: one block
-
 
 def _block(x, mixer, mlp, norm1, norm2):
     x = x + mixer(norm1(x))
@@ -86,9 +84,6 @@ block = Exercise(
     },
     returns=("the new x",),
 )
-
-
-# ---- 2: the whole model
 
 
 def _model(ids, embed, blocks, norm, head, last_only, enter=_identity, between=None):
@@ -176,9 +171,6 @@ whole_model = Exercise(
     },
     returns=("the logits",),
 )
-
-
-# ---- 3: one token through a cache
 
 
 def _step(q, k, v, keys, values, turn, at=None, read_old=False):

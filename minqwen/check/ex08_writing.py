@@ -9,8 +9,6 @@ from ..model.config import Config
 from ..model.qwen import Qwen
 from .core import Exercise
 
-# ---- 4: what is drawn from
-
 
 def _top_p(logits, temperature, top_p, shift=0, scale=True, back=True):
     """Right by default; each option is one mistake."""
@@ -73,8 +71,6 @@ nucleus = Exercise(
     returns=("the probabilities",),
 )
 
-
-# ---- 5: the loop that writes
 
 SMALL = dict(
     model_type="qwen3_5_text", vocab_size=97, hidden_size=16, intermediate_size=16,

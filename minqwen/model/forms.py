@@ -176,9 +176,6 @@ def available_kinds() -> str:
     return "; ".join(["torch", *found])
 
 
-# ---- the two simplest operations ----
-
-
 @operation
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x [..., in] times weight [out, in] transposed: [..., out]."""

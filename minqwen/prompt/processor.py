@@ -103,8 +103,6 @@ class Processor:
         for name, content in self.files.items():
             write_whole(folder / name, content)
 
-    # ---- text ----
-
     def encode(self, text: str) -> list[int]:
         """Text to ids; nothing is added before or after."""
         try:
@@ -133,8 +131,6 @@ class Processor:
     def vocab_size(self) -> int:
         """How many ids have a meaning; the model's table may be longer."""
         return self.tokenizer.get_vocab_size()
-
-    # ---- chats ----
 
     def chat(
         self,
@@ -255,8 +251,6 @@ class Processor:
             "input_ids": torch.tensor(ids, dtype=torch.int64),
             "attention_mask": torch.tensor(mask, dtype=torch.int64),
         }
-
-    # ---- reading the files ----
 
     def _json(self, name):
         return read_json(self.files[name], name) if name in self.files else {}

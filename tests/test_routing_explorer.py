@@ -2,12 +2,14 @@
 
 import base64
 import io
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import minqwen
+from minqwen.errors import InputError
 from tools.made_trace import made_trace
 
 
@@ -96,3 +98,12 @@ def test_a_picture_and_words_are_left_where_no_script_runs(trace, selected):
     }
     alt = about["image/png"]["alt"]
     assert alt.startswith("A map of 4 layers by 16 experts: lit are the 2 experts")
+
+
+def test_without_its_libraries_a_widget_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "anywidget", None)
+    for name in list(sys.modules):
+        if name.startswith("minqwen.widgets."):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(InputError, match=r"needs anywidget: pip install 'minqwen\[cou"):
+        explorer(None)

@@ -69,10 +69,14 @@ def test_each_operation_runs_in_the_form_that_is_chosen(operation, model, own_ki
     with forms.using(own_kind):
         assert not torch.equal(model(IDS), want) and calls
     calls.clear()
-    forms.register(operation.__name__, own_kind, mine, fits=lambda *args: False)
+    forms.register(
+        operation.__name__, own_kind, mine, fits=lambda *args, **kwargs: False
+    )
     with forms.using(own_kind):
         assert torch.equal(model(IDS), want) and not calls, "it does not fit"
-    forms.register(operation.__name__, own_kind, mine, auto=lambda *args: True)
+    forms.register(
+        operation.__name__, own_kind, mine, auto=lambda *args, **kwargs: True
+    )
     assert not torch.equal(model(IDS), want) and calls, "auto takes it"
 
 

@@ -7,7 +7,6 @@ import torch
 from ..model import delta
 from .core import Exercise, unit
 
-
 write = Exercise(
     "04",
     "a corrected write",

@@ -70,15 +70,15 @@ def check_gpu(kind):
         )
 
 
-def on_cpu(x, *_):
+def on_cpu(x, *_, **__):
     return x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def long_on_cpu(x, *_):
+def long_on_cpu(x, *_, **__):
     return x.shape[1] >= ENOUGH and on_cpu(x) and installed("numba")
 
 
-def learning_on_gpu(kind, x, *_):
+def learning_on_gpu(kind, x, *_, **__):
     """A call with or without gradients that a kernel for the GPU can take."""
     if x.device.type == "cpu" and not interpreted(kind):
         raise InputError(
@@ -88,11 +88,11 @@ def learning_on_gpu(kind, x, *_):
     return x.device.type != "meta" and x.dtype != torch.float64
 
 
-def on_gpu(kind, x, *_):
+def on_gpu(kind, x, *_, **__):
     return learning_on_gpu(kind, x) and not torch.is_grad_enabled()
 
 
-def here(x, *_):
+def here(x, *_, **__):
     """Is x where "auto" takes Triton?"""
     return x.device.type == "cuda" and installed("triton") and suited(x.device)
 

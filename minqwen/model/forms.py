@@ -48,13 +48,13 @@ _chosen: ContextVar[str | None] = ContextVar("kernels", default=None)
 class Form:
     """One way to compute an operation; every way has the reference's signature.
 
-    function: itself, or "module:name", imported when it is first taken. fits(*args):
-    can it take a call that begins with these? auto(*args): should it, unasked?
+    function: itself, or "module:name", imported when it is first taken. fits: can it
+    take a call with these arguments? auto: should it, unasked?
     """
 
     function: Callable | str
-    fits: Callable = lambda *args: True
-    auto: Callable = lambda *args: False
+    fits: Callable = lambda *args, **kwargs: True
+    auto: Callable = lambda *args, **kwargs: False
 
     def load(self) -> Callable:
         function = self.function
@@ -90,8 +90,9 @@ def operation(reference: Function) -> Function:
 
     @wraps(reference)
     def run(x: Any, *args: Any, **kwargs: Any) -> Any:
-        form = None if torch.compiler.is_compiling() else _choose(forms, x, *args)
-        return (form or reference)(x, *args, **kwargs)
+        if torch.compiler.is_compiling():
+            return reference(x, *args, **kwargs)
+        return (_choose(forms, x, *args, **kwargs) or reference)(x, *args, **kwargs)
 
     return cast(Function, run)
 
@@ -111,19 +112,20 @@ def register_kind(kind: str, check: Callable | None = None, when: str = "") -> N
     _kinds[kind] = check, when
 
 
-def chosen(name: str, *args: Any) -> Callable | None:
-    """The form that a call with these first arguments takes; None for the reference."""
-    return _choose(_table[name], *args)
+def chosen(name: str, *args: Any, **kwargs: Any) -> Callable | None:
+    """The form that a call with these arguments takes; None for the reference."""
+    return _choose(_table[name], *args, **kwargs)
 
 
-def _choose(forms: dict[str, Form], *args: Any) -> Callable | None:
+def _choose(forms: dict[str, Form], *args: Any, **kwargs: Any) -> Callable | None:
     if isinstance(args[-1], Stored):
         return forms[args[-1].form].load()
     kind = wanted()
     if kind == "auto":
-        kind = next((k for k, form in forms.items() if form.auto(*args)), "torch")
+        worth = (k for k, form in forms.items() if form.auto(*args, **kwargs))
+        kind = next(worth, "torch")
     form = forms.get(kind)
-    return form.load() if form and form.fits(*args) else None
+    return form.load() if form and form.fits(*args, **kwargs) else None
 
 
 def whole(name: str, model: Any, cache: Any, tokens: int) -> Callable | None:

@@ -8,17 +8,21 @@ returns replaces those values. Nobody listening, a tap costs a look into a dicti
 A layer is counted from 0; the draft head's one is "mtp".
 
     name          values (shapes as in the module)       TransformerLens
-    tokens        inputs of the call, cache              (the input)
+    tokens        input_ids, real, pictures, cache       (the input)
     resid_pre     x [B, T, D]                            blocks.L.hook_resid_pre
-    qkv           q, k, v [B, T, H, K], rotated          blocks.L.attn.hook_rot_q ..
-    rule          q, k, v, g, beta, as the rule has them (none: a delta layer's)
-    state         state [B, H, K, V] after the call      (none)
+    qkv *         q, k, v [B, T, H, K], rotated          blocks.L.attn.hook_rot_q ..
+    rule *        q, k, v, g, beta, as the rule has them (none)
+    state *       state [B, H, K, V] after the call      (none)
     attn_out      x [B, T, D], of either mixer           blocks.L.hook_attn_out
     router        weights, ids [N, top_k], logits [N, E] blocks.L.mlp.hook_expert_*
     shared_gate   logit [N, 1]                           (none)
     mlp_out       x [B, T, D]                            blocks.L.hook_mlp_out
     resid_post    x [B, T, D]                            blocks.L.hook_resid_post
     final_norm    x [B, T, D]                            ln_final.hook_normalized
+
+* In full layers alone (qkv) or delta layers alone (rule, state). A state is seen again
+only through a cache: to change it after every token, feed tokens one by one. g stays
+finite: -inf makes NaN of the chunked form.
 
 Forms of the whole model (forms.py) have no layers to listen to, so they are not taken
 while somebody does. PyTorch's own hooks on modules are called by the modules alone: who

@@ -5,6 +5,8 @@ Each is imported when it is first asked for: pages need none of their libraries.
 
 from importlib import import_module
 
+from ..errors import InputError
+
 WIDGETS = {
     "RoutingExplorer": "routing_explorer",
     "StateExplorer": "state_explorer",
@@ -16,4 +18,9 @@ __all__ = list(WIDGETS)
 def __getattr__(name):
     if name not in WIDGETS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{WIDGETS[name]}", __name__), name)
+    try:
+        return getattr(import_module(f".{WIDGETS[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"widgets.{name} needs {error.name}: pip install 'minqwen[course]'"
+        ) from None

@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -44,14 +45,17 @@ def sentence(error, *words):
     assert "\n" not in text and all(word in text for word in words), text
 
 
-@pytest.fixture
+@contextmanager
 def small_disk():
-    """Files may grow to 1,000 bytes only, as on a disk that is nearly full."""
-    resource = pytest.importorskip("resource")
+    """Within: no file may pass 1,000 bytes. Not even what pytest's output goes to."""
+    import resource  # not on Windows
+
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 # ---- reading
@@ -176,26 +180,27 @@ def writers():
 
 
 @pytest.mark.parametrize("kind", ["bytes", "trace", "page"])
-def test_a_full_disk_leaves_the_old_file_and_no_other(kind, tmp_path, small_disk):
+def test_a_full_disk_leaves_the_old_file_and_no_other(kind, tmp_path):
     path = tmp_path / "out"
     for old in (None, b"before"):
         if old:
             path.write_bytes(old)
-        with pytest.raises(InputError) as error:
-            writers()[kind](path)
+        write = writers()[kind]
+        with pytest.raises(InputError) as error, small_disk():
+            write(path)
         sentence(error, f"{path} cannot be written: File too large")
         assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == (
             {"out": old} if old else {}
         )
 
 
-def test_training_on_a_full_disk_keeps_what_it_had(tmp_path, small_disk):
+def test_training_on_a_full_disk_keeps_what_it_had(tmp_path):
     from minqwen.train.loop import Recipe, keep
 
     model = small_model(moe=False)
     optimizer = torch.optim.SGD(model.parameters())
     (tmp_path / "resume.pt").write_bytes(b"before")
-    with pytest.raises((InputError, RuntimeError)):
+    with pytest.raises((InputError, RuntimeError)), small_disk():
         keep(tmp_path / "resume.pt", model, optimizer, Recipe(), 1, 0.0)
     assert [f.read_bytes() for f in tmp_path.iterdir()] == [b"before"]
 

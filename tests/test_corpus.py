@@ -59,6 +59,7 @@ def test_the_split_is_disjoint_and_hides_what_it_holds_out():
     assert not {p for p in hidden & shown if len(p) > 60}
 
 
+@pytest.mark.slow
 def test_a_docstring_is_on_the_side_of_its_source():
     sides = {d.path: d.held_out for d in documents() if d.kind == "source"}
     pages = [d for d in documents() if d.kind == "docs" and d.path in sides]

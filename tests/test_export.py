@@ -5,6 +5,7 @@ import torch
 
 import minqwen
 
+pytestmark = pytest.mark.slow  # tracing takes seconds
 IDS = torch.arange(3, 40)[None]
 PLACE = torch.arange(37).expand(3, 1, 37)
 

@@ -35,6 +35,7 @@ def test_same_weights_logits_drafts_and_ids(llama, name):
         assert row[what] < 1e-6, row
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(tmp_path):
     for folder in ("prefix/include", "source"):
         (tmp_path / folder).mkdir(parents=True)

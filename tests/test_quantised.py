@@ -197,6 +197,7 @@ print(peak() - before, sum(t.nbytes for t in held if not t.is_meta))
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_is_the_quantised_model(source, tmp_path):
     """512 MB of bf16 experts are read; never more than their int4, and a piece."""
     changes = dict(hidden_size=1024, moe_intermediate_size=640, vision=False)

@@ -432,6 +432,7 @@ def test_round_trip(trace, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+@pytest.mark.slow
 def test_bytes_are_the_same_in_every_process(trace, tmp_path):
     trace.save(tmp_path / "a.safetensors")
     code = "import minqwen, sys; minqwen.Trace.load(sys.argv[1]).save(sys.argv[2])"

@@ -146,6 +146,7 @@ class Recorder:
     def end(self, layer, x):
         """It went well: keep what was heard."""
         past, sequence, before, ids, real, pictures, cache = self.call
+        self.call = None  # else a cache would live as long as the recording
         if sequence is None:
             sequence = Sequence(self.model.cfg, past, before)
             self.sequences.append(sequence)

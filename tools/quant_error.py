@@ -1,30 +1,34 @@
 """What each form of the weights changes: KL, top-1 agreement and file size.
 
-    python -m tools.quant_error [--model assets/tiny] [--windows 8]
+    python -m tools.quant_error [--model assets/tiny] [--windows 8] [--readme]
 
 Converts the model into every form, reads held-out source and documentation with it in
 float32, and compares its next-token probabilities with those of the weights as trained:
 the mean of KL(as trained || form) over all tokens, and how often both would write the
-same token. Prints the README's table.
+same token. Prints a table; --readme also puts it in the place of README.md's.
 """
 
 import argparse
+import re
 import tempfile
 from pathlib import Path
 
 import torch
 
 import minqwen
+from minqwen.files import write_whole
 from minqwen.train.corpus import Corpus
-from minqwen.units import human
 from minqwen.weights.convert import convert
 
 LENGTH = 512  # tokens of a window
+README = Path(__file__).resolve().parent.parent / "README.md"
+TABLE = re.compile(r"^\| `assets/tiny`, on .*\n(?:\|.*\n)+", re.MULTILINE)
 FORMS = {
-    "bf16": "as trained", "fp8": "fp8", "int8:bf16": "int8, experts alone",
+    "bf16": "bf16, as trained", "fp8": "fp8", "int8:bf16": "int8, experts alone",
     "int8": "int8", "int4:bf16": "int4, experts alone",
-    "int4:int8": "int4, the rest int8", "int4": "int4",
+    "int4:int8": "int4 for experts, the rest int8", "int4": "int4",
 }  # fmt: skip
+SHOWN = [form for form in FORMS if not form.endswith(":bf16")]  # in README.md
 
 
 @torch.inference_mode()
@@ -42,11 +46,28 @@ def size_of(folder):
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
+def row(label, divergence, agreed, size):
+    kl = f"{divergence:.{4 if divergence >= 0.001 else 5}f}" if divergence else "0"
+    share = "100" if agreed == 1 else f"{agreed:.1%}"[:-1]
+    return f"| {label} | {kl} | {share} % | {size / 1e6:.1f} MB |\n"
+
+
+def in_readme(text, table):
+    """README's text with the table in place of the one that it has."""
+    new, count = TABLE.subn(lambda _: table, text)
+    if count != 1:
+        raise SystemExit(f"minqwen: README.md has {count} such tables, and not one")
+    return new
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="assets/tiny")
     parser.add_argument("--windows", type=int, default=8, help="of each kind of text")
+    parser.add_argument("--readme", action="store_true", help="write README.md's table")
     options = parser.parse_args()
+    if options.readme and options.model != parser.get_default("model"):
+        parser.error("README.md's table is that of assets/tiny")
     corpus = Corpus.build(options.model)
     windows = torch.cat([
         corpus.heldout(kind, LENGTH, limit=options.windows)["input_ids"]
@@ -55,14 +76,21 @@ def main():
     model = minqwen.load(options.model)
     with torch.inference_mode():
         want = [model(ids[None])[0].log_softmax(-1) for ids in windows]
-    print(f"{windows.numel():,} held-out tokens, computed in float32\n")
-    print("| weights | KL, nats | same first choice | bytes |\n|---|---|---|---|")
-    for form, label in FORMS.items():
+    table = (
+        f"| `{options.model}`, on {windows.numel():,} held-out tokens "
+        "| KL to fp32, nats | same first choice | file |\n|---|---|---|---|\n"
+    )
+    print(table, end="")
+    for form in SHOWN if options.readme else FORMS:
         with tempfile.TemporaryDirectory() as folder:
             convert(options.model, folder, form)
-            divergence, agreed = compare(minqwen.load(folder), windows, want)
-            size = human(size_of(Path(folder)))
-        print(f"| {label} | {divergence:.5f} | {agreed:.2%} | {size} |", flush=True)
+            found = compare(minqwen.load(folder), windows, want)
+            line = row(FORMS[form], *found, size_of(Path(folder)))
+        print(line, end="", flush=True)
+        table += line
+    if options.readme:
+        text = in_readme(README.read_text(encoding="utf-8"), table)
+        write_whole(README, text.encode())
 
 
 if __name__ == "__main__":

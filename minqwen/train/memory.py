@@ -1,19 +1,20 @@
-"""A delta layer between its projections, with gradients, in two passes on a CPU.
+"""A delta layer between its projections, with gradients, in one pass on a CPU.
 
-`mix` is the convolution with what follows it channel by channel or head by head: silu,
-and unit length for queries and keys. `rule` is the gated delta rule token by token.
-The state of one head, [V, K] here and so its own transpose elsewhere, stays in the
-nearest cache. Backward, d is the loss's gradient, and for each token from the last
+A stretch of a row, STRIDE tokens, goes through it all while it is in a near cache: the
+convolution with silu and, for queries and keys, unit length (`mix`); then, head by
+head, the gated delta rule token by token (`rule`). S is a head's state [V, K] (the
+transpose of what it is elsewhere), P the one before it, d the loss's gradient:
 
-    S  = exp(g) P + e k^T       o = S q       e = beta (v - exp(g) P k)
-    dS += do q^T                dq = S^T do
-    de = dS k                   dk = dS^T e - beta exp(g) P^T de
-    dP = exp(g) (dS - beta de k^T)            dv = beta de
-    dbeta = de . (v - exp(g) P k)             dg = <dP, P>
+    S  = a P + e k^T     a = exp(g)     e = beta u     u = v - a P k     o = S q
 
-where P is the state before the token. A row of S meets no other row, so all of that is
-one pass over the rows. The states are made again from the misss e, which are kept:
-those at every STRIDE tokens first, then the ones in between, as they are needed.
+Backward, from the last token to the first, with dS the gradient that later tokens left:
+
+    de = dS k + do (k . q)         dv = beta de          dbeta = de . u
+    dP = a (dS + do q^T - dv k^T)
+    dq = a P^T do + k (e . do)     dk = dS^T e + q (e . do) - a P^T dv
+    dg = a (<dS, P> + q . P^T do - k . P^T dv)
+
+Of the way forward the states between stretches are kept, and u; the rest is made again.
 """
 
 import numpy as np
@@ -24,12 +25,12 @@ from torch.autograd.function import once_differentiable
 
 from ..kernels.cpu.loops import FAST, FLOAT, ONE, sigmoid
 
-# Two threads work on halves of a batch, so loops let go of Python's lock.
-FAST = {**FAST, "nogil": True}
-WIDTH = 32  # no key is wider; known to the compiler, a row of S is a few vectors
-Q, KEY, DQ, DK, DG = range(5)
-SLOTS = 5
-STRIDE = 16  # tokens whose states are in memory at a time
+FAST = {**FAST, "nogil": True}  # two threads may work on halves of a batch
+INLINE = {**FAST, "forceinline": True}
+STRIDE = 16
+WIDTH = 32  # no head is wider, which lets the compiler know how long its loops are
+# Rows of one array, below the WIDTH rows of dS: what is one array has no aliases.
+Q, KEY, DO, ERROR, DV, P_DO, P_DV, DS_E, DS_P, ROWS = range(WIDTH, WIDTH + 10)
 
 
 def remember(qkv, x, mixer, window=None, state=None):
@@ -48,41 +49,79 @@ class Memory(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, qkv, weight, g, beta, sizes):
-        Hk, K, H, V = ctx.sizes = sizes
+        Hk, K, H, V = sizes
         B, T, _ = qkv.shape
-        qkv, g, beta = qkv.contiguous(), g.contiguous(), beta.contiguous()
-        mixed, scale = torch.empty_like(qkv), qkv.new_empty(B, T, 2 * Hk)
-        mix(*numbers(qkv, taps(weight), mixed, scale), K)
-        o, miss = (qkv.new_empty(B, T, H, V) for _ in range(2))
-        last = qkv.new_empty(B, H, V, K)
-        rule(*numbers(mixed, g.exp(), beta, o, miss, last), Hk)
-        ctx.save_for_backward(qkv, weight, g, beta, mixed, scale, miss)
-        return o, last.mT
+        inputs = [x.contiguous() for x in (qkv, weight[:, 0].T, g.exp(), beta)]
+        o, u = (qkv.new_empty(B, T, H, V) for _ in range(2))
+        states = qkv.new_zeros(B, 1 + (T + STRIDE - 1) // STRIDE, H, V, K)
+        forward(*numbers(*inputs, o, u, states), Hk)
+        ctx.save_for_backward(*inputs, u, states)
+        ctx.key_heads = Hk
+        return o, states[:, -1].mT
 
     @staticmethod
     @once_differentiable
     def backward(ctx, do, end):
-        qkv, weight, g, beta, mixed, scale, miss = ctx.saved_tensors
-        do, end = do.contiguous(), end.mT.contiguous()
-        dmixed, dg, dbeta = torch.zeros_like(mixed), torch.empty_like(g), beta * 0
-        rule_back(
-            *numbers(mixed, g.exp(), beta, miss, do, end, dmixed, dg, dbeta),
-            ctx.sizes[0],
-        )  # fmt: skip
-        dqkv, dtaps = torch.zeros_like(qkv), torch.zeros_like(taps(weight))
-        mix_back(
-            *numbers(qkv, taps(weight), mixed, scale, dmixed, dqkv, dtaps), ctx.sizes[1]
+        *inputs, u, states = ctx.saved_tensors
+        dS = end.mT.clone(memory_format=torch.contiguous_format)
+        dqkv, dtaps, dg, dbeta = grads = [torch.zeros_like(x) for x in inputs]
+        backward(
+            *numbers(*inputs, u, states, do.contiguous(), dS, *grads), ctx.key_heads
         )
         return dqkv, dtaps.T[:, None], dg, dbeta, None
 
 
-def taps(weight):
-    """[W, channels] of a convolution's weight [channels, 1, W]."""
-    return weight[:, 0].T.contiguous()
-
-
 def numbers(*tensors):
     return [x.detach().numpy() for x in tensors]
+
+
+@njit(**FAST)
+def forward(x, taps, keep, beta, out, u, states, Hk):
+    """x [B, T, channels]: q and k of Hk heads, then v; taps [W, channels]; keep = e^g.
+
+    states [B, 1 + stretches, H, V, K]: the first is given. Writes the others, out and u
+    [B, T, H, V].
+    """
+    B, T, channels = x.shape
+    _, stretches, H, _, K = states.shape
+    mixed, scale = np.empty((STRIDE, channels), FLOAT), np.empty((STRIDE, 2 * Hk), FLOAT)
+    for b in range(B):
+        for n in range(stretches - 1):
+            first, last = n * STRIDE, min(T, (n + 1) * STRIDE)
+            mix(x[b], taps, first, last, K, mixed, scale)
+            states[b, n + 1] = states[b, n]
+            for h in range(H):
+                key = h // (H // Hk)
+                rule(mixed, key, Hk, keep[b, first:last], beta[b, first:last], h,
+                     states[b, n + 1, h], out[b, first:last], u[b, first:last])  # fmt: skip
+
+
+@njit(**FAST)
+def backward(x, taps, keep, beta, u, states, do, dS, dx, dtaps, dg, dbeta, Hk):
+    """`forward` backward. dS [B, H, V, K], at the last states, becomes that at zero."""
+    B, T, channels = x.shape
+    _, stretches, H, V, K = states.shape
+    mixed, scale = np.empty((STRIDE, channels), FLOAT), np.empty((STRIDE, 2 * Hk), FLOAT)
+    dmixed = np.empty((STRIDE, channels), FLOAT)
+    near = np.empty((2, STRIDE, H, V), FLOAT)
+    P, work = np.zeros((STRIDE, WIDTH, WIDTH), FLOAT), np.zeros((ROWS, WIDTH), FLOAT)
+    for b in range(B):
+        for n in range(stretches - 2, -1, -1):
+            first, last = n * STRIDE, min(T, (n + 1) * STRIDE)
+            mix(x[b], taps, first, last, K, mixed, scale)
+            dmixed[:] = 0
+            # Copied in the order of memory: heads are read in another one.
+            near[0, : last - first] = u[b, first:last]
+            near[1, : last - first] = do[b, first:last]
+            for h in range(H):
+                key, s = h // (H // Hk), slice(first, last)
+                P[0, :V, :K] = states[b, n, h]
+                work[:V, :K] = dS[b, h]
+                replay(mixed, key, Hk, K, keep[b, s], beta[b, s], h, near[0], P, work)
+                rule_back(mixed, key, Hk, K, keep[b, s], beta[b, s], h, near[0],
+                          near[1], P, work, dmixed, dg[b, s], dbeta[b, s])  # fmt: skip
+                dS[b, h] = work[:V, :K]
+            mix_back(x[b], taps, first, last, K, mixed, scale, dmixed, dx[b], dtaps)
 
 
 @njit(**FAST)
@@ -96,164 +135,129 @@ def convolved(x, taps, t, out):
 
 
 @njit(**FAST)
-def mix(x, taps, out, scale, K):
+def mix(x, taps, first, last, K, out, scale):
     """silu of the convolution; then the first heads, of K channels, as unit vectors.
 
-    x, out [B, T, channels]; taps [W, channels]; scale [B, T, heads], 1 / length.
+    out [STRIDE, channels] for tokens first to last of x [T, channels]; scale [STRIDE,
+    heads] is what the unit vectors were multiplied by.
     """
-    B, T, channels = x.shape
+    channels = x.shape[1]
     total = np.empty(channels, FLOAT)
-    for b in range(B):
-        for t in range(T):
-            convolved(x[b], taps, t, total)
-            row = out[b, t]
-            for c in range(channels):
-                row[c] = total[c] * sigmoid(total[c])
-            for h in range(scale.shape[2]):
-                squares = FLOAT(1e-6)  # as `l2norm` has it
-                for c in range(h * K, h * K + K):
-                    squares += row[c] * row[c]
-                scale[b, t, h] = ONE / np.sqrt(squares)
-                for c in range(h * K, h * K + K):
-                    row[c] *= scale[b, t, h]
+    for t in range(last - first):
+        convolved(x, taps, first + t, total)
+        for c in range(channels):
+            out[t, c] = total[c] * sigmoid(total[c])
+        for h in range(scale.shape[1]):
+            squares = FLOAT(1e-6)  # as `l2norm` has it
+            for c in range(h * K, h * K + K):
+                squares += out[t, c] * out[t, c]
+            s = scale[t, h] = ONE / np.sqrt(squares)
+            for c in range(h * K, h * K + K):
+                out[t, c] *= s
 
 
 @njit(**FAST)
-def mix_back(x, taps, out, scale, dout, dx, dtaps, K):
-    """The gradients dx and dtaps, added to what is there; dout is changed."""
-    B, T, channels = x.shape
-    W = len(taps)
-    total = np.empty(channels, FLOAT)
-    for b in range(B):
-        for t in range(T):
-            row, d = out[b, t], dout[b, t]
-            for h in range(scale.shape[2]):
-                along = FLOAT(0)  # the length does not change with it
-                for c in range(h * K, h * K + K):
-                    along += row[c] * d[c]
-                for c in range(h * K, h * K + K):
-                    d[c] = scale[b, t, h] * (d[c] - row[c] * along)
-            convolved(x[b], taps, t, total)
+def mix_back(x, taps, first, last, K, out, scale, dout, dx, dtaps):
+    """The gradients dx [T, channels] and dtaps, added to what is there."""
+    W, channels = taps.shape
+    total, d = np.empty(channels, FLOAT), np.empty(channels, FLOAT)
+    for t in range(last - first):
+        d[:] = dout[t]
+        for h in range(scale.shape[1]):
+            along = FLOAT(0)  # in its own direction a unit vector cannot change
+            for c in range(h * K, h * K + K):
+                along += out[t, c] * d[c]
+            for c in range(h * K, h * K + K):
+                d[c] = scale[t, h] * (d[c] - out[t, c] * along)
+        convolved(x, taps, first + t, total)
+        for c in range(channels):
+            s = sigmoid(total[c])
+            d[c] *= s * (ONE + total[c] * (ONE - s))
+        for j in range(max(0, W - 1 - first - t), W):
+            at = first + t - W + 1 + j
             for c in range(channels):
-                s = sigmoid(total[c])
-                d[c] *= s * (ONE + total[c] * (ONE - s))
-            for j in range(max(0, W - 1 - t), W):
-                to, of = dx[b, t - W + 1 + j], x[b, t - W + 1 + j]
-                for c in range(channels):
-                    to[c] += d[c] * taps[j, c]
-                    dtaps[j, c] += d[c] * of[c]
+                dx[at, c] += d[c] * taps[j, c]
+            for c in range(channels):
+                dtaps[j, c] += d[c] * x[at, c]
 
 
 @njit(**FAST)
-def rule(mixed, keep, beta, out, miss, last, Hk):
-    """The rule over rows [T, channels] of mixed: q and k of Hk heads each, then v.
-
-    keep = exp(g), beta [B, T, H]; out and miss [B, T, H, V]; last [B, H, V, K].
-    """
-    B, T, H, V = out.shape
-    K = last.shape[3]
-    root = FLOAT(K**-0.5)
+def rule(mixed, key, Hk, keep, beta, h, S, out, u):
+    """The rule on head h, which reads key head `key`, over a stretch. S is changed."""
+    V, K = S.shape
+    root, query, key = FLOAT(K**-0.5), key * K, (Hk + key) * K
+    value = 2 * Hk * K + h * V
     q, k = np.empty(K, FLOAT), np.empty(K, FLOAT)
-    S = np.empty((V, K), FLOAT)
-    for b in range(B):
-        for h in range(H):
-            key, value = h // (H // Hk), 2 * Hk * K + h * V
-            S[:] = 0
-            for t in range(T):
-                a, kq = keep[b, t, h], FLOAT(0)
-                for i in range(K):
-                    q[i] = root * mixed[b, t, key * K + i]
-                    k[i] = mixed[b, t, (Hk + key) * K + i]
-                    kq += k[i] * q[i]
-                for j in range(V):
-                    read, asked = FLOAT(0), FLOAT(0)
-                    for i in range(K):
-                        read += S[j, i] * k[i]
-                        asked += S[j, i] * q[i]
-                    u = mixed[b, t, value + j] - a * read
-                    e = beta[b, t, h] * u
-                    miss[b, t, h, j] = u
-                    out[b, t, h, j] = a * asked + e * kq
-                    for i in range(K):
-                        S[j, i] = a * S[j, i] + e * k[i]
-            last[b, h] = S
+    for t in range(len(keep)):
+        a, kq = keep[t, h], FLOAT(0)
+        for i in range(K):
+            q[i], k[i] = root * mixed[t, query + i], mixed[t, key + i]
+            kq += k[i] * q[i]
+        for j in range(V):
+            read, asked = FLOAT(0), FLOAT(0)
+            for i in range(K):
+                read += S[j, i] * k[i]
+                asked += S[j, i] * q[i]
+            u[t, h, j] = mixed[t, value + j] - a * read
+            e = beta[t, h] * u[t, h, j]
+            out[t, h, j] = a * asked + e * kq
+            for i in range(K):
+                S[j, i] = a * S[j, i] + e * k[i]
 
 
-@njit(**FAST)
-def replay(states, at, to, miss, mixed, b, t, h, k, keep, beta):
-    """states[to], after a token, from the one before it, states[at]."""
-    for i in range(len(k)):
-        k[i] = mixed[b, t, first + i]
-    for j in range(states.shape[1]):
-        e = beta * miss[b, t, h, j]
-        for i in range(len(k)):
-            states[to, j, i] = keep * states[at, j, i] + e * k[i]
+@njit(**INLINE)
+def replay(mixed, key, Hk, K, keep, beta, h, u, P, work):
+    """The states before each token of a stretch, from that before the first, P[0]."""
+    for t in range(len(keep) - 1):
+        for i in range(K):
+            work[KEY, i] = mixed[t, (Hk + key) * K + i]
+        for j in range(u.shape[2]):
+            e = beta[t, h] * u[t, h, j]
+            for i in range(K):
+                P[t + 1, j, i] = keep[t, h] * P[t, j, i] + e * work[KEY, i]
 
 
-@njit(**FAST)
-def rule_back(mixed, keep, beta, miss, do, end, dmixed, dg, dbeta, Hk):
-    """`rule` backward: dmixed is added to; dg and dbeta [B, T, H] are written.
+@njit(**INLINE)
+def rule_back(mixed, key, Hk, K, keep, beta, h, u, do, P, work, dmixed, dg, dbeta):
+    """`rule` backward. The first WIDTH rows of `work` are dS, and become dP."""
+    V = u.shape[2]
+    root, query, key = FLOAT(K**-0.5), key * K, (Hk + key) * K
+    value = 2 * Hk * K + h * V
+    for t in range(len(keep) - 1, -1, -1):
+        a, qk, edo, believed = keep[t, h], FLOAT(0), FLOAT(0), FLOAT(0)
+        for i in range(K):
+            work[Q, i], work[KEY, i] = root * mixed[t, query + i], mixed[t, key + i]
+            qk += work[Q, i] * work[KEY, i]
+        for j in range(V):
+            de = do[t, h, j] * qk
+            for i in range(K):
+                de += work[j, i] * work[KEY, i]
+            believed += de * u[t, h, j]
+            work[DO, j], work[DV, j] = do[t, h, j], beta[t, h] * de
+            work[ERROR, j] = beta[t, h] * u[t, h, j]
+            edo += work[ERROR, j] * work[DO, j]
+            dmixed[t, value + j] = work[DV, j]
+        token_back(P, t, work, a)
+        forgot = FLOAT(0)
+        for i in range(K):
+            q, k = work[Q, i], work[KEY, i]
+            forgot += work[DS_P, i] + q * work[P_DO, i] - k * work[P_DV, i]
+            dmixed[t, query + i] += root * (a * work[P_DO, i] + edo * k)
+            dmixed[t, key + i] += work[DS_E, i] + edo * q - a * work[P_DV, i]
+        dg[t, h], dbeta[t, h] = forgot * a, believed
 
-    do [B, T, H, V] and end [B, H, V, K] are the gradients at its results.
-    """
-    B, T, H, V = do.shape
-    K = end.shape[3]
-    root, R = FLOAT(K**-0.5), H // Hk
-    work = np.empty((SLOTS, K), FLOAT)
-    starts = np.empty((T // STRIDE + 1, V, K), FLOAT)
-    P = np.empty((STRIDE, V, K), FLOAT)
-    dS = np.empty((V, K), FLOAT)
-    for b in range(B):
-        for h in range(H):
-            key, value = h // R, 2 * Hk * K + h * V
-            P[0] = 0
-            for t in range(T):
-                if t % STRIDE == 0:
-                    starts[t // STRIDE] = P[0]
-                for i in range(K):
-                    work[KEY, i] = mixed[b, t, (Hk + key) * K + i]
-                for j in range(V):
-                    e = beta[b, t, h] * miss[b, t, h, j]
-                    for i in range(K):
-                        P[0, j, i] = keep[b, t, h] * P[0, j, i] + e * work[KEY, i]
-            dS[:] = end[b, h]
-            for t in range(T - 1, -1, -1):
-                at = t % STRIDE
-                if t == T - 1 or at == STRIDE - 1:
-                    P[0] = starts[t // STRIDE]
-                    for n in range(at):
-                        s = t - at + n
-                        for i in range(K):
-                            work[KEY, i] = mixed[b, s, (Hk + key) * K + i]
-                        for j in range(V):
-                            e = beta[b, s, h] * miss[b, s, h, j]
-                            for i in range(K):
-                                P[n + 1, j, i] = keep[b, s, h] * P[n, j, i] + e * work[KEY, i]
-                for i in range(K):
-                    work[Q, i] = root * mixed[b, t, key * K + i]
-                    work[KEY, i] = mixed[b, t, (Hk + key) * K + i]
-                    work[DQ, i] = work[DK, i] = work[DG, i] = 0
-                a, dbelief = keep[b, t, h], FLOAT(0)
-                for j in range(V):
-                    d, de = do[b, t, h, j], FLOAT(0)
-                    for i in range(K):
-                        dS[j, i] += d * work[Q, i]
-                        de += dS[j, i] * work[KEY, i]
-                    dbelief += de * miss[b, t, h, j]
-                    dv = beta[b, t, h] * de
-                    e = beta[b, t, h] * miss[b, t, h, j]
-                    dmixed[b, t, value + j] = dv
-                    for i in range(K):
-                        old = a * P[at, j, i]
-                        work[DQ, i] += d * (old + e * work[KEY, i])
-                        work[DK, i] += dS[j, i] * e - old * dv
-                        x = dS[j, i] - dv * work[KEY, i]
-                        work[DG, i] += x * old
-                        dS[j, i] = a * x
-                dbeta[b, t, h] = dbelief
-                total = FLOAT(0)
-                for i in range(K):
-                    total += work[DG, i]
-                    dmixed[b, t, key * K + i] += root * work[DQ, i]
-                    dmixed[b, t, (Hk + key) * K + i] += work[DK, i]
-                dg[b, t, h] = total
+
+@njit(**INLINE)
+def token_back(P, t, work, a):
+    """The one pass over dS and P[t]: what is summed over their rows, and dP."""
+    for i in range(WIDTH):
+        work[P_DO, i] = work[P_DV, i] = work[DS_E, i] = work[DS_P, i] = 0
+    for j in range(WIDTH):
+        d, dv, e = work[DO, j], work[DV, j], work[ERROR, j]
+        for i in range(WIDTH):
+            p, s = P[t, j, i], work[j, i]
+            work[P_DO, i] += d * p
+            work[P_DV, i] += dv * p
+            work[DS_E, i] += e * s
+            work[DS_P, i] += s * p
+            work[j, i] = a * (s + d * work[Q, i] - dv * work[KEY, i])

@@ -23,9 +23,13 @@ import torch.nn.functional as F
 from numba import njit
 from torch.autograd.function import once_differentiable
 
-from ..kernels.cpu.loops import FAST, FLOAT, ONE, sigmoid
+from ..cpu.loops import FAST, FLOAT, ONE, sigmoid
 
-FAST = {**FAST, "nogil": True}  # two threads may work on halves of a batch
+# Two threads may work on halves of a batch. A loop here sums or stores, not both: where
+# it stores, the compiler makes two of it, one for arrays that might overlap by their
+# addresses, and a sum would be rounded in another order there.
+FAST = {**FAST, "nogil": True}
+# For what is passed an array made by its caller, whose shape is then known to it.
 INLINE = {**FAST, "forceinline": True}
 STRIDE = 16
 WIDTH = 32  # no head is wider, which lets the compiler know how long its loops are
@@ -53,7 +57,8 @@ class Memory(torch.autograd.Function):
         B, T, _ = qkv.shape
         inputs = [x.contiguous() for x in (qkv, weight[:, 0].T, g.exp(), beta)]
         o, u = (qkv.new_empty(B, T, H, V) for _ in range(2))
-        states = qkv.new_zeros(B, 1 + (T + STRIDE - 1) // STRIDE, H, V, K)
+        states = qkv.new_empty(B, 1 + (T + STRIDE - 1) // STRIDE, H, V, K)
+        states[:, 0] = 0
         forward(*numbers(*inputs, o, u, states), Hk)
         ctx.save_for_backward(*inputs, u, states)
         ctx.key_heads = Hk
@@ -83,17 +88,18 @@ def forward(x, taps, keep, beta, out, u, states, Hk):
     [B, T, H, V].
     """
     B, T, channels = x.shape
-    _, stretches, H, _, K = states.shape
-    mixed, scale = np.empty((STRIDE, channels), FLOAT), np.empty((STRIDE, 2 * Hk), FLOAT)
+    _, stretches, H, V, K = states.shape
+    mixed = np.empty((STRIDE, channels), FLOAT)
+    scale = np.empty((STRIDE, 2 * Hk), FLOAT)
     for b in range(B):
         for n in range(stretches - 1):
             first, last = n * STRIDE, min(T, (n + 1) * STRIDE)
             mix(x[b], taps, first, last, K, mixed, scale)
             states[b, n + 1] = states[b, n]
             for h in range(H):
-                key = h // (H // Hk)
-                rule(mixed, key, Hk, keep[b, first:last], beta[b, first:last], h,
-                     states[b, n + 1, h], out[b, first:last], u[b, first:last])  # fmt: skip
+                at, s = places(h, H, Hk, K, V), slice(first, last)
+                S = states[b, n + 1, h]
+                rule(mixed, at, keep[b, s], beta[b, s], h, S, out[b, s], u[b, s])
 
 
 @njit(**FAST)
@@ -101,7 +107,8 @@ def backward(x, taps, keep, beta, u, states, do, dS, dx, dtaps, dg, dbeta, Hk):
     """`forward` backward. dS [B, H, V, K], at the last states, becomes that at zero."""
     B, T, channels = x.shape
     _, stretches, H, V, K = states.shape
-    mixed, scale = np.empty((STRIDE, channels), FLOAT), np.empty((STRIDE, 2 * Hk), FLOAT)
+    mixed = np.empty((STRIDE, channels), FLOAT)
+    scale = np.empty((STRIDE, 2 * Hk), FLOAT)
     dmixed = np.empty((STRIDE, channels), FLOAT)
     near = np.empty((2, STRIDE, H, V), FLOAT)
     P, work = np.zeros((STRIDE, WIDTH, WIDTH), FLOAT), np.zeros((ROWS, WIDTH), FLOAT)
@@ -114,12 +121,12 @@ def backward(x, taps, keep, beta, u, states, do, dS, dx, dtaps, dg, dbeta, Hk):
             near[0, : last - first] = u[b, first:last]
             near[1, : last - first] = do[b, first:last]
             for h in range(H):
-                key, s = h // (H // Hk), slice(first, last)
+                at, s = places(h, H, Hk, K, V), slice(first, last)
                 P[0, :V, :K] = states[b, n, h]
                 work[:V, :K] = dS[b, h]
-                replay(mixed, key, Hk, K, keep[b, s], beta[b, s], h, near[0], P, work)
-                rule_back(mixed, key, Hk, K, keep[b, s], beta[b, s], h, near[0],
-                          near[1], P, work, dmixed, dg[b, s], dbeta[b, s])  # fmt: skip
+                replay(mixed, at, K, keep[b, s], beta[b, s], h, near[0], P, work)
+                rule_back(mixed, at, K, keep[b, s], beta[b, s], h, near[0], near[1],
+                          P, work, dmixed, dg[b, s], dbeta[b, s])  # fmt: skip
                 dS[b, h] = work[:V, :K]
             mix_back(x[b], taps, first, last, K, mixed, scale, dmixed, dx[b], dtaps)
 
@@ -182,16 +189,24 @@ def mix_back(x, taps, first, last, K, out, scale, dout, dx, dtaps):
 
 
 @njit(**FAST)
-def rule(mixed, key, Hk, keep, beta, h, S, out, u):
-    """The rule on head h, which reads key head `key`, over a stretch. S is changed."""
+def places(h, H, Hk, K, V):
+    """Where in a row of `mixed` the query, the key and the value of head h begin."""
+    shared = h // (H // Hk)
+    return shared * K, (Hk + shared) * K, 2 * Hk * K + h * V
+
+
+@njit(**FAST)
+def rule(mixed, at, keep, beta, h, S, out, u):
+    """The rule on head h over a stretch. S [V, K] is changed; u and out are written."""
     V, K = S.shape
-    root, query, key = FLOAT(K**-0.5), key * K, (Hk + key) * K
-    value = 2 * Hk * K + h * V
+    query, key, value = at
+    root = FLOAT(K**-0.5)
     q, k = np.empty(K, FLOAT), np.empty(K, FLOAT)
     for t in range(len(keep)):
         a, kq = keep[t, h], FLOAT(0)
         for i in range(K):
             q[i], k[i] = root * mixed[t, query + i], mixed[t, key + i]
+        for i in range(K):
             kq += k[i] * q[i]
         for j in range(V):
             read, asked = FLOAT(0), FLOAT(0)
@@ -206,11 +221,11 @@ def rule(mixed, key, Hk, keep, beta, h, S, out, u):
 
 
 @njit(**INLINE)
-def replay(mixed, key, Hk, K, keep, beta, h, u, P, work):
+def replay(mixed, at, K, keep, beta, h, u, P, work):
     """The states before each token of a stretch, from that before the first, P[0]."""
     for t in range(len(keep) - 1):
         for i in range(K):
-            work[KEY, i] = mixed[t, (Hk + key) * K + i]
+            work[KEY, i] = mixed[t, at[1] + i]
         for j in range(u.shape[2]):
             e = beta[t, h] * u[t, h, j]
             for i in range(K):
@@ -218,15 +233,16 @@ def replay(mixed, key, Hk, K, keep, beta, h, u, P, work):
 
 
 @njit(**INLINE)
-def rule_back(mixed, key, Hk, K, keep, beta, h, u, do, P, work, dmixed, dg, dbeta):
+def rule_back(mixed, at, K, keep, beta, h, u, do, P, work, dmixed, dg, dbeta):
     """`rule` backward. The first WIDTH rows of `work` are dS, and become dP."""
     V = u.shape[2]
-    root, query, key = FLOAT(K**-0.5), key * K, (Hk + key) * K
-    value = 2 * Hk * K + h * V
+    query, key, value = at
+    root = FLOAT(K**-0.5)
     for t in range(len(keep) - 1, -1, -1):
         a, qk, edo, believed = keep[t, h], FLOAT(0), FLOAT(0), FLOAT(0)
         for i in range(K):
             work[Q, i], work[KEY, i] = root * mixed[t, query + i], mixed[t, key + i]
+        for i in range(K):
             qk += work[Q, i] * work[KEY, i]
         for j in range(V):
             de = do[t, h, j] * qk
@@ -240,8 +256,10 @@ def rule_back(mixed, key, Hk, K, keep, beta, h, u, do, P, work, dmixed, dg, dbet
         token_back(P, t, work, a)
         forgot = FLOAT(0)
         for i in range(K):
+            forgot += work[DS_P, i] + work[Q, i] * work[P_DO, i]
+            forgot -= work[KEY, i] * work[P_DV, i]
+        for i in range(K):
             q, k = work[Q, i], work[KEY, i]
-            forgot += work[DS_P, i] + q * work[P_DO, i] - k * work[P_DV, i]
             dmixed[t, query + i] += root * (a * work[P_DO, i] + edo * k)
             dmixed[t, key + i] += work[DS_E, i] + edo * q - a * work[P_DV, i]
         dg[t, h], dbeta[t, h] = forgot * a, believed

@@ -12,7 +12,7 @@ import torch
 from numba import njit
 from torch.autograd.function import once_differentiable
 
-from ..kernels.cpu.loops import FLOAT, ONE, sigmoid
+from ..cpu.loops import FLOAT, ONE, sigmoid
 from .memory import FAST, numbers
 
 

@@ -26,10 +26,15 @@ def gated_rms_norm(x, z, weight, eps):
     return GatedNorm.apply(x, z, weight, eps)
 
 
+def rows_of(x):
+    """[N, D], the numbers of a row side by side."""
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
 class Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
-        rows = x.reshape(-1, x.shape[-1])
+        rows = rows_of(x)
         y, scale = torch.empty_like(rows), x.new_empty(len(rows))
         norm(*numbers(rows, weight, y, scale), eps)
         ctx.save_for_backward(rows, weight, scale)
@@ -40,15 +45,14 @@ class Norm(torch.autograd.Function):
     def backward(ctx, dy):
         rows, weight, scale = ctx.saved_tensors
         dx, dweight = torch.empty_like(rows), torch.zeros_like(weight)
-        rows_of_dy = dy.reshape(rows.shape).contiguous()
-        norm_back(*numbers(rows, weight, scale, rows_of_dy, dx, dweight))
+        norm_back(*numbers(rows, weight, scale, rows_of(dy), dx, dweight))
         return dx.view(dy.shape), dweight, None
 
 
 class GatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, z, weight, eps):
-        rows, gate = (y.reshape(-1, y.shape[-1]) for y in (x, z))
+        rows, gate = rows_of(x), rows_of(z)
         y, scale = torch.empty_like(rows), x.new_empty(len(rows))
         gated_norm(*numbers(rows, gate, weight, y, scale), eps)
         ctx.save_for_backward(rows, gate, weight, scale)
@@ -59,9 +63,8 @@ class GatedNorm(torch.autograd.Function):
     def backward(ctx, dy):
         rows, gate, weight, scale = ctx.saved_tensors
         dx, dz, dweight = (torch.zeros_like(x) for x in (rows, gate, weight))
-        rows_of_dy = dy.reshape(rows.shape).contiguous()
         gated_norm_back(
-            *numbers(rows, gate, weight, scale, rows_of_dy, dx, dz, dweight)
+            *numbers(rows, gate, weight, scale, rows_of(dy), dx, dz, dweight)
         )
         return dx.view(dy.shape), dz.view(dy.shape), dweight, None
 

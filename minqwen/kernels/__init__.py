@@ -4,6 +4,7 @@
     numba    on a CPU, when no gradient is wanted and numba is installed
     triton   on an NVIDIA GPU: our kernels, in gpu/
     fla      on an NVIDIA GPU, only if asked for: the rule of flash-linear-attention
+    train    on a CPU, fp32, only if asked for: what the trainer takes, with gradients
 
 This file puts them into the table of forms.py by name; each is imported when it is
 first taken. Left alone ("auto"), a fast form is taken where there is enough to do:
@@ -21,11 +22,13 @@ import torch
 
 from ..errors import InputError
 from ..model.forms import Stored, register, register_kind
+from ..model.taps import heard
 
 ENOUGH = 256  # tokens to read or to write, from which on "auto" compiles
 PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
 RECORDED = 8  # tokens of an answer for which recording a CUDA graph is worth while
 WIDE = 256  # no head of attention is wider in the compiled loops
+NARROW = 32  # no head of the delta rule is wider in those for training
 ON_GPU = {
     "triton": ("triton", "'minqwen[gpu]'"),
     "fla": ("fla", "flash-linear-attention"),
@@ -97,6 +100,20 @@ def here(x, *_, **__):
     return x.device.type == "cuda" and installed("triton") and suited(x.device)
 
 
+def learning_on_cpu(*values, **_):
+    """fp32 tensors in the CPU's memory. Without numba the torch forms train as well."""
+    kinds = {(x.dtype, x.device.type) for x in values if torch.is_tensor(x)}
+    return kinds == {(torch.float32, "cpu")} and installed("numba")
+
+
+def learning_rows(qkv, x, mixer, window=None, state=None):
+    """Rows from their first token on, to whose rule and state nobody listens."""
+    fresh = window is None and state is None
+    unheard = not (heard("rule") or heard("state"))
+    narrow = max(mixer.head_k_dim, mixer.head_v_dim) <= NARROW
+    return fresh and unheard and narrow and learning_on_cpu(qkv, x, mixer.conv1d.weight)
+
+
 def single(model, cache):
     """One row without padding, of a model whose every weight is a plain tensor."""
     stored = any(isinstance(m, Stored) for m in model.modules())
@@ -122,6 +139,7 @@ def whole_on_gpu(model, cache, tokens):
 register_kind("numba", check_numba, f"for {ENOUGH} tokens and more on a CPU")
 register_kind("triton", partial(check_gpu, "triton"), "on a GPU")
 register_kind("fla", partial(check_gpu, "fla"))
+register_kind("train")
 
 for name in ("causal_conv", "delta_rule"):
     register(name, "numba", f"{__name__}.cpu:{name}", fits=on_cpu, auto=long_on_cpu)
@@ -137,3 +155,6 @@ for name in ("delta_rule", "remember"):  # these two have gradients
 register("step", "triton", f"{__name__}.gpu.graph:step", fits=whole_on_gpu, auto=here)
 register("delta_rule", "fla", f"{__name__}.fla:delta_rule",
          fits=partial(learning_on_gpu, "fla"))  # fmt: skip
+register("remember", "train", f"{__name__}.train:remember", fits=learning_rows)
+for name in ("rms_norm", "gated_rms_norm"):
+    register(name, "train", f"{__name__}.train:{name}", fits=learning_on_cpu)

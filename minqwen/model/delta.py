@@ -95,10 +95,12 @@ def delta_chunked(
     R = H // Hk
     S = v.new_zeros(B, Hk, R, K, V) if state is None else state.view(B, Hk, R, K, V)
     outputs = []
-    for n in range(v.shape[3]):
-        E = U[..., n, :, :] - W[..., n, :, :] @ S  # the chunk's errors
-        outputs.append(reads[..., n, :, :] @ S + inside[..., n, :, :] @ E)
-        S = kept[..., n, :, :] * S + writes[..., n, :, :].mT @ E
+    # unbind, not an index for each chunk: a gradient is then put together once.
+    chunks = (x.unbind(3) for x in (U, W, reads, inside, writes, kept))
+    for u, w, read, within, write, keep in zip(*chunks, strict=True):
+        E = u - w @ S  # the chunk's errors
+        outputs.append(read @ S + within @ E)
+        S = keep * S + write.mT @ E
     o = torch.cat(outputs, dim=-2)[..., :T, :]  # [B, Hk, R, T, V]
     return o.reshape(B, H, T, V).transpose(1, 2), S.reshape(B, H, K, V)
 

@@ -118,12 +118,18 @@ def test_experts_on_disk_write_the_same_and_tell_what_they_read(run, checkpoint)
 
 def test_train_goes_on_only_with_its_own_recipe(run, tmp_path):
     """All of the command's options reach the trainer, which then finds fault."""
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ASSETS / "tiny" / name, tmp_path)
-    torch.save({"recipe": {"steps": 9}}, tmp_path / "resume.pt")
-    args = ["--out", tmp_path, "--steps", 3, "--seed", 1, "--threads", 1, "--resume"]
-    code, out, err = run("train", *args)
-    assert (code, out) == (1, "") and "resume.pt is of another recipe" in err
+    old, out_folder = tmp_path / "old.pt", tmp_path / "out"
+    torch.save({"recipe": {"steps": 9}}, old)
+    args = ["--out", out_folder, "--steps", 3, "--seed", 1, "--threads", 1]
+    code, out, err = run("train", *args, "--resume", old)
+    assert (code, out) == (1, "") and one_line(err)
+    assert "old.pt is of another recipe" in err and not out_folder.exists()
+    old.write_bytes(b"nothing of the kind")
+    code, out, err = run("train", *args, "--resume", old)
+    assert (code, out) == (1, "") and one_line(err)
+    assert "old.pt is not what minqwen train wrote" in err
+    code, out, err = run("train", *args, "--recipe", old)
+    assert (code, out) == (1, "") and one_line(err) and "old.pt is no TOML" in err
 
 
 def test_thinking_goes_to_stderr(run, checkpoint):

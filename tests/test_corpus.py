@@ -13,11 +13,19 @@ import torch
 
 from minqwen.errors import InputError
 from minqwen.prompt.processor import Processor
-from minqwen.train.corpus import Corpus, chats, digits, write_processor
-from minqwen.train.corpus.chats import exchange, one_digit, picture_chat, text_chats
-from minqwen.train.corpus.digits import SIZES, TRAIN_FONTS, UNSEEN_FONTS, draw_digit
+from minqwen.train.corpus import Corpus, drills, words, write_processor
+from minqwen.train.corpus.chats import exchange
+from minqwen.train.corpus.processor import load_tokenizer
+from minqwen.train.corpus.tasks import sample
 from minqwen.train.corpus.text import BUILT_IN, built_in_page, documents, paragraphs
-from minqwen.train.corpus.tokenizer import MARKS, SPECIAL, VOCAB_SIZE, build_tokenizer
+from minqwen.train.corpus.tokenizer import (
+    MARKS,
+    SPECIAL,
+    VOCAB_SIZE,
+    build_tokenizer,
+    token_sizes,
+)
+from minqwen.train.corpus.tools import NOTES, described
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -27,6 +35,22 @@ ODD = [
     " \n \t\n  x",
     "".join(map(chr, range(1, 256))),
 ]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with the files that training begins with."""
+    folder = tmp_path_factory.mktemp("processor")
+    write_processor(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_5_moe"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hf_written(written):
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(written)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +95,20 @@ def test_no_document_holds_a_special_token():
     assert not [token for token in SPECIAL + MARKS if token in text]
 
 
-@pytest.mark.slow
-def test_vocabulary_has_2048_ids_with_the_special_ones_last(corpus):
-    vocabulary = corpus.tokenizer.get_vocab()
+def test_vocabulary_has_2048_ids_with_the_special_ones_last(written):
+    vocabulary = load_tokenizer(written).get_vocab()
     assert sorted(vocabulary.values()) == list(range(VOCAB_SIZE))
     first = VOCAB_SIZE - len(SPECIAL + MARKS)
     assert [vocabulary[t] for t in SPECIAL + MARKS] == list(range(first, VOCAB_SIZE))
+
+
+def test_words_of_the_tasks_are_one_token_and_digits_each_their_own(written):
+    tokenizer = load_tokenizer(written)
+    known = [f" {word}" for word in words.COLOURS + words.DAYS + words.THINGS]
+    whole = [len(tokenizer.encode(word).ids) == 1 for word in known]
+    assert sum(whole) > 0.9 * len(whole)
+    assert tokenizer.encode("4711").tokens == list("4711")
+    assert max(len(name) for name in tokenizer.get_vocab() if name.isdigit()) == 1
 
 
 def test_learning_the_merges_twice_gives_one_tokenizer():
@@ -94,18 +126,24 @@ def test_any_text_survives_and_transformers_gives_the_same_ids(
     assert sum(corpus.sizes[ids]) == len(unicodedata.normalize("NFC", text).encode())
 
 
-def test_library_and_chats_get_the_same_ids_in_transformers(corpus, hf_tokenizer):
+def test_library_and_chats_get_the_same_ids_in_transformers(written, hf_written):
     texts = [d.text[:20_000] for d in documents() if d.held_out]
-    texts += [c.prompt + c.answer for c in text_chats(np.random.default_rng(0))[:200]]
-    ours = [e.ids for e in corpus.tokenizer.encode_batch(texts)]
-    assert hf_tokenizer(texts)["input_ids"] == ours
+    texts += sample(40)
+    tokenizer = load_tokenizer(written)
+    ours = [e.ids for e in tokenizer.encode_batch(texts)]
+    assert hf_written(texts)["input_ids"] == ours
+    sizes = np.array(token_sizes(tokenizer))
+    for text in ODD:
+        plain = unicodedata.normalize("NFC", text)
+        assert sum(sizes[tokenizer.encode(text).ids]) == len(plain.encode())
 
 
-def test_files_in_the_folder_are_what_write_processor_writes(tmp_path):
-    shutil.copy(TINY / "tokenizer.json", tmp_path)
+def test_a_tokenizer_that_is_there_stays(written, tmp_path):
+    """Its ids are in the weights; all other files are written alike around it."""
+    shutil.copy(written / "tokenizer.json", tmp_path)
     write_processor(tmp_path)
     for file in tmp_path.iterdir():
-        assert file.read_text() == (TINY / file.name).read_text(), file.name
+        assert file.read_text() == (written / file.name).read_text(), file.name
 
 
 def test_missing_tokenizer_is_named(tmp_path):
@@ -128,24 +166,38 @@ CHATS = [
 ]
 
 
+TOOLS = [described(NOTES, np.random.default_rng(0), unseen=False)]
+CALL = {"name": "notes", "arguments": {"name": "Ann", "count": 3}}
+CALLED = [
+    {"role": "user", "content": "Who is Ann?"},
+    {"role": "assistant", "content": "", "reasoning_content": "I call notes.",
+     "tool_calls": [{"type": "function", "function": CALL}]},
+    {"role": "tool", "content": "Ann is a cook."},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tools", [None, TOOLS, TOOLS * 2])
 @pytest.mark.parametrize("thinking", [False, True])
-@pytest.mark.parametrize("messages", CHATS)
-def test_template_reads_alike_in_transformers(hf_tokenizer, messages, thinking):
-    prompt = hf_tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=False, enable_thinking=thinking
-    )
-    ours = Processor.load(TINY).chat(messages, thinking=thinking)
-    assert ours["input_ids"][0].tolist() == hf_tokenizer(prompt)["input_ids"]
+@pytest.mark.parametrize("messages", [*CHATS, CALLED])
+def test_template_reads_alike_in_transformers(
+    written, hf_written, messages, thinking, tools
+):
+    prompt = hf_written.apply_chat_template(
+        messages, tools=tools, add_generation_prompt=True, tokenize=False,
+        enable_thinking=thinking,
+    )  # fmt: skip
+    ours = Processor.load(written).chat(messages, thinking=thinking, tools=tools)
+    assert ours["input_ids"][0].tolist() == hf_written(prompt)["input_ids"]
 
 
-def test_template_writes_what_the_corpus_trains_on(hf_tokenizer):
+def test_template_writes_what_the_corpus_trains_on(hf_written):
     user = {"role": "user", "content": "What does len do?"}
     for reasoning, content in (
         (None, "It counts."),
         ("len is built in.", "It counts."),
     ):
         chat = exchange(user["content"], content, reasoning)
-        prompt = hf_tokenizer.apply_chat_template(
+        prompt = hf_written.apply_chat_template(
             [user],
             add_generation_prompt=True,
             tokenize=False,
@@ -154,12 +206,12 @@ def test_template_writes_what_the_corpus_trains_on(hf_tokenizer):
         assert chat.prompt == prompt
         answer = {"role": "assistant", "content": content}
         answer["reasoning_content"] = reasoning or ""
-        whole = hf_tokenizer.apply_chat_template([user, answer], tokenize=False)
+        whole = hf_written.apply_chat_template([user, answer], tokenize=False)
         assert chat.prompt + chat.answer == whole
 
 
-def test_earlier_reasoning_is_dropped(hf_tokenizer):
-    prompt = hf_tokenizer.apply_chat_template(CHATS[1], tokenize=False)
+def test_earlier_reasoning_is_dropped(hf_written):
+    prompt = hf_written.apply_chat_template(CHATS[1], tokenize=False)
     assert "Hm." not in prompt and "assistant\nHello!<|im_end|>" in prompt
 
 
@@ -168,47 +220,80 @@ def test_earlier_reasoning_is_dropped(hf_tokenizer):
     [
         ([{"role": "assistant", "content": "Hi"}], "no user message"),
         (CHATS[0] + [{"role": "system", "content": "Hi"}], "only come first"),
-        (CHATS[0] + [{"role": "tool", "content": "Hi"}], "Unknown role"),
+        (CHATS[0] + [{"role": "developer", "content": "Hi"}], "Unknown role"),
     ],
 )
-def test_template_refuses(hf_tokenizer, messages, says):
+def test_template_refuses(hf_written, messages, says):
     with pytest.raises(Exception, match=says):
-        hf_tokenizer.apply_chat_template(messages, tokenize=False)
+        hf_written.apply_chat_template(messages, tokenize=False)
 
 
-def test_a_batch_depends_on_seed_and_step_alone(corpus):
-    sizes = {"batch_size": 4, "seq_len": 256, "picture_share": 0.5}
-    first, again = corpus.batch(3, **sizes), corpus.batch(3, **sizes)
-    assert first.keys() == again.keys()
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    other = corpus.batch(4, **sizes)
-    assert not torch.equal(first["input_ids"], other["input_ids"])
+MIXED = {"notes": 2.0, "pictures": 2.0, "films": 1.0, "drills": 1.0, "source": 1.0}
 
 
-@pytest.mark.parametrize("share", [0, 0.25, 1])
-def test_rows_are_full_and_pads_match_the_grids(corpus, share):
-    for step in range(4):
-        batch = corpus.batch(step, batch_size=4, seq_len=256, picture_share=share)
-        ids, targets = batch["input_ids"], batch["targets"]
-        assert ids.shape == targets.shape == (4, 256) and ids.dtype == torch.int64
+def test_a_batch_depends_on_seed_and_step_alone(written):
+    corpus = Corpus.build(written, seed=1)
+    first, again = (corpus.batch(3, MIXED, rows=8) for _ in range(2))
+    for half, same in zip(first, again, strict=True):
+        assert half.keys() == same.keys()
+        assert all(torch.equal(half[key], same[key]) for key in half)
+    other = corpus.batch(4, MIXED, rows=8)
+    assert not torch.equal(first[0]["input_ids"], other[0]["input_ids"])
+    assert not torch.equal(first[0]["input_ids"], first[1]["input_ids"])
+
+
+@pytest.mark.parametrize("mixture", [MIXED, {"films": 1}, {"docs": 1}, {"drills": 1}])
+def test_rows_are_full_and_pads_match_the_grids(written, mixture):
+    corpus = Corpus.build(written)
+    for half in corpus.batch(1, mixture, rows=8, seq_len=192):
+        ids, targets = half["input_ids"], half["targets"]
+        assert ids.shape == targets.shape == (4, 192) and ids.dtype == torch.int64
         shown = targets != -100
         assert torch.equal(targets[:, :-1][shown[:, :-1]], ids[:, 1:][shown[:, :-1]])
-        assert ((~shown).any(1).sum() == 4 * share) and shown.any(1).all()
+        assert shown.any(1).all() and (mixture == {"docs": 1}) == bool(shown.all())
         for kind, pixels, grid in (
             ("image", "pixel_values", "image_grid_thw"),
             ("video", "pixel_values_videos", "video_grid_thw"),
         ):
             pad = corpus.tokenizer.token_to_id(f"<|{kind}_pad|>")
-            patches = int(batch[grid].prod(1).sum()) if grid in batch else 0
+            patches = int(half[grid].prod(1).sum()) if grid in half else 0
             assert int((ids == pad).sum()) * 4 == patches
             assert not (targets == pad).any()
-            assert patches == 0 or batch[pixels].shape == (patches, 1536)
+            assert patches == 0 or half[pixels].shape == (patches, 1536)
 
 
-def test_windows_visit_the_whole_stream(corpus):
-    length = len(corpus.streams["docs"]) // 100
-    starts = [corpus._window("docs", n, length)[:4].tobytes() for n in range(300)]
-    assert len(set(starts)) > 290
+def test_only_what_the_assistant_says_is_learned(written):
+    """All of it, to the end of its turn, and nothing of anybody else's."""
+    corpus = Corpus.build(written)
+    start, end, think = map(
+        corpus.tokenizer.token_to_id, ("<|im_start|>", "<|im_end|>", "<think>")
+    )
+    say = corpus.tokenizer.encode("assistant").ids
+    for half in corpus.batch(0, {"notes": 1, "tools": 1}, rows=8, seq_len=256):
+        for ids, targets in zip(half["input_ids"], half["targets"], strict=True):
+            ids, learned = ids.tolist(), (targets >= 0).tolist()
+            begins = [i for i in range(len(ids)) if ids[i] == start]
+            for first, after in zip(begins, [*begins[1:], len(ids)], strict=True):
+                own = ids[first + 1 : first + 1 + len(say)] == say
+                turn = learned[first : after - 1]
+                assert any(turn) <= own  # of other turns nothing is learned
+                if own and end in ids[first:after]:
+                    until = ids.index(end, first) - first
+                    begins_at = len(say) + 1  # after "<|im_start|>assistant\n"
+                    begins_at += 4 * (ids[first + begins_at + 1] == think)
+                    assert all(turn[begins_at:until])
+
+
+def test_drills_can_be_told_from_what_stands_before():
+    """A stretch goes on as before; a key has its newest value."""
+    for i in range(60):
+        rng = np.random.default_rng(i)
+        ids, known = drills.make(rng, 128, 500, level=i / 60)
+        assert ids.shape == known.shape == (128,) and ids.max() < 500
+        assert known.any() and not known[0]
+        for t in np.flatnonzero(known):
+            before = ids[:t]
+            assert ids[t] in before
 
 
 def test_held_out_windows_count_the_bytes_of_their_targets(corpus):
@@ -221,59 +306,6 @@ def test_held_out_windows_count_the_bytes_of_their_targets(corpus):
     assert torch.equal(
         everything["input_ids"].flatten()[1:], everything["targets"].flatten()[:-1]
     )
-
-
-def test_held_out_digits_point_at_the_digit(corpus):
-    items = list(corpus.heldout_digits(20))
-    assert sorted({item["digit"] for item in items}) == list(range(10))
-    assert sum(item["unseen"] for item in items) == 10
-    assert not set(TRAIN_FONTS) & set(UNSEEN_FONTS)
-    for item in items:
-        digit = corpus.tokenizer.decode([item["answer_ids"][item["digit_at"]]])
-        assert digit == str(item["digit"]) and digit in item["answer"]
-
-
-def test_a_drawn_digit_stands_out_and_has_a_size_that_is_not_resized():
-    rng = np.random.default_rng(0)
-    for digit in range(10):
-        picture = draw_digit(digit, rng)
-        assert picture.size in SIZES
-        assert np.ptp(np.asarray(picture.convert("L"))) >= 90
-
-
-def test_film_is_written_as_the_processor_writes_it(corpus):
-    """Timestamps, vision marks and pads of a film, from the Processor's own path."""
-    rng = np.random.default_rng(0)
-    film = next(c for c in (picture_chat(rng) for _ in range(99)) if c.videos)
-    picture = draw_digit(3, rng, size=(64, 64))
-    video = {"type": "video", "video": [picture] * 4, "fps": 2}
-    asked = {"type": "text", "text": "Which digits does the film show?"}
-    ours = Processor.load(TINY).chat([{"role": "user", "content": [video, asked]}])
-    assert ours["input_ids"][0].tolist() == corpus.tokenizer.encode(film.prompt).ids
-    assert ours["video_grid_thw"][0].tolist() == list(film.videos[0][1])
-
-
-def test_pictures_are_written_as_the_processor_writes_them(corpus):
-    rng = np.random.default_rng(1)
-    picture = draw_digit(7, np.random.default_rng(2), size=(64, 96))
-    asked = {"type": "text", "text": "Which digit is this?"}
-    content = [{"type": "image", "image": picture}, asked]
-    ours = Processor.load(TINY).chat([{"role": "user", "content": content}])
-    patches, grid = chats.patches(picture)
-    assert torch.equal(ours["pixel_values"], patches) and grid == (1, 6, 4)
-    chat = one_digit(7, rng, thinking=False, size=(64, 96))
-    start = chat.prompt.index("<|vision_end|>")
-    prompt = corpus.tokenizer.decode(
-        ours["input_ids"][0].tolist(), skip_special_tokens=False
-    )
-    assert prompt.startswith(chat.prompt[:start])
-
-
-def test_missing_fonts_are_explained(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    digits.font_folder.cache_clear()
-    with pytest.raises(InputError, match="matplotlib is missing"):
-        digits.font_folder()
 
 
 def test_built_in_pages_are_the_same_in_a_fresh_interpreter():

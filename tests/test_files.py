@@ -195,13 +195,21 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(kind, tmp_path):
 
 
 def test_training_on_a_full_disk_keeps_what_it_had(tmp_path):
-    from minqwen.train.loop import Recipe, keep
+    from minqwen.train.loop import course, keep
+    from minqwen.train.recipe import Recipe
 
     model = small_model(moe=False)
-    optimizer = torch.optim.SGD(model.parameters())
+    recipe = Recipe.read()
     (tmp_path / "resume.pt").write_bytes(b"before")
     with pytest.raises((InputError, RuntimeError)), small_disk():
-        keep(tmp_path / "resume.pt", model, optimizer, Recipe(), 1, 0.0)
+        keep(
+            tmp_path / "resume.pt",
+            model,
+            course(model, None, recipe),
+            recipe,
+            (1, 1),
+            {},
+        )
     assert [f.read_bytes() for f in tmp_path.iterdir()] == [b"before"]
 
 

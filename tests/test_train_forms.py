@@ -13,7 +13,9 @@ from minqwen.model.deltanet import GatedDeltaNet, remember
 from minqwen.model.norm import gated_rms_norm, rms_norm
 from minqwen.model.qwen import Qwen
 from minqwen.model.taps import listen
-from minqwen.train.loop import Recipe, long_memories, losses, tiny_config
+from minqwen.train.loop import losses
+from minqwen.train.recipe import tiny_config
+from minqwen.train.start import start
 from tests.tiny_models import small_config
 
 pytestmark = [
@@ -182,7 +184,7 @@ def learner():
     """The small model of the trainer, and a batch."""
     torch.manual_seed(0)
     model = Qwen(tiny_config()).train()
-    long_memories(model)
+    start(model)
     return model, torch.randint(0, 2000, (4, 50))
 
 
@@ -198,7 +200,7 @@ def test_a_whole_model_learns_the_same(learner):
 
     def loss():
         batch = dict(input_ids=ids[:, :-1], targets=ids[:, 1:])
-        return sum(losses(model, batch, Recipe()).values())
+        return sum(losses(model, batch).values())
 
     pairs = zip(
         gradient(model, "train", loss), gradient(model, "torch", loss), strict=True

@@ -30,8 +30,13 @@ PROCESSOR = ("assets/tiny/*.json", "assets/tiny/*.jinja")  # config.json among t
 CHECKPOINT = ("assets/tiny/*.safetensors", *PROCESSOR)
 PICTURE = "assets/seven.png"  # drawn once; nothing makes it again
 TRACE = "assets/trace.safetensors"
-CARD = "python -m minqwen.train.abilities assets/tiny"
+CARD = "python -m minqwen.train.card assets/tiny"
 CORPUS = "minqwen/train/corpus/**/*.py"
+MEASURES = (
+    "minqwen/train/abilities.py",
+    "minqwen/train/cases.py",
+    "minqwen/train/card.py",
+)
 SHARED = "minqwen/widgets/shared/*.mjs"
 
 
@@ -51,7 +56,7 @@ def notebook(name, *inputs):
 TARGETS = (
     Target(
         "card", CARD, ("assets/tiny/README.md",),
-        (*CHECKPOINT, "minqwen/train/abilities.py", "minqwen/train/*.txt", CORPUS),
+        (*CHECKPOINT, *MEASURES, "minqwen/train/*.txt", CORPUS),
     ),
     Target(
         "quantised", "python -m tools.quant_error --readme", ("README.md",),

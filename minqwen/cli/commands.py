@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import warnings
-from dataclasses import replace
 
 import torch
 
@@ -106,8 +105,11 @@ def parser():
                      help="batches to learn from")  # fmt: skip
     sub.add_argument("--threads", type=ranged(int, 1, 1024), default=2, metavar="N",
                      help="of the CPU (default: 2)")  # fmt: skip
-    sub.add_argument("--seed", type=ranged(int, 0, 2**31), default=0)
-    sub.add_argument("--resume", action="store_true", help="go on where it stopped")
+    sub.add_argument("--seed", type=ranged(int, 0, 2**31))
+    sub.add_argument("--recipe", metavar="FILE", help="a recipe.toml of your own")
+    sub.add_argument("--resume", metavar="FILE",
+                     help="where a run keeps what it needs to go on after a kill, and "
+                     "finds it again (default: resume.pt in the folder)")  # fmt: skip
     sub = command("convert", run_convert, "write a checkpoint in another form")
     convert_options(sub)
     bench_options(command("bench", run_bench, "speed beside what else is installed"))
@@ -130,12 +132,13 @@ def run_plan(options):
 
 
 def run_train(options):
-    from ..train.loop import Recipe, run  # the corpus comes with it
+    from ..train.loop import run
+    from ..train.recipe import RECIPE, Recipe  # the corpus comes with it
 
-    recipe = Recipe(seed=options.seed)
-    if options.steps:
-        recipe = replace(recipe, steps=options.steps)
-    run(options.out, recipe, resume=options.resume, threads=options.threads)
+    changes = {"steps": options.steps, "seed": options.seed}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    recipe = Recipe.read(options.recipe or RECIPE, **changes)
+    run(options.out, recipe, options.resume, options.threads)
 
 
 def run_convert(options):

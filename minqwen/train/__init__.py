@@ -1,5 +1,6 @@
 """A small Qwen3.5, trained from nothing on data that needs no download."""
 
-from .loop import Recipe, run, train
+from .loop import run, train
+from .recipe import Recipe
 
 __all__ = ["Recipe", "run", "train"]

@@ -1,46 +1,111 @@
-"""What the embedded model can do, measured on what it never saw, and its model card."""
+"""What the embedded model can do, measured on what it never saw."""
 
 import math
-import platform
-from collections import Counter
-from dataclasses import asdict
-from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..engine.generate import generate
-from ..files import write_whole
-from ..prompt.processor import Processor
-from ..weights import load
-from .corpus import Corpus
+from ..model.forms import using
+from ..model.moe import Router, route
+from .corpus import TEXTS
+from .corpus.tasks import TASKS
 
-WINDOW = 1024  # tokens read at once when measuring; twice what training saw
-PICTURES = 500
+WINDOW = 1024  # tokens of text read at once when measuring
+TESTING = 2**40  # stands where a training row has its step, so it is never drawn
+TOGETHER = 8192  # tokens
+
+
+def heldout(make, count, seed=0):
+    """`count` chats that no training batch holds."""
+    rngs = (np.random.default_rng([seed, TESTING, i]) for i in range(count))
+    return [make(rng, 1.0, unseen=True) for rng in rngs]
+
+
+def answered(model, corpus, chats):
+    """For each chat: is its last answer what the model writes, word for word?"""
+    return [right for right, _ in answers(model, corpus, chats)]
+
+
+def answers(model, corpus, chats):
+    """For each chat: does the model write its last answer, and which token comes first?
+
+    One reading of the right answer tells: what is likeliest after each of its tokens
+    is the next one, all along, if and only if the model would write it, since to the
+    first difference it writes under the same conditions.
+    """
+    rows = [encoded(corpus, chat) for chat in chats]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    found, group = [None] * len(rows), []
+    for i in [*order, None]:
+        room = i is not None and (len(group) + 1) * len(rows[i][0]) <= TOGETHER
+        if group and not room:
+            for j, verdict in zip(group, read(model, group, rows, chats), strict=True):
+                found[j] = verdict
+            group = []
+        group.append(i)
+    return found
+
+
+def encoded(corpus, chat):
+    """Ids up to the end of the last answer, and where it starts."""
+    prompt, answer = (
+        part.ids for part in corpus.tokenizer.encode_batch([chat.prompt, chat.answer])
+    )
+    last = answer.index(corpus.tokenizer.token_to_id("<|im_end|>")) + 1
+    return np.array(prompt + answer[:last]), len(prompt)
 
 
 @torch.inference_mode()
-def bits_per_byte(model, corpus, kind, window=WINDOW):
+def read(model, group, rows, chats):
+    """`answers` of a few rows at once, padded on the right, which no token sees."""
+    length = max(len(rows[i][0]) for i in group)
+    ids = np.zeros((len(group), length), dtype=np.int64)
+    for row, i in enumerate(group):
+        ids[row, : len(rows[i][0])] = rows[i][0]
+    ids = torch.tensor(ids)
+    guess = model(ids, **pictures([chats[i] for i in group])).argmax(-1)
+    for row, i in enumerate(group):
+        whole, start = rows[i]
+        own = guess[row, start - 1 : len(whole) - 1]
+        yield bool((own == ids[row, start : len(whole)]).all()), int(own[0])
+
+
+def pictures(chats):
+    """The pictures of some chats as the keywords that `model(...)` takes."""
+    from .corpus import stack
+
+    images = [image for chat in chats for image in chat.images]
+    videos = [video for chat in chats for video in chat.videos]
+    found = {}
+    if images:
+        found["pixel_values"], found["image_grid_thw"] = stack(images)
+    if videos:
+        found["pixel_values_videos"], found["video_grid_thw"] = stack(videos)
+    return found
+
+
+def glance(model, corpus, mixture, count=24, windows=3):
+    """A quick look at each part of a mixture, for a learning curve: {name: figure}."""
+    found = {}
+    for name in mixture:
+        if name in TASKS:
+            right = answered(model, corpus, heldout(TASKS[name], count, corpus.seed))
+            found[name] = sum(right) / count
+        elif name in TEXTS:
+            found[f"{name} bits"], _ = bits_per_byte(model, corpus, name, limit=windows)
+    return found
+
+
+@torch.inference_mode()
+def bits_per_byte(model, corpus, kind, window=WINDOW, limit=None):
     """Held-out `kind` ("source" or "docs"), in windows: (bits a byte, bytes read)."""
-    held = corpus.heldout(kind, window)
+    held = corpus.heldout(kind, window, limit)
     loss = 0.0
     for ids, targets in zip(held["input_ids"], held["targets"], strict=True):
         logits = model(ids[None])[0]
         loss += F.cross_entropy(logits.float(), targets, reduction="sum").item()
     return loss / math.log(2) / held["bytes"], held["bytes"]
-
-
-def digit_accuracy(model, corpus, processor, count=PICTURES):
-    """Share of fresh pictures answered in full: {"known fonts", "unseen fonts"}."""
-    right, asked = Counter(), Counter()
-    for case in corpus.heldout_digits(count):
-        inputs = {k: case[k] for k in ("input_ids", "pixel_values", "image_grid_thw")}
-        steps = generate(model, inputs, max_new_tokens=16, processor=processor)
-        answer = "".join(step.text for step in steps)
-        fonts = "unseen fonts" if case["unseen"] else "known fonts"
-        asked[fonts] += 1
-        right[fonts] += answer.strip() == case["answer"]
-    return {fonts: right[fonts] / asked[fonts] for fonts in asked}
 
 
 @torch.inference_mode()
@@ -57,68 +122,59 @@ def draft_accuracy(model, corpus, window=WINDOW, limit=20):
     return agreed / total
 
 
-def measure(folder, seed=0):
-    """All figures of the card, from the files in `folder` as anyone would load them."""
-    model, processor = load(folder), Processor.load(folder)
-    corpus = Corpus.build(folder, seed=seed)
-    figures = {"size": model.num_parameters(), "corpus": corpus.summary()}
-    figures["bits per byte"] = {
-        kind: bits_per_byte(model, corpus, kind)[0] for kind in ("source", "docs")
-    }
-    figures["digits"] = digit_accuracy(model, corpus, processor)
-    figures["drafts"] = draft_accuracy(model, corpus)
-    return figures
+@torch.inference_mode()
+def copy_bits(model, corpus, count, tokens=64):
+    """Bits a token of random tokens that the prompt says and the answer repeats."""
+    asked = corpus.tokenizer.encode("<|im_start|>user\nRepeat: ").ids
+    turn = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    turn = corpus.tokenizer.encode(turn).ids
+    loss = 0.0
+    for i in range(count):
+        rng = np.random.default_rng([corpus.seed, TESTING, i])
+        said = rng.integers(corpus.end, size=tokens).tolist()
+        ids = torch.tensor([*asked, *said, *turn, *said])
+        logits = model(ids[None, :-1])[0, -tokens:]
+        loss += F.cross_entropy(logits.float(), ids[-tokens:]).item()
+    return loss / count / math.log(2)
 
 
-def write_card(folder, recipe, seconds, threads):
-    """Measure the checkpoint in `folder`, write its README.md, return the figures."""
-    f = measure(folder, recipe.seed)
-    size = {part: f"{count / 1e6:.2f} M" for part, count in f["size"].items()}
-    corpus, bits, digits = f["corpus"], f["bits per byte"], f["digits"]
-    source, docs = corpus["test_source_bytes"], corpus["test_docs_bytes"]
-    rows = {
-        f"bits per byte, Python source ({source:,} bytes)": f"{bits['source']:.3f}",
-        f"bits per byte, documentation ({docs:,} bytes)": f"{bits['docs']:.3f}",
-        "digits named, fresh pictures, known fonts": f"{digits['known fonts']:.1%}",
-        "digits named, fonts it never saw": f"{digits['unseen fonts']:.1%}",
-        "MTP head guesses the model's own choice": f"{f['drafts']:.1%}",
-    }
-    table = "\n".join(f"| {what} | {value} |" for what, value in rows.items())
-    megabytes = {k: f"{corpus[f'train_{k}_bytes'] / 1e6:.1f} MB" for k in bits}
-    tokens = recipe.all_steps * recipe.batch_size * recipe.seq_len / 1e6
-    settings = ", ".join(f"{k} {v}" for k, v in asdict(recipe).items())
-    chosen = {"steps": recipe.steps, "seed": recipe.seed, "threads": threads}
-    usual = {"steps": type(recipe).steps, "seed": type(recipe).seed, "threads": 2}
-    extra = "".join(f" --{k} {v}" for k, v in chosen.items() if v != usual[k])
-    text = f"""# The embedded model
+@torch.inference_mode()
+def specialists(model, corpus, count):
+    """For each layer, how much a token's experts tell of its task, and of it by chance.
 
-A Qwen3.5-MoE in every respect but size, trained by this project from random weights:
-{size["text"]} parameters of text model ({size["active"]} active a token),
-{size["vision"]} of vision tower, {size["mtp"]} of MTP head, stored as the released
-checkpoints are. It exists to be looked into. It knows some Python, a little of its
-library's documentation, and the ten digits.
+    Mutual information in bits between the task and one expert drawn by its weight;
+    and the same of a router with random weights of the same spread, which sees the
+    same states. A learned router that told no more would be no specialist.
+    """
+    joint = {}  # layer -> [own or random, task, expert]
+    routers = [m for m in model.modules() if isinstance(m, Router)]
+    random = torch.Generator().manual_seed(corpus.seed)
+    now = 0  # the task of the chat that is read
 
-| on what it never saw | |
-|---|---|
-{table}
+    def hear(router, args):
+        x = args[0]
+        own = router.weight.float()
+        other = torch.randn(own.shape, generator=random) * own.std()
+        both = joint.setdefault(router, torch.zeros(2, len(TASKS), len(own)))
+        for which, weight in enumerate((own, other)):
+            shares, ids = route(x.float() @ weight.T, router.top_k)
+            both[which, now].scatter_add_(0, ids.flatten(), shares.flatten())
 
-Measured on these files (bf16), computed in fp32, in windows of {WINDOW} tokens, and on
-{PICTURES} pictures.
+    hooks = [router.register_forward_pre_hook(hear) for router in routers]
+    try:
+        with using("torch"):  # NOTE: other forms pass modules' hooks by
+            for now, make in enumerate(TASKS.values()):  # noqa: B007
+                for chat in heldout(make, count, corpus.seed):
+                    ids = torch.tensor(encoded(corpus, chat)[0])[None]
+                    model(ids, **pictures([chat]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [[information(table) for table in both] for both in joint.values()]
 
-## How it was made
 
-    minqwen train --out assets/tiny{extra}
-
-{seconds / 60:.0f} minutes on {threads} CPU threads, {tokens:.1f} M tokens, Python
-{platform.python_version()}, torch {torch.__version__}. Recipe: {settings}.
-
-Text: the source of Python's standard library ({megabytes["source"]}) and its bundled
-documentation ({megabytes["docs"]}). About one file in 25 is held out, chosen by the
-hash of its path; what a held-out file says is cut from the others.
-{corpus["chats"]:,} questions and answers come from docstrings. Pictures: digits drawn
-with the DejaVu and Computer Modern fonts that matplotlib carries; STIX is kept for
-testing. Nothing is downloaded, so another Python has another library and makes another
-model. Corpus sha256: `{corpus["corpus_sha256"][:16]}`.
-"""
-    write_whole(Path(folder) / "README.md", text.encode())
-    return f
+def information(joint):
+    """Mutual information in bits of a table [tasks, experts] of how often both met."""
+    joint = joint / joint.sum(1, keepdim=True) / len(joint)  # tasks alike
+    apart = joint.sum(0) * joint.sum(1, keepdim=True)
+    return torch.xlogy(joint, joint / apart.clamp(min=1e-30)).sum().item() / math.log(2)

@@ -1,39 +1,35 @@
 """The tiny model's training data, made on the spot and without a download.
 
     corpus = Corpus.build("assets/tiny", seed=0)
-    batch = corpus.batch(step=0, batch_size=8, seq_len=512, picture_share=0.25)
+    halves = corpus.batch(step=0, mixture={"notes": 0.8, "source": 0.2}, rows=8)
 
-A batch depends on the seed and the step alone, so a run that was killed goes on
-where it stopped without any state but its step.
+A batch depends on the seed, the step and the arguments alone, so a run that was killed
+goes on where it stopped without any state but its step.
 """
-
-import math
 
 import numpy as np
 import torch
 
-from .chats import one_digit, picture_chat, text_chats
-from .digits import TRAIN_FONTS, UNSEEN_FONTS
+from ...errors import InputError
+from . import drills
 from .processor import load_tokenizer, write_processor
+from .tasks import TASKS
 from .text import documents, fingerprint
-from .tokenizer import token_sizes
+from .tokenizer import MARKS, SPECIAL, token_sizes
 
-__all__ = ["Corpus", "fingerprint", "write_processor"]
+__all__ = ["IGNORED", "TEXTS", "Corpus", "fingerprint", "write_processor"]
 
-# rows without pictures: what they hold, and how often
-TEXT_SHARES = {"source": 0.6, "docs": 0.2, "chats": 0.2}
-GOLDEN = (math.sqrt(5) - 1) / 2
+TEXTS = ("source", "docs")
+KINDS = (*TASKS, *TEXTS, "drills")
 IGNORED = -100
-ALONE = 2**39  # stands where a training row has its step, as TESTING does
-TESTING = 2**40  # stands where a training row has its step, so it is never drawn
 
 
 class Corpus:
-    """Token streams and chats of one tokenizer; see `build`."""
+    """The token streams and the tasks of one tokenizer; see `build`."""
 
     @classmethod
     def build(cls, folder, seed=0):
-        """Read the tokenizer in `folder`, tokenise everything (seconds), keep it."""
+        """Read the tokenizer in `folder`, tokenise the library (seconds), keep it."""
         return cls(load_tokenizer(folder), seed)
 
     def __init__(self, tokenizer, seed=0):
@@ -41,12 +37,8 @@ class Corpus:
         self.seed = seed
         self.end = tokenizer.token_to_id("<|endoftext|>")
         self.sizes = np.array(token_sizes(tokenizer))
-        kinds = ("source", "docs")
-        self.streams = {kind: self._stream(kind, held_out=False) for kind in kinds}
-        self.held_out = {kind: self._stream(kind, held_out=True) for kind in kinds}
-        chats = text_chats(np.random.default_rng(seed))
-        prompts = tokenizer.encode_batch([c.prompt + c.answer for c in chats])
-        self.chats = [np.array(p.ids + [self.end]) for p in prompts]
+        self.streams = {kind: self._stream(kind, held_out=False) for kind in TEXTS}
+        self.held_out = {kind: self._stream(kind, held_out=True) for kind in TEXTS}
 
     def _stream(self, kind, held_out):
         texts = [
@@ -57,94 +49,94 @@ class Corpus:
 
     def summary(self):
         """Plain numbers for the model card."""
-        facts = {"corpus_sha256": fingerprint(), "chats": len(self.chats)}
+        facts = {"corpus_sha256": fingerprint()}
         for split, streams in (("train", self.streams), ("test", self.held_out)):
             for kind, ids in streams.items():
                 facts[f"{split}_{kind}_tokens"] = len(ids)
                 facts[f"{split}_{kind}_bytes"] = int(self.sizes[ids].sum())
         return facts
 
-    def batch(self, step, batch_size, seq_len, picture_share=0.25):
-        """The rows of one step, as the keywords `model(...)` takes, plus `targets`.
+    def check(self):
+        """InputError unless the tokenizer has the tasks' marks, in their order."""
+        marks = SPECIAL + MARKS
+        first = self.end or 0
+        for number, mark in enumerate(marks, first):
+            if self.tokenizer.token_to_id(mark) != number:
+                raise InputError(
+                    f"tokenizer.json does not have {mark} where the tasks need it; "
+                    "train into an empty folder, which gets a tokenizer of its own"
+                )
 
-        input_ids [B, T] int64; targets [B, T] int64, already shifted: targets[b, t]
-        follows input_ids[b, t], and is -100 where no loss is due (the prompts of
-        picture chats). Rows are full, so there is no mask. With pictures in the
-        batch: pixel_values float32 [N, 1536] and image_grid_thw int64 [n, 3], and
-        for films pixel_values_videos and video_grid_thw. Text rows are windows into
-        the streams; one row in 1 / picture_share holds whole picture chats.
+    def batch(self, step, mixture, rows, seq_len=256, level=1.0, halves=2):
+        """A step's rows in `halves` equal parts, each the keywords of `losses`.
+
+        mixture {task or text: share of the rows' room}; level 0 to 1, how hard.
+        A part has input_ids [B, T] int64 and targets [B, T] int64, already shifted:
+        targets[b, t] follows input_ids[b, t], and is -100 where no loss is due (what
+        the assistant does not write itself). Rows are full, so there is no mask. With
+        pictures: pixel_values float32 [N, 1536] and image_grid_thw int64 [n, 3], and
+        for films pixel_values_videos and video_grid_thw.
         """
-        rows, images, videos = [], [], []
-        for row in range(batch_size):
-            number = step * batch_size + row
-            rng = np.random.default_rng([self.seed, step, row])
-            pictured = math.floor((number + 1) * picture_share) > math.floor(
-                number * picture_share
-            )
-            if pictured:
-                rows.append(self._picture_row(rng, number, seq_len, images, videos))
-            else:
-                kind = rng.choice(list(TEXT_SHARES), p=list(TEXT_SHARES.values()))
-                rows.append(self._text_row(kind, number, seq_len))
-        inputs, targets = zip(*rows, strict=True)
-        batch = {
-            "input_ids": torch.tensor(np.stack(inputs)),
-            "targets": torch.tensor(np.stack(targets)),
-        }
-        if images:
-            batch["pixel_values"], batch["image_grid_thw"] = stack(images)
-        if videos:
-            batch["pixel_values_videos"], batch["video_grid_thw"] = stack(videos)
-        return batch
+        parts = []
+        for numbers in np.split(np.arange(rows), halves):
+            inputs, targets, images, videos = [], [], [], []
+            for row in numbers:
+                rng = np.random.default_rng([self.seed, step, row])
+                ids, loss = self._row(rng, mixture, seq_len + 1, level, images, videos)
+                inputs.append(ids[:-1])
+                targets.append(np.where(loss[1:], ids[1:], IGNORED))
+            part = {
+                "input_ids": torch.tensor(np.stack(inputs)),
+                "targets": torch.tensor(np.stack(targets)),
+            }
+            if images:
+                part["pixel_values"], part["image_grid_thw"] = stack(images)
+            if videos:
+                part["pixel_values_videos"], part["video_grid_thw"] = stack(videos)
+            parts.append(part)
+        return parts
 
-    def _text_row(self, kind, number, seq_len):
-        if kind == "chats":
-            ids = self._packed_chats(number, seq_len + 1)
-        else:
-            ids = self._window(kind, number, seq_len + 1)
-        return ids[:-1], ids[1:]
-
-    def _window(self, kind, number, length):
-        """A window of the stream; golden-ratio steps visit the stream evenly."""
-        stream = self.streams[kind]
-        start = int(number * GOLDEN % 1 * (len(stream) - length))
-        return stream[start : start + length].astype(np.int64)
-
-    def _packed_chats(self, number, length):
-        """Whole chats from a place in the shuffled list on, the last one cut."""
-        at = int(number * GOLDEN % 1 * len(self.chats))
-        ids = np.empty(0, dtype=np.int64)
-        while len(ids) < length:
-            ids = np.concatenate([ids, self.chats[at % len(self.chats)]])
-            at += 1
-        return ids[:length]
-
-    def _picture_row(self, rng, number, seq_len, images, videos):
-        """Picture chats while they fit, then source; loss on the answers only."""
+    def _row(self, rng, mixture, length, level, images, videos):
+        """A row of text, or one chat after another, the last one cut: ids, loss."""
+        kinds, shares = list(mixture), np.array(list(mixture.values()))
+        draw = rng.choice(kinds, p=shares / shares.sum())
+        if draw == "drills":
+            return drills.make(rng, length, self.end, level)
+        if draw in TEXTS:
+            return self._window(draw, rng, length), np.ones(length, dtype=bool)
+        tasks = [kind for kind in kinds if kind in TASKS]
+        shares = np.array([mixture[task] for task in tasks])
         ids, loss = [], []
-        while True:
-            chat = picture_chat(rng)
-            prompt = self.tokenizer.encode(chat.prompt).ids
-            answer = self.tokenizer.encode(chat.answer).ids + [self.end]
-            if len(ids) + len(prompt) + len(answer) > seq_len + 1:
-                break
-            ids += prompt + answer
-            loss += [False] * len(prompt) + [True] * len(answer)
-            images += chat.images
-            videos += chat.videos
-        rest = seq_len + 1 - len(ids)
-        ids = np.concatenate(
-            [np.array(ids, np.int64), self._window("source", number, rest)]
-        )
-        loss = np.array(loss + [True] * rest, dtype=bool)
-        return ids[:-1], np.where(loss[1:], ids[1:], IGNORED)
+        while len(ids) < length:
+            chat = TASKS[rng.choice(tasks, p=shares / shares.sum())](rng, level)
+            more, learned = self.encode(chat)
+            if not ids and len(more) > length:
+                continue  # a row has an answer at least
+            if chat.images or chat.videos:
+                if len(ids) + len(more) > length:  # a picture cannot be cut
+                    more = self._window("source", rng, length - len(ids)).tolist()
+                    learned = [False] * len(more)
+                else:
+                    images += chat.images
+                    videos += chat.videos
+            ids, loss = ids + more, loss + learned
+        return np.array(ids[:length]), np.array(loss[:length])
 
-    def digits(self, step, count):
-        """Pictures without words, for the tower alone: patches, grids, digits."""
-        rng = np.random.default_rng([self.seed, ALONE, step])
-        named = rng.integers(10, size=count)
-        images = [one_digit(int(d), rng, thinking=False).images[0] for d in named]
-        return *stack(images), torch.tensor(named)
+    def encode(self, chat):
+        """Ids of a chat with the end of its text, and which of them are learned."""
+        texts = [text for text, _ in chat.parts]
+        ids, learned = [], []
+        for part, (_, own) in zip(
+            self.tokenizer.encode_batch(texts), chat.parts, strict=True
+        ):
+            ids += part.ids
+            learned += [own] * len(part.ids)
+        return [*ids, self.end], [*learned, False]
+
+    def _window(self, kind, rng, length):
+        stream = self.streams[kind]
+        start = int(rng.integers(len(stream) - length))
+        return stream[start : start + length].astype(np.int64)
 
     def heldout(self, kind, seq_len, limit=None):
         """Text never trained on: `kind` "source" or "docs", whole windows only.
@@ -165,33 +157,6 @@ class Corpus:
             "targets": torch.tensor(targets),
             "bytes": int(self.sizes[targets].sum()),
         }
-
-    def heldout_digits(self, count):
-        """`count` prompts with a fresh picture each, every second in an unseen font.
-
-        Yields dicts: input_ids [1, T] up to where the assistant answers,
-        pixel_values, image_grid_thw, the whole `answer` ("This is the digit 7."), and
-        for a check in one forward pass `answer_ids` (its ids) and `digit_at`, the
-        place of the digit in them; `digit`, and `unseen` (a font never trained on).
-        """
-        for number in range(count):
-            rng = np.random.default_rng([self.seed, TESTING, number])
-            unseen = number % 2 == 1
-            digit = number // 2 % 10
-            fonts = UNSEEN_FONTS if unseen else TRAIN_FONTS
-            chat = one_digit(digit, rng, thinking=False, fonts=fonts)
-            pixels, grid = stack(chat.images)
-            answer = self.tokenizer.encode(chat.answer).ids
-            yield {
-                "input_ids": torch.tensor([self.tokenizer.encode(chat.prompt).ids]),
-                "pixel_values": pixels,
-                "image_grid_thw": grid,
-                "answer": chat.answer.removesuffix("<|im_end|>\n"),
-                "answer_ids": answer,
-                "digit_at": answer.index(self.tokenizer.token_to_id(str(digit))),
-                "digit": digit,
-                "unseen": unseen,
-            }
 
 
 def stack(pictures):

@@ -1,20 +1,19 @@
 """The files beside the weights: tokenizer, chat template, picture settings."""
 
+import re
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ...errors import InputError
 from ...files import as_json, write_whole
+from .resolution import GRID, MAX_PIXELS, MAX_VIDEO_PIXELS, MIN_PIXELS, PATCHES
+from .tasks import sample
+from .text import documents
 from .tokenizer import MARKS, SPECIAL, build_tokenizer
 
-# areas in pixels, despite the names that the settings file gives them
-MIN_PIXELS, MAX_PIXELS = 64 * 64, 512 * 512
-MAX_VIDEO_PIXELS = 16 * MAX_PIXELS
-GRID = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2}
-PATCHES = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS, "mean": 0.5, "std": 0.5}
-PATCHES |= GRID
 MAX_POSITIONS = 32768
+EVERY = 24  # of so many documents one is read for the merges
 
 
 def write_processor(folder):
@@ -26,12 +25,25 @@ def write_processor(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():
-        write_whole(folder / "tokenizer.json", build_tokenizer().to_str().encode())
+        write_whole(
+            folder / "tokenizer.json", build_tokenizer(texts()).to_str().encode()
+        )
     tokenizer = load_tokenizer(folder)
     template = Path(__file__).with_name("chat_template.jinja")
     write_whole(folder / template.name, template.read_bytes())
     for name, content in settings_files(tokenizer).items():
         write_whole(folder / name, as_json(content))
+
+
+def texts():
+    """What the merges are learned from: chats of every task, and some of the library.
+
+    Not all of it, or the words of the tasks would be rare beside those of programs.
+    """
+    shown = [doc.text for doc in documents() if not doc.held_out]
+    yield from shown[::EVERY]
+    for text in sample():
+        yield re.sub("|".join(map(re.escape, SPECIAL + MARKS)), "\n", text)
 
 
 def load_tokenizer(folder):

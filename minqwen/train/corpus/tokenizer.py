@@ -12,7 +12,6 @@ from tokenizers import (
 )
 
 from ...weights.gguf.text import PATTERN
-from .text import documents
 
 VOCAB_SIZE = 2048
 # the order of the real vocabulary, which also puts them behind the learned ids
@@ -21,13 +20,14 @@ SPECIAL = (
     "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 # added, yet not special: a decoder that skips special tokens still shows them
-MARKS = ("<think>", "</think>")
+MARKS = (
+    "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>",
+    "</tool_response>",
+)  # fmt: skip
 
 
-def build_tokenizer(texts=None):
-    """Learn the merges from `texts` (default: the training split); a Tokenizer."""
-    if texts is None:
-        texts = (doc.text for doc in documents() if not doc.held_out)
+def build_tokenizer(texts):
+    """Learn the merges from `texts`; a Tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -1,0 +1,299 @@
+"""Notes to remember: who has what and where things are, some of it overwritten later.
+
+    Ann has 7 pears. Tom has 2 pears. Now Ann has 3 pears. How many pears does Ann have?
+    -> Ann has 3 pears.
+
+An answer names the one it is about just before the value. It is the plainest test of a
+memory: one that only adds up keeps 7 and 3, the delta rule puts 3 in the place of 7.
+"""
+
+from dataclasses import dataclass
+
+from . import words
+from .chats import assistant, user, write
+from .words import invented, person, pick, up_to, word_of
+
+MOST_FACTS = 32
+CODE_SHARE = 0.2
+NOT_SAID = "The notes do not say."
+NOTED = "Noted."
+NEWS = ("Now {}", "Now {}", "Now {}", "Later {}", "Today {}", "Correction: {}", "{}")
+HEADS = ("", "", "", "Notes: ", "Remember: ", "Please remember this. ", "My notes: ")
+ASKED = ("{}", "{}", "{}", "{}", "Question: {}", "Please tell me: {}", "So: {}")
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Ways to say and to ask one thing of `n`; v is its value.
+
+    t is what else it is about, the pears that n has 7 of. The answer is the first way
+    to say it, unless there is an `answer`. With `lines` the facts are no sentences, so
+    each has a line of its own.
+    """
+
+    said: tuple
+    asked: tuple
+    values: str
+    things: tuple = ("",)
+    of: str = "person"
+    lines: bool = False
+    answer: str = ""
+
+
+def counted(verb, plain):
+    asked = (f"How many {{t}} does {{n}} {plain}?",)
+    return Relation((f"{{n}} {verb} {{v}} {{t}}.",), asked, "count", words.THINGS)
+
+
+# fmt: off
+RELATIONS = (
+    counted("has", "have"), counted("has", "have"), counted("owns", "own"),
+    counted("keeps", "keep"), counted("sells", "sell"), counted("wants", "want"),
+    counted("needs", "need"), counted("sees", "see"),
+    Relation(("{n} is {v} years old.", "{n} is {v}."),
+             ("How old is {n}?", "What is the age of {n}?"), "age"),
+    Relation(("{n} lives in {v}.", "{n} has a flat in {v}.", "The home of {n} is {v}."),
+             ("Where does {n} live?", "In which town does {n} live?"), "town"),
+    Relation(("{n} comes from {v}.", "{n} was born in {v}."),
+             ("Where does {n} come from?", "Which town does {n} come from?"), "town"),
+    Relation(("{n} works in {v}.", "The job of {n} is in {v}."),
+             ("Where does {n} work?",), "town"),
+    Relation(("{n} likes {v}.", "{n} is fond of {v}."),
+             ("What does {n} like?",), "liked"),
+    Relation(("{n} wears {v}.",),
+             ("Which colour does {n} wear?", "What does {n} wear?"), "colour"),
+    Relation(("{n} works as a {v}.", "{n} is a {v}."),
+             ("What does {n} work as?", "What is the job of {n}?"), "job"),
+    Relation(("{n} speaks {v}.",),
+             ("Which language does {n} speak?", "What does {n} speak?"), "language"),
+    Relation(("{n} plays {v}.",),
+             ("What does {n} play?", "Which game does {n} play?"), "game"),
+    Relation(("{n}'s {t} is called {v}.", "{n} has a {t} called {v}."),
+             ("What is {n}'s {t} called?",), "person", words.PETS),
+    Relation(("{n}'s {t} is {v}.",), ("What colour is {n}'s {t}?",),
+             "colour", ("car", "hat", "coat", "bag", "bike", "house", "door")),
+    Relation(("{n}'s {t} is {v}.",), ("What is {n}'s {t}?",),
+             "code", ("code", "room", "number", "score", "seat", "locker")),
+    Relation(("{n} arrives on {v}.", "{n} comes on {v}."),
+             ("When does {n} arrive?", "On which day does {n} arrive?"), "day"),
+    Relation(("{n} is in the {v}.", "{n} went to the {v}."),
+             ("Where is {n}?",), "place"),
+    Relation(("{n} sits next to {v}.",), ("Who does {n} sit next to?",), "person"),
+    Relation(("{n}: {v}",), ("{n}?",), "any", lines=True),
+    Relation(("The {n} is in the {v}.", "You find the {n} in the {v}."),
+             ("Where is the {n}?", "Where do I find the {n}?"), "place", of="object"),
+    Relation(("The {n} is {v}.", "The colour of the {n} is {v}."),
+             ("What colour is the {n}?", "Which colour is the {n}?"), "colour",
+             of="object"),
+    Relation(("The {n} costs {v} coins.", "The price of the {n} is {v} coins."),
+             ("What does the {n} cost?", "How much does the {n} cost?"), "count",
+             of="object"),
+    Relation(("The code of the {n} is {v}.",),
+             ("What is the code of the {n}?", "Which code has the {n}?"), "code",
+             of="object"),
+    Relation(("The {n} belongs to {v}.", "{v} owns the {n}."),
+             ("Who does the {n} belong to?", "Who owns the {n}?"), "person",
+             of="object"),
+    Relation(("The {n} opens on {v}.",),
+             ("When does the {n} open?", "On which day does the {n} open?"), "day",
+             of="object"),
+)
+ME = (
+    Relation(("My name is {v}.", "I am {v}.", "I am called {v}."),
+             ("What is my name?", "Who am I?"), "person", answer="Your name is {v}."),
+    Relation(("I live in {v}.", "My home is {v}."),
+             ("Where do I live?",), "town", answer="You live in {v}."),
+    Relation(("My {t} is {v}.",), ("What is my {t}?",), "code",
+             ("code", "number", "room", "age", "score"), answer="Your {t} is {v}."),
+    Relation(("My favourite colour is {v}.", "I like {v} best."),
+             ("What is my favourite colour?", "Which colour do I like?"), "colour",
+             answer="Your favourite colour is {v}."),
+    Relation(("My {t} is called {v}.", "I have a {t} called {v}."),
+             ("What is my {t} called?",), "person", words.PETS,
+             answer="Your {t} is called {v}."),
+)
+CODE = Relation(("{n} = {v}",),
+                ("What is {n}?", "What is the value of {n}?", "print({n})"),
+                "literal", of="variable", lines=True)
+VALUES = {
+    "town": words.TOWNS, "colour": words.COLOURS, "job": words.JOBS,
+    "language": words.LANGUAGES, "game": words.GAMES, "day": words.DAYS,
+    "place": words.PLACES, "liked": words.THINGS + words.COLOURS,
+}
+# fmt: on
+
+
+def make(rng, level=1.0, unseen=False):
+    return write(messages(rng, level, unseen))
+
+
+def messages(rng, level, unseen):
+    """A chat on some notes; every fifth time the notes are assignments in Python."""
+    notes = Notes(rng, level, unseen)
+    most = 1 + level * (MOST_FACTS - 1)
+    count = round(most ** rng.random())  # as often 1 to 5 as 6 to 32
+    turns = up_to(1, min(5, 1 + MOST_FACTS // count), max(level, 0.5), rng)
+    told = notes.tell(count, pick(HEADS, rng))
+    said = []
+    for turn in range(turns):
+        if told and rng.random() < 0.15:  # the question comes in a turn of its own
+            said += [user(told.strip()), assistant(NOTED)]
+            told = ""
+        if turn and rng.random() < 0.15:
+            pairs = [notes.ask_again()]
+        else:
+            questions = up_to(1, 4, level, rng) if rng.random() < 0.6 else 1
+            pairs = [notes.ask() for _ in range(questions)]
+        asked, answers = zip(*pairs, strict=True)
+        asked = pick(ASKED, rng).format(notes.gap.join(asked))
+        said += [user(told + asked), assistant(notes.gap.join(answers))]
+        told = notes.tell(up_to(0, 2, level, rng))
+    if rng.random() < 0.1:
+        said[-1]["reasoning_content"] = "The notes may say this."
+    return said
+
+
+class Notes:
+    """What is known so far, new sentences about it, and questions with answers."""
+
+    def __init__(self, rng, level, unseen):
+        self.rng, self.level, self.unseen = rng, level, unseen
+        chosen = [CODE]
+        if rng.random() > CODE_SHARE:
+            chosen = [pick(RELATIONS, rng) for _ in range(up_to(1, 3, level, rng))]
+        lists = [relation for relation in chosen if relation.lines][:1]
+        things = up_to(1, 2, level, rng)
+        self.relations = {  # with the few things that each is about here
+            relation: [pick(relation.things, rng) for _ in range(things)]
+            for relation in lists or chosen
+        }
+        self.known = {}  # (relation, n, t) -> value
+        self.changed = []
+        self.filler = rng.random() < 0.25 * level
+        self.changes = rng.random() < 0.5
+        self.speaks = rng.random() < 0.15 * level and not lists  # of oneself
+        self.gap = "\n" if lists else " "
+        self.form = "\n" if lists else pick((" ", " ", "\n", "\n- ", " and "), rng)
+        self.news_forms = ("{}",) if chosen == [CODE] else NEWS
+
+    def tell(self, count, head=""):
+        """`count` more facts as text, with or without a line that announces them."""
+        lines = []
+        for _ in range(count):
+            lines.append(self.line())
+            if self.filler and count < 12 and self.rng.random() < 0.3:
+                lines.append(pick(words.prose(self.unseen), self.rng))
+        if not lines:
+            return ""
+        if self.form == " and " and len(lines) < 5:
+            parts = [lines[0], *map(uncapitalised, lines[1:])]
+            return head + " and ".join(part.rstrip(".") for part in parts) + ". "
+        if self.form in (" ", " and "):
+            return head + " ".join(lines) + " "
+        head = head.strip() + self.form if head else self.form.strip("\n")
+        return head + self.form.join(lines) + "\n"
+
+    def line(self):
+        if self.changes and self.known and self.rng.random() < 0.3:
+            return self.news()
+        if self.speaks and self.rng.random() < 0.3:
+            relation = pick([r for r in ME if self.fits(r)], self.rng)
+            return self.fact((relation, "", pick(relation.things, self.rng)))
+        return self.fact(self.new_key())
+
+    def fits(self, relation):
+        """What is unseen differs in its name from all that training has."""
+        return relation.values == "person" or not self.unseen
+
+    def fact(self, key):
+        if key in self.known:
+            self.changed.append(key)
+        self.known[key] = self.value(key[0])
+        return self.sentence(key, pick(key[0].said, self.rng))
+
+    def news(self):
+        """A known fact gets another value."""
+        key = pick(list(self.known), self.rng)
+        before = self.known[key]
+        while self.known[key] == before:
+            self.known[key] = self.value(key[0])
+        self.changed.append(key)
+        text = self.sentence(key, pick(key[0].said, self.rng))
+        form = pick(self.news_forms, self.rng)
+        return text if form == "{}" else form.format(uncapitalised(text))
+
+    def new_key(self):
+        """Something not known yet, of the same kind as what is."""
+        while True:
+            relation = pick(list(self.relations), self.rng)
+            key = relation, self.subject(relation), self.thing(relation)
+            if key not in self.known:
+                return key
+
+    def thing(self, relation):
+        return pick(self.relations[relation], self.rng)
+
+    def subject(self, relation):
+        if relation.of == "person":
+            return person(self.rng, self.unseen)
+        if self.rng.random() < 0.2:
+            return invented(self.rng, self.unseen)
+        known = words.OBJECTS if relation.of == "object" else words.VARIABLES
+        return word_of(known, self.rng, self.unseen)
+
+    def value(self, relation):
+        return value(relation.values, self.rng, self.level, self.unseen)
+
+    def sentence(self, key, form):
+        return form.format(n=key[1], t=key[2], v=self.known.get(key))
+
+    def ask(self):
+        """A question and its answer; a little often about what has changed."""
+        draw = self.rng.random()
+        if draw < 0.08:
+            key, answer = self.new_key(), NOT_SAID
+        else:
+            often = self.changed and draw < 0.5
+            key = pick(self.changed if often else list(self.known), self.rng)
+            answer = self.sentence(key, key[0].answer or key[0].said[0])
+        self.asked = key
+        question = self.sentence(key, pick(key[0].asked, self.rng))
+        if self.rng.random() < 0.05 and not key[0].lines:  # as one types in haste
+            question = question[0].lower() + question[1:].rstrip("?")
+        return question, answer
+
+    def ask_again(self):
+        """What was asked last, of someone or something else: `And Tom?`"""
+        relation, name, thing = self.asked
+        alike = [k for k in self.known if (k[0], k[2]) == (relation, thing)]
+        alike = [k for k in alike if k[1] != name]
+        if not alike or relation.lines:
+            return self.ask()
+        self.asked = pick(alike, self.rng)
+        the = "the " if relation.of == "object" else ""
+        answer = self.sentence(self.asked, relation.said[0])
+        return f"And {the}{self.asked[1]}?", answer
+
+
+def uncapitalised(text):
+    """As it stands within a sentence; names keep their capital."""
+    plain = "The You My Now Later Today Correction:".split()
+    return text[0].lower() + text[1:] if text.split()[0] in plain else text
+
+
+def value(kind, rng, level, unseen):
+    """What may stand in the place of v; numbers are small at the lowest level."""
+    if kind == "any":
+        kind = pick(("count", "colour", "town", "person", "liked"), rng)
+    if kind == "literal":
+        word = pick(words.COLOURS + words.TOWNS, rng).lower()
+        return f'"{word}"' if rng.random() < 0.3 else value("count", rng, level, unseen)
+    if kind == "count":
+        return str(rng.integers(2, 100 if rng.random() < 0.4 * level else 10))
+    if kind == "age":
+        return str(rng.integers(2, 100))
+    if kind == "code":
+        return "".join(str(rng.integers(10)) for _ in range(up_to(2, 4, level, rng)))
+    if kind == "person":
+        return person(rng, unseen)
+    return pick(VALUES[kind], rng)

@@ -95,7 +95,6 @@ def run(out, recipe=None, resume=None, threads=2, count=COUNT):
 
 def train(out, recipe, resume, threads=2, save_every=200):
     """The loop itself: the trained model (fp32), and {seconds, threads, curve}."""
-
     saved = kept(resume, recipe)
     corpus = Corpus.build(out, seed=recipe.seed)
     corpus.check()
@@ -149,7 +148,7 @@ def course(model, corpus, recipe):
             found = losses(model, part, step >= recipe.drafts_from * recipe.steps)
         found["balance"] = torch.stack(imbalance).mean()
         total = found["next"] + recipe.mtp_weight * found.get("mtp", 0.0)
-        return total + recipe.balance * found["balance"], found
+        return total + model.cfg.text.router_aux_loss_coef * found["balance"], found
 
     def parts(step):
         return corpus.batch(step, **plan(step, recipe))

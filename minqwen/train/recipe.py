@@ -28,7 +28,6 @@ class Recipe:
     level: float
     drafts_from: float
     mtp_weight: float
-    balance: float
     tower: float
     tower_rate: float
     points: int

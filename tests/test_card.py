@@ -9,7 +9,13 @@ import torch
 
 import minqwen
 from minqwen.errors import InputError
-from minqwen.train.abilities import answered, encoded, information, pictures
+from minqwen.train.abilities import (
+    answered,
+    encoded,
+    information,
+    pictures,
+    specialists,
+)
 from minqwen.train.card import interval, write_card
 from minqwen.train.cases import CASES, strangers
 from minqwen.train.corpus import Corpus
@@ -67,6 +73,18 @@ def test_information():
     assert information(torch.eye(4)) == pytest.approx(2.0)
     uneven = torch.tensor([[9.0, 0.0], [0.0, 1.0]])  # tasks count alike
     assert information(uneven) == pytest.approx(1.0)
+
+
+def test_a_random_router_tells_as_much_as_another_one():
+    """Else the random one that a learned router is held against would be too weak."""
+    torch.manual_seed(0)
+    model = minqwen.load(TINY)
+    for layer in model.model.language_model.layers:
+        torch.nn.init.normal_(layer.mlp.gate.weight)
+    pairs = torch.tensor(specialists(model, Corpus.build(TINY), count=6))
+    assert pairs.shape == (8, 2)
+    own, other = pairs.mean(0)
+    assert other > 0.05 and 0.6 < own / other < 1.6
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.task}: {c.what}")

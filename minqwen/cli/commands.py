@@ -103,8 +103,8 @@ def parser():
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
     sub.add_argument("--steps", type=ranged(int, 1), metavar="N",
                      help="batches to learn from")  # fmt: skip
-    sub.add_argument("--threads", type=ranged(int, 1, 1024), default=2, metavar="N",
-                     help="of the CPU (default: 2)")  # fmt: skip
+    sub.add_argument("--threads", type=ranged(int, 1, 2), default=2, metavar="N",
+                     help="1 or 2 (default): each takes half a batch")  # fmt: skip
     sub.add_argument("--seed", type=ranged(int, 0, 2**31))
     sub.add_argument("--recipe", metavar="FILE", help="a recipe.toml of your own")
     sub.add_argument("--resume", metavar="FILE",

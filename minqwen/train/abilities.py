@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..model.forms import using
 from ..model.moe import Router, route
-from .corpus import TEXTS
+from .corpus import TEXTS, pixels
 from .corpus.tasks import TASKS
 
 WINDOW = 1024  # tokens of text read at once when measuring
@@ -73,16 +73,9 @@ def read(model, group, rows, chats):
 
 def pictures(chats):
     """The pictures of some chats as the keywords that `model(...)` takes."""
-    from .corpus import stack
-
     images = [image for chat in chats for image in chat.images]
     videos = [video for chat in chats for video in chat.videos]
-    found = {}
-    if images:
-        found["pixel_values"], found["image_grid_thw"] = stack(images)
-    if videos:
-        found["pixel_values_videos"], found["video_grid_thw"] = stack(videos)
-    return found
+    return pixels(images, videos)
 
 
 def glance(model, corpus, mixture, count=24, windows=3):
@@ -146,19 +139,21 @@ def specialists(model, corpus, count):
     and the same of a router with random weights of the same spread, which sees the
     same states. A learned router that told no more would be no specialist.
     """
-    joint = {}  # layer -> [own or random, task, expert]
-    routers = [m for m in model.modules() if isinstance(m, Router)]
-    random = torch.Generator().manual_seed(corpus.seed)
+    layers = model.model.language_model.modules()  # not the draft head's
+    routers = [m for m in layers if isinstance(m, Router)]
+    seeded = torch.Generator().manual_seed(corpus.seed)
+    pairs, joint = {}, {}  # router -> both weights, [own or random, task, expert]
+    for router in routers:
+        own = router.weight.float()
+        pairs[router] = own, torch.randn(own.shape, generator=seeded) * own.std()
+        joint[router] = torch.zeros(2, len(TASKS), len(own))
     now = 0  # the task of the chat that is read
 
     def hear(router, args):
         x = args[0]
-        own = router.weight.float()
-        other = torch.randn(own.shape, generator=random) * own.std()
-        both = joint.setdefault(router, torch.zeros(2, len(TASKS), len(own)))
-        for which, weight in enumerate((own, other)):
+        for weight, table in zip(pairs[router], joint[router], strict=True):
             shares, ids = route(x.float() @ weight.T, router.top_k)
-            both[which, now].scatter_add_(0, ids.flatten(), shares.flatten())
+            table[now].scatter_add_(0, ids.flatten(), shares.flatten())
 
     hooks = [router.register_forward_pre_hook(hear) for router in routers]
     try:

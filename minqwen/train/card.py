@@ -201,7 +201,8 @@ each task, and bits a byte of held-out text.
 
 {curve}
 
-What made it remember, in short trials (accuracies on held-out questions):
+What made it remember, in short trials, the second and third of them on notes of
+made-up tokens:
 
 - Where weights begin (minqwen/train/start.py). From transformers' start, 0.3 M tokens
   of random repetitions taught nothing. From this one the untrained model has the right

@@ -83,12 +83,8 @@ def fault_of(name, value, kind):
         whole = isinstance(value, list | tuple) and value
         whole = whole and all(isinstance(n, int) and n >= least for n in value)
         whole = whole and all(n % step == 0 for n in value)
-        fault = f"whole numbers of {least} or more"
-        return (
-            None
-            if whole
-            else fault + ", each even: two threads share them" * (step > 1)
-        )
+        even = ", each even: two threads share them" if step > 1 else ""
+        return None if whole else f"whole numbers of {least} or more{even}"
     if not is_number(value) or (kind is int and not isinstance(value, int)):
         return "a whole number" if kind is int else "a number, 0 or more"
     return "more than 0" if name in NOT_ZERO and not value else None

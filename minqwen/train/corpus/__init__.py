@@ -67,8 +67,8 @@ class Corpus:
                     "train into an empty folder, which gets a tokenizer of its own"
                 )
 
-    def batch(self, step, mixture, rows, seq_len=256, level=1.0, halves=2):
-        """A step's rows in `halves` equal parts, each the keywords of `losses`.
+    def batch(self, step, mixture, rows, seq_len=256, level=1.0):
+        """A step's rows in two equal parts, each the keywords of `losses`.
 
         mixture {task or text: share of the rows' room}; level 0 to 1, how hard.
         A part has input_ids [B, T] int64 and targets [B, T] int64, already shifted:
@@ -78,7 +78,7 @@ class Corpus:
         for films pixel_values_videos and video_grid_thw.
         """
         parts = []
-        for numbers in np.split(np.arange(rows), halves):
+        for numbers in np.split(np.arange(rows), 2):
             inputs, targets, images, videos = [], [], [], []
             for row in numbers:
                 rng = np.random.default_rng([self.seed, step, row])
@@ -89,11 +89,7 @@ class Corpus:
                 "input_ids": torch.tensor(np.stack(inputs)),
                 "targets": torch.tensor(np.stack(targets)),
             }
-            if images:
-                part["pixel_values"], part["image_grid_thw"] = stack(images)
-            if videos:
-                part["pixel_values_videos"], part["video_grid_thw"] = stack(videos)
-            parts.append(part)
+            parts.append(part | pixels(images, videos))
         return parts
 
     def _row(self, rng, mixture, length, level, images, videos):
@@ -157,6 +153,16 @@ class Corpus:
             "targets": torch.tensor(targets),
             "bytes": int(self.sizes[targets].sum()),
         }
+
+
+def pixels(images, videos):
+    """Pictures and films as the keywords that `model(...)` takes; none, no keyword."""
+    found = {}
+    if images:
+        found["pixel_values"], found["image_grid_thw"] = stack(images)
+    if videos:
+        found["pixel_values_videos"], found["video_grid_thw"] = stack(videos)
+    return found
 
 
 def stack(pictures):

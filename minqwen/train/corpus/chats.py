@@ -118,7 +118,3 @@ def joined(parts):
             text = whole.pop()[0] + text
         whole.append((text, learned))
     return whole
-
-
-def pick(choices, rng):
-    return choices[rng.integers(len(choices))]

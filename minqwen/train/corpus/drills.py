@@ -13,8 +13,8 @@ def make(rng, length, vocab, level=1.0):
 
     The alphabet, the stretches and the numbers of pairs grow with `level`.
     """
-    size = int(rng.integers(8, 9 + round(level * (vocab - 8)) // 1))
-    alphabet = rng.choice(vocab, min(size, vocab), replace=False)
+    size = int(rng.integers(8, 9 + round(level * (vocab - 8))))
+    alphabet = rng.choice(vocab, size, replace=False)
     kind = copied if rng.random() < 0.5 else recalled
     return kind(rng, length, alphabet, level)
 
@@ -41,8 +41,6 @@ def recalled(rng, length, alphabet, level):
         told = key in values and rng.random() > 0.1
         if not told:
             values[key] = rng.choice(alphabet)
+        known += [False] + [bool(ids)] * len(between) + [told]
         ids += [key, *between, values[key]]
-        known += (
-            [False] + [bool(len(ids) > 2 * len(between) + 4)] * len(between) + [told]
-        )
     return np.array(ids[:length]), np.array(known[:length])

@@ -11,10 +11,10 @@ import torch
 
 from ...prompt.videos import frame_seconds
 from .canvas import paint
-from .chats import pick
 from .pictures import Fact, article, draw, patches, placeholder, talk, unlike
 from .scenes import DIGITS, centre_of, digits, draw_places, shape, shapes_look
 from .shapes import NAMES, SHAPES, draw_kind, held_out, shape_mask, tint
+from .words import pick
 
 FPS = 2
 SIZES = ((64, 64), (96, 64), (64, 96))

@@ -12,7 +12,7 @@ import torch
 
 from ...prompt.images import picture_to_patches
 from .canvas import CELL
-from .chats import pick, write
+from .chats import write
 from .resolution import PATCHES
 from .scenes import (
     DIGITS,
@@ -25,6 +25,7 @@ from .scenes import (
     shapes,
 )
 from .shapes import NAMES, PLACES, SHAPES, draw_kind
+from .words import pick
 
 THINKING = 0.25  # of the chats where it can help: the last answer is thought over
 ONE_DIGIT = (

@@ -4,11 +4,11 @@ Whatever a task asks about (names, things, variables) is held out when the hash 
 word says so; what it answers with (colours, towns, numbers) is not.
 """
 
-import hashlib
 import re
 from functools import cache
 
 from .text import documents
+from .text import held_out as text_held_out
 
 HELD_OUT = 1 / 8
 
@@ -93,8 +93,8 @@ CODAS = ("", "", "", "n", "l", "r", "s", "x", "m", "t", "nd", "rk")
 
 
 def held_out(text, share=HELD_OUT):
-    digest = hashlib.sha256(f"Qwen3.5 {text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+    """Is a word, or whatever stands for a choice, kept for testing?"""
+    return text_held_out(text, share)
 
 
 @cache
@@ -143,7 +143,5 @@ def prose(unseen):
     for document in documents():
         if document.kind == "docs" and document.held_out == unseen:
             text = re.sub(r"\s+", " ", document.text)
-            found |= dict.fromkeys(
-                re.findall(r"(?<=\. )[A-Z][a-z' ,]{15,80}\.(?= |$)", text)
-            )
+            found |= dict.fromkeys(re.findall(SENTENCE, text))
     return tuple(found)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ..bench.machine import processor
 from ..errors import InputError
 from ..files import as_json, write_whole
 from ..weights import load
@@ -47,8 +48,12 @@ def write_card(folder, recipe=None, facts=None, count=COUNT):
             raise InputError(f"{file} is missing: minqwen train writes it")
         card = json.loads(file.read_text())
     else:
-        python = {"python": platform.python_version(), "torch": torch.__version__}
-        card = {"recipe": asdict(recipe), **facts, **python}
+        where = {
+            "processor": processor(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+        card = {"recipe": asdict(recipe), **facts, **where}
         write_whole(file, as_json(card))
     card["figures"] = measure(folder, card["recipe"]["seed"], count)
     write_whole(file, as_json(card))
@@ -190,9 +195,9 @@ What a token's expert tells of its task, in bits (mutual information):
 
     minqwen train --out FOLDER
 
-{card["seconds"] / 60:.0f} minutes on {card["threads"]} CPU threads, with Python
-{card["python"]} and torch {card["torch"]}, by this recipe (minqwen/train/recipe.toml
-says why):
+{card["seconds"] / 60:.0f} minutes on {card["threads"]} threads of a CPU named
+{card["processor"]}, with Python {card["python"]} and torch {card["torch"]}, by this
+recipe (minqwen/train/recipe.toml says why):
 
 {settings}
 
@@ -201,18 +206,22 @@ each task, and bits a byte of held-out text.
 
 {curve}
 
-What made it remember, in short trials, the second and third of them on notes of
-made-up tokens:
+What made it remember, in short trials:
 
-- Where weights begin (minqwen/train/start.py). From transformers' start, 0.3 M tokens
-  of random repetitions taught nothing. From this one the untrained model has the right
-  token among the best hundredth in half of all places.
-- Small steps: 1,024 tokens. Of notes of up to eight facts, one fact was answered in
-  94 % after 0.19 M tokens; with steps of 4,096, in at most 31 % after 0.44 M.
-- Muon: after 0.24 M tokens four facts in 93 % and eight in 76 %, with AdamW in 35 % and
-  29 %, which had come to 78 % and 68 % after 0.35 M.
-- Few facts before many, answers alone learned, and embeddings that move more slowly
-  than the rest: else what is copied drifts away from what is said.
+- Where weights begin (minqwen/train/start.py): with an induction head made by hand.
+  Before any training, 64 random tokens are said again at 3.6 bits each, where a guess
+  costs 11. After 0.41 M tokens it was 1.5 bits, and 6.7 from a start with blurred heads
+  alone. From transformers' start, 0.3 M tokens of repetitions taught nothing.
+- Long embeddings, so that a short run does not bend them: of standard deviation 0.3, 1
+  and 3, repeating cost 4.2, 1.8 and 1.3 bits after 0.41 M tokens.
+- Names that are the same tokens wherever they stand: with a space before capitals left
+  out of the merges, notes of up to four facts were answered in 34 % after 0.41 M
+  tokens, and in 15 % without.
+- A tower that is first taught to say what it sees in the language model's embeddings:
+  after 15 minutes a digit was read in 63 %, and in 9 % where a head had named it.
+- Small steps and Muon, both with blurred heads and notes of made-up tokens. With steps
+  of 1,024 tokens one fact of up to eight came to 94 % after 0.19 M tokens, and of 4,096
+  to 31 % after 0.44 M. After 0.24 M tokens Muon had four facts in 93 %, AdamW in 35 %.
 
 All data are made on the spot; nothing is downloaded. Python's standard library
 ({f["corpus"]["train_source_bytes"] / 1e6:.1f} MB) and its documentation are part of it,

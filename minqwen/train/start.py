@@ -1,52 +1,70 @@
-"""Weights to begin with, so that to find again what was said is soon learned.
+"""Weights to begin with, so that the untrained model already copies what it read.
 
-From transformers' start a short run never learns to copy. Here each delta layer begins
-as a blurred induction head, which training sharpens (compare Trockman and others,
-arXiv 2410.11135, on state space models that learn to copy):
+From transformers' start a short run never learns to copy. Here an induction head
+(Olsson and others, arXiv 2209.11895) is built in by hand, as wide as the model, and
+training has only to use it. The state's first half holds what a token is; the second
+half, what stood before it:
 
-    one constant     every embedding has it, so gates, which have no bias, are open
-    head             begins as the embedding: what is copied is said
-    q and k          alike, but k looks one token further back: a token's key is what
-                     stood before it, and it is found by what stands now
-    v and output     one is the other's transpose, so what is read is what was written
-    dt_bias          half-lives from a token to hundreds of them
+    embeddings     long beside the steps of a short run, with one number that all have,
+                   so that gates, which have no bias, can be open or shut from the start
+    first layer    its delta heads pass on the last three tokens: they write the first
+                   half of each, compressed, into the second half
+    attention      (its first layer) a key is the three tokens before; a query, this
+                   token and two before; found is what came next, and that is said
+    other deltas   blurred induction heads: q and k are alike, but k looks further back
+    dt_bias        half-lives from a token to hundreds of them
+
+Compare Trockman and others (arXiv 2410.11135), who begin as copying models do.
 """
 
 import math
 
 import torch
 
+from ..model.attention import GatedAttention
 from ..model.deltanet import GatedDeltaNet
 
-WIDTH = 0.1  # standard deviation of embeddings and values
-CONSTANT = 1.0  # the first number of every embedding
-OPEN = 0.4  # how much of it the output gate takes
+WIDTH = 3.0  # standard deviation of embeddings
+CONSTANT = 30.0  # the first number of every embedding
+SMALL = 0.1  # standard deviation of values' weights and of the head's
 ALIKE = 0.95  # correlation of q's weights and k's
 NOISE = 0.05  # of the taps
-SAID = 0.5  # of what was written, read back
+LAGS = 3  # tokens back that the first layer passes on
 
 
 @torch.no_grad()
 def start(model):
     """Set the weights of a new Qwen, from torch's generator."""
-    words = model.model.language_model.embed_tokens.weight
-    words.normal_(0, WIDTH)
+    language = model.model.language_model
+    words = language.embed_tokens.weight
+    half = words.shape[1] // 2
+    words.normal_()
     if hasattr(model, "lm_head"):
-        model.lm_head.weight.copy_(words)
+        model.lm_head.weight.copy_(SMALL * words)
+        model.lm_head.weight[:, half:] *= 0.1
+        model.lm_head.weight[:, 0] = 0
+    words *= WIDTH
     words[:, 0] = CONSTANT
-    for module in model.modules():
-        if isinstance(module, GatedDeltaNet):
-            start_delta(module)
+    squeeze = torch.randn(half // LAGS, half) / math.sqrt(half)
+    parts = list(language.modules())
+    deltas = [part for part in parts if isinstance(part, GatedDeltaNet)]
+    attentions = [part for part in parts if isinstance(part, GatedAttention)]
+    for layer in deltas:
+        start_delta(layer)
+    pass_on(deltas[0], squeeze)
+    for layer in attentions[1:]:
+        layer.o_proj.weight *= SMALL * WIDTH
+    induce(attentions[0], squeeze)
 
 
 def start_delta(layer):
     keys = layer.key_heads * layer.head_k_dim
     q, k, v = layer.in_proj_qkv.weight.split([keys, keys, len(layer.out_proj.weight.T)])
     k.copy_(ALIKE * q + math.sqrt(1 - ALIKE**2) * k)
-    v.normal_(0, WIDTH)
-    layer.out_proj.weight.copy_(SAID * v.T)
+    v.normal_(0, SMALL)
+    layer.out_proj.weight.copy_(0.15 * WIDTH * v.T)  # what was written is read
     layer.in_proj_qkv.weight[:, 0] = 0  # what all have alike tells no two apart
-    layer.in_proj_z.weight[:, 0] += OPEN
+    layer.in_proj_z.weight[:, 0] += 0.4  # open
     taps = layer.conv1d.weight[:, 0]  # [channels, W], the last one is the token itself
     taps.normal_(0, NOISE)
     taps[2 * keys :, -1] += 1
@@ -61,3 +79,57 @@ def start_delta(layer):
     step = torch.empty_like(layer.dt_bias)
     step.uniform_(math.log(1e-3), math.log(0.1)).exp_()
     layer.dt_bias.copy_(step.expm1().log())  # the inverse of softplus
+
+
+def pass_on(layer, squeeze):
+    """What is written is read at once (q is k, beta near 1): `squeeze` of past tokens.
+
+    squeeze [half / LAGS, half]; each lag has its own share of the channels.
+    """
+    each, half = squeeze.shape
+    keys = layer.key_heads * layer.head_k_dim
+    q, k, v = layer.in_proj_qkv.weight.split([keys, keys, len(layer.out_proj.weight.T)])
+    taps = layer.conv1d.weight[:, 0].normal_(0, 0.4 * NOISE)
+    taps[: 2 * keys, -1] += 1
+    k.copy_(q)
+    v.zero_()
+    layer.in_proj_b.weight[:, 0] += 0.6  # believe
+    layer.out_proj.weight.zero_()
+    share = len(v) // LAGS
+    what = torch.randn(share, half) * SMALL
+    what[:, 0] = 0
+    for lag in range(LAGS):
+        rows = slice(lag * share, (lag + 1) * share)
+        v[rows, :half] = what
+        taps[2 * keys :][rows, -2 - lag] += 1
+        place = half + lag * each
+        layer.out_proj.weight[place : place + each, rows] = (
+            0.45 * WIDTH * squeeze @ what.T
+        )
+
+
+def induce(layer, squeeze):
+    """After what now stands here and before it, what came the last time?"""
+    each, half = squeeze.shape
+    H, G, K = layer.heads, layer.kv_heads, layer.head_dim
+    queries = layer.q_proj.weight.view(H, 2, K, -1)  # a head's query, then its gate
+    queries.zero_()
+    queries[:, 1].normal_(0, 0.02)
+    queries[:, 1, :, 0] += 0.25  # open
+    layer.k_proj.weight.zero_()
+    layer.v_proj.weight.zero_()
+    for group in range(G):
+        rows = slice(group * K, (group + 1) * K)
+        turned = 4 * torch.linalg.qr(torch.randn(K, LAGS * each))[0]
+        turned[: K // 4] = 0  # rotated with the place, which shall not count
+        layer.k_proj.weight[rows, half : half + LAGS * each] = turned
+        layer.v_proj.weight[rows, :half] = torch.linalg.qr(torch.randn(K, half))[0]
+        layer.v_proj.weight[rows, 0] = 0
+        for head in range(group * H // G, (group + 1) * H // G):
+            queries[head, 0, :, :half] = turned[:, :each] @ squeeze
+            queries[head, 0, :, half : half + turned.shape[1] - each] = turned[:, each:]
+            queries[head, 0, :, 0] = 0
+            own = slice(head * K, (head + 1) * K)
+            layer.o_proj.weight[:, own] = layer.v_proj.weight[rows].T * (15 * WIDTH / H)
+    for norm in (layer.q_norm, layer.k_norm):
+        norm.weight.fill_(1.0)  # NOTE: 1 + w is the factor: scores four times as large

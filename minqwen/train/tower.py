@@ -1,7 +1,9 @@
 """The tower's own course: to see before it speaks.
 
 Reading a tower that sees nothing yet, the language model learns to ignore it. So the
-tower first says, of each cell that becomes a token, what is there and in which colour.
+tower first says, of each cell that becomes a token, what is there and in which colour,
+and says it in the language model's own embeddings: a cell with a red 7 becomes much
+like the tokens "red" and "7", which a model that can copy can then say.
 """
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .corpus import IGNORED, pictures, stack
-from .corpus.scenes import LABELS
+from .corpus.scenes import LABELS, WHAT
+from .corpus.shapes import NAMES
 from .course import Course, optimizers
 
 PICTURES = 16  # a step
@@ -18,23 +21,44 @@ ALONE = 2**39  # stands where a training row has its step
 
 
 class Seer(nn.Module):
-    """The tower, and a head that names what each of its outputs shows."""
+    """The tower, and what names each of its outputs: words, and a head for the rest.
 
-    def __init__(self, visual, width):
+    words [WHAT and NAMES, D], directions of unit length. In them is said whose middle
+    a cell holds, which is in one cell alone, so that digits in a row can be read off.
+    """
+
+    def __init__(self, visual, words):
         super().__init__()
         self.visual = visual
-        self.head = nn.Linear(width, sum(LABELS.values()))
+        self.register_buffer("words", words)
+        self.rest = nn.Linear(words.shape[1], 2 * len(WHAT))
 
     def forward(self, pixels, grids):
-        """-> logits of each label in turn, [tokens, its classes]."""
-        return self.head(self.visual(pixels, grids)).split(
-            list(LABELS.values()), dim=-1
-        )
+        """-> {name of LABELS: logits [tokens, its classes]}."""
+        out = self.visual(pixels, grids)
+        first, colour = (out @ self.words.T).tensor_split([len(WHAT)], dim=-1)
+        most, second = self.rest(out).chunk(2, dim=-1)
+        return {"most": most, "colour": colour, "first": first, "second": second}
+
+
+@torch.no_grad()
+def words_of(model, tokenizer):
+    """Where the embeddings of what may be seen point to: [WHAT and NAMES, D].
+
+    Of each word's first token; and the first half of the embedding alone, in which the
+    state holds what a token is (see start.py).
+    """
+    table = model.model.language_model.embed_tokens.weight
+    names = [name if name.isdigit() else f" {name}" for name in (*WHAT, *NAMES)]
+    words = table[[tokenizer.encode(name).ids[0] for name in names]].clone()
+    words[:, 0] = 0  # which all embeddings have
+    words[:, words.shape[1] // 2 :] = 0
+    return F.normalize(words, dim=-1)
 
 
 def tower_course(model, corpus, recipe):
-    visual, width = model.model.visual, model.cfg.text.hidden_size
-    seer = Seer(visual, width)
+    visual = model.model.visual
+    seer = Seer(visual, words_of(model, corpus.tokenizer))
 
     def parts(step):
         return lessons(corpus.seed, step, step / max(1, recipe.tower_steps // 2))
@@ -42,17 +66,23 @@ def tower_course(model, corpus, recipe):
     def loss(part, step):
         labels, *shown = part
         logits = seer(*shown)
-        each = [mean_loss(x, labels[:, i]) for i, x in enumerate(logits)]
-        return sum(each), dict(zip(LABELS, each, strict=True))
+        each = {
+            name: mean_loss(logits[name], labels[:, i]) for i, name in enumerate(LABELS)
+        }
+        return sum(each.values()), each
 
     def end():
-        """Outputs become as long as embeddings: longer ones would drown all layers."""
+        """Outputs become as long as embeddings, and have what all embeddings have."""
         _, *shown = lessons(corpus.seed, recipe.tower_steps, 1.0)[0]
         words = model.model.language_model.embed_tokens.weight
+        out = visual.merger.linear_fc2
         with torch.no_grad():
-            ratio = words.norm(dim=1).mean() / visual(*shown).norm(dim=1).mean()
-            visual.merger.linear_fc2.weight *= ratio
-            visual.merger.linear_fc2.bias *= ratio
+            spread = words[:, 1:].norm(dim=1).mean()
+            ratio = spread / visual(*shown)[:, 1:].norm(dim=1).mean()
+            out.weight *= ratio
+            out.bias *= ratio
+            out.weight[0] = 0
+            out.bias[0] = words[:, 0].mean()
 
     learning = optimizers(seer, recipe)
     learners = nn.ModuleList([seer])

@@ -97,7 +97,7 @@ class Corpus:
         kinds, shares = list(mixture), np.array(list(mixture.values()))
         draw = rng.choice(kinds, p=shares / shares.sum())
         if draw == "drills":
-            return drills.make(rng, length, self.end, level)
+            return drills.make(rng, length, self.tokenizer, level)
         if draw in TEXTS:
             return self._window(draw, rng, length), np.ones(length, dtype=bool)
         tasks = [kind for kind in kinds if kind in TASKS]

@@ -1,22 +1,40 @@
-"""Rows of random tokens, to find again what stood in the row before.
+"""Rows without words, in which nearly every token is a question with one answer.
 
-Learned first and fast, since nearly every token is a question with one answer: to go
-on as the last time (induction), and to give a key its newest value (the delta rule's
-own task). All that is said in words later needs both.
+To go on as the last time (induction), to give a key its newest value (the delta rule's
+own task), and to add and subtract digits. What is said in words needs all three.
 """
 
 import numpy as np
 
+from . import sums
 
-def make(rng, length, vocab, level=1.0):
-    """ids int64 [length] below `vocab`, and bool [length]: can it be told from before?
+SUMS = 0.6  # of the rows
+
+
+def make(rng, length, tokenizer, level=1.0):
+    """ids int64 [length], and bool [length]: can it be told from what stood before?
 
     The alphabet, the stretches and the numbers of pairs grow with `level`.
     """
+    if rng.random() < SUMS:
+        return summed(rng, length, tokenizer, level)
+    vocab = tokenizer.token_to_id("<|endoftext|>")
     size = int(rng.integers(8, 9 + round(level * (vocab - 8))))
     alphabet = rng.choice(vocab, size, replace=False)
     kind = copied if rng.random() < 0.5 else recalled
     return kind(rng, length, alphabet, level)
+
+
+def summed(rng, length, tokenizer, level):
+    """`8+7=15`, one below the other, or longer sums with all their columns."""
+    ids, known = [], []
+    long = rng.random() < 0.5
+    while len(ids) < length:
+        asked, found = sums.written(rng, level) if long else sums.column(rng)
+        for text, learned in ((f"{asked}=", False), (f"{found}\n", True)):
+            more = tokenizer.encode(text).ids
+            ids, known = ids + more, known + [learned] * len(more)
+    return np.array(ids[:length]), np.array(known[:length])
 
 
 def copied(rng, length, alphabet, level):

@@ -142,7 +142,7 @@ def messages(rng, level, unseen):
         if turn and rng.random() < 0.15:
             pairs = [notes.ask_again()]
         else:
-            questions = up_to(1, 4, level, rng) if rng.random() < 0.6 else 1
+            questions = up_to(1, 6, level, rng) if rng.random() < 0.7 else 1
             pairs = [notes.ask() for _ in range(questions)]
         asked, answers = zip(*pairs, strict=True)
         asked = pick(ASKED, rng).format(notes.gap.join(asked))

@@ -35,20 +35,60 @@ SMALLER = (
 )  # fmt: skip
 
 
+SEVERAL = (
+    "Work out: {}",
+    "Calculate: {}",
+    "{}",
+    "What do these make? {}",
+    "Compute {}",
+)
+
+
 def make(rng, level=1.0, unseen=False):
     return write(messages(rng, level, unseen))
 
 
 def messages(rng, level, unseen):
-    """Some sums in turn; the last one is thought over in two chats of five."""
-    thinking = rng.random() < 0.4
+    """One sum or two; the last one is thought over in two chats of three.
+
+    One chat in four of training is a list of columns, which other sums are made of.
+    """
+    if not unseen and rng.random() < 0.25:
+        return several(rng, level)
+    thinking = rng.random() < 2 / 3
     said = []
-    for _ in range(up_to(1, 4, level, rng)):
+    for _ in range(up_to(1, 2, level, rng)):
         question, answer, reasoning = pick(TASKS, rng)(rng, level, unseen)
         said += [user(question), assistant(answer)]
     if thinking:
         said[-1]["reasoning_content"] = reasoning
     return said
+
+
+def several(rng, level):
+    """Many small sums at once."""
+    columns = [column(rng) for _ in range(up_to(2, 14, max(level, 0.5), rng))]
+    question = pick(SEVERAL, rng).format(", ".join(text for text, _ in columns))
+    answer = "\n".join(f"{text}={result}" for text, result in columns)
+    return [user(question), assistant(answer)]
+
+
+def column(rng):
+    """What a line of thinking holds: two digits, perhaps a carry, and the result."""
+    sign = pick("+-", rng)
+    a, b = pair(sign, rng, 0, unseen=False)
+    carry = int(rng.random() < 0.3)
+    if sign == "+":
+        return f"{a}+{b}{'+1' * carry}", a + b + carry
+    a += 10 * (a - b - carry < 0)
+    return f"{a}-{b}{'-1' * carry}", a - b - carry
+
+
+def written(rng, level):
+    """A whole sum as thinking works it out: `17 + 26 =`, its columns, the result."""
+    _, answer, reasoning = pick((addition, subtraction), rng)(rng, level, False)
+    shown, result = answer.split("=")
+    return shown, f"\n{reasoning}\n{result.strip()}\n"
 
 
 def addition(rng, level, unseen):

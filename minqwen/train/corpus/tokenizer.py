@@ -14,6 +14,7 @@ from tokenizers import (
 from ...weights.gguf.text import PATTERN
 
 VOCAB_SIZE = 2048
+BEFORE_NAMES = r" (?=\p{Lu})|[^\s\p{L}\p{M}\p{N}](?=\p{L})"
 # the order of the real vocabulary, which also puts them behind the learned ids
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>",
@@ -30,12 +31,15 @@ def build_tokenizer(texts):
     """Learn the merges from `texts`; a Tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    cuts = [
+        pre_tokenizers.Split(Regex(PATTERN), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+    # NOTE: no merge has a space before a capital or a mark before a letter, so that a
+    # name is the same tokens wherever it stands: a small model copies tokens, and does
+    # not learn of each name what else it may look like.
+    apart = pre_tokenizers.Split(Regex(BEFORE_NAMES), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, *cuts])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE - len(SPECIAL) - len(MARKS),
@@ -43,6 +47,7 @@ def build_tokenizer(texts):
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cuts)
     tokenizer.add_special_tokens([added(t, True) for t in SPECIAL])
     tokenizer.add_tokens([added(t, False) for t in MARKS])
     return tokenizer

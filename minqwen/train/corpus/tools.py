@@ -218,9 +218,13 @@ def offer(needed, barred, rng, level, unseen):
 
 
 def described(kind, rng, unseen):
-    """A tool of one text argument, as a JSON schema; seldom under an odd name."""
-    name = invented(rng, unseen) if rng.random() < 0.15 else pick(kind.names, rng)
-    parameter = pick(kind.parameters, rng)
+    """A tool of one text argument, as a JSON schema; often under an odd name.
+
+    Else its name is guessed from the question and not read from the list.
+    """
+    name = invented(rng, unseen) if rng.random() < 0.4 else pick(kind.names, rng)
+    odd = rng.random() < 0.3
+    parameter = invented(rng, unseen) if odd else pick(kind.parameters, rng)
     schema = {"type": "object", "properties": {parameter: {"type": "string"}}}
     function = {
         "name": name,

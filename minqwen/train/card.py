@@ -210,15 +210,17 @@ What made it remember, in short trials:
 
 - Where weights begin (minqwen/train/start.py): with an induction head made by hand.
   Before any training, 64 random tokens are said again at 3.6 bits each, where a guess
-  costs 11. After 0.41 M tokens it was 1.5 bits, and 6.7 from a start with blurred heads
-  alone. From transformers' start, 0.3 M tokens of repetitions taught nothing.
+  costs 11. After 0.41 M tokens it was 1.3 bits (there with two lags, not three), and
+  6.7 from a start with blurred heads alone. From transformers' start, 0.3 M tokens of
+  repetitions taught nothing.
 - Long embeddings, so that a short run does not bend them: of standard deviation 0.3, 1
   and 3, repeating cost 4.2, 1.8 and 1.3 bits after 0.41 M tokens.
 - Names that are the same tokens wherever they stand: with a space before capitals left
   out of the merges, notes of up to four facts were answered in 34 % after 0.41 M
   tokens, and in 15 % without.
 - A tower that is first taught to say what it sees in the language model's embeddings:
-  after 15 minutes a digit was read in 63 %, and in 9 % where a head had named it.
+  after 15 minutes a digit was read in 63 %, and in 9 % where a head had named it (the
+  two runs differed in smaller things, too).
 - Small steps and Muon, both with blurred heads and notes of made-up tokens. With steps
   of 1,024 tokens one fact of up to eight came to 94 % after 0.19 M tokens, and of 4,096
   to 31 % after 0.44 M. After 0.24 M tokens Muon had four facts in 93 %, AdamW in 35 %.

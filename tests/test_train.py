@@ -248,17 +248,21 @@ def test_what_is_seen_is_said_in_embeddings(corpus):
     words = words_of(model, corpus.tokenizer)
     assert torch.allclose(words.norm(dim=1), torch.ones(len(words)))
     table = model.model.language_model.embed_tokens.weight
-    for number, name in enumerate(("0", "7", " star", " red", " white")):
+    places = {"0": 0, "7": 7, " star": WHAT.index("star"), " red": len(WHAT)}
+    for name, place in places.items():
         own = table[corpus.tokenizer.encode(name).ids[0]]
-        place = (0, 7, WHAT.index("star"), len(WHAT), len(words) - 1)[number]
         assert (words @ own).argmax() == place
 
 
 def test_a_name_is_the_same_tokens_everywhere(corpus):
-    for name in ("Toboushat", "Amara", "Zuko"):
+    """After a space, if it has a capital, and after any mark."""
+    for name in ("Toboushat", "Amara", "Zuko", "badros"):
         alone = corpus.tokenizer.encode(name).tokens
-        within = corpus.tokenizer.encode(f"and {name}").tokens
-        assert within[-len(alone) - 1 :] == ["\u0120", *alone]
+        places = ['"{}', "={}", "({}", ".{}", *["and {}"] * name.istitle()]
+        for place in places:
+            within = corpus.tokenizer.encode(place.format(name)).tokens
+            mark = "\u0120" if " " in place else place[0]
+            assert within[-len(alone) - 1 :] == [mark, *alone]
 
 
 def test_rate_warms_up_and_comes_down():

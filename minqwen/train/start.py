@@ -14,7 +14,8 @@ half, what stood before it:
     other deltas   blurred induction heads: q and k are alike, but k looks further back
     dt_bias        half-lives from a token to hundreds of them
 
-Compare Trockman and others (arXiv 2410.11135), who begin as copying models do.
+Compare Trockman and others (arXiv 2410.11135), whose state space models learn to copy
+from a start with structure.
 """
 
 import math
@@ -39,10 +40,9 @@ def start(model):
     words = language.embed_tokens.weight
     half = words.shape[1] // 2
     words.normal_()
-    if hasattr(model, "lm_head"):
-        model.lm_head.weight.copy_(SMALL * words)
-        model.lm_head.weight[:, half:] *= 0.1
-        model.lm_head.weight[:, 0] = 0
+    model.lm_head.weight.copy_(SMALL * words)  # what is copied is said
+    model.lm_head.weight[:, half:] *= 0.1
+    model.lm_head.weight[:, 0] = 0
     words *= WIDTH
     words[:, 0] = CONSTANT
     squeeze = torch.randn(half // LAGS, half) / math.sqrt(half)
@@ -58,8 +58,8 @@ def start(model):
 
 
 def start_delta(layer):
-    keys = layer.key_heads * layer.head_k_dim
-    q, k, v = layer.in_proj_qkv.weight.split([keys, keys, len(layer.out_proj.weight.T)])
+    q, k, v = projections(layer)
+    keys = len(q)
     k.copy_(ALIKE * q + math.sqrt(1 - ALIKE**2) * k)
     v.normal_(0, SMALL)
     layer.out_proj.weight.copy_(0.15 * WIDTH * v.T)  # what was written is read
@@ -81,14 +81,20 @@ def start_delta(layer):
     layer.dt_bias.copy_(step.expm1().log())  # the inverse of softplus
 
 
+def projections(layer):
+    """The rows of in_proj_qkv that make q, k and v: [keys, D] twice, [values, D]."""
+    keys = layer.key_heads * layer.head_k_dim
+    return layer.in_proj_qkv.weight.split([keys, keys, layer.out_proj.in_features])
+
+
 def pass_on(layer, squeeze):
     """What is written is read at once (q is k, beta near 1): `squeeze` of past tokens.
 
     squeeze [half / LAGS, half]; each lag has its own share of the channels.
     """
     each, half = squeeze.shape
-    keys = layer.key_heads * layer.head_k_dim
-    q, k, v = layer.in_proj_qkv.weight.split([keys, keys, len(layer.out_proj.weight.T)])
+    q, k, v = projections(layer)
+    keys = len(q)
     taps = layer.conv1d.weight[:, 0].normal_(0, 0.4 * NOISE)
     taps[: 2 * keys, -1] += 1
     k.copy_(q)
@@ -130,6 +136,7 @@ def induce(layer, squeeze):
             queries[head, 0, :, half : half + turned.shape[1] - each] = turned[:, each:]
             queries[head, 0, :, 0] = 0
             own = slice(head * K, (head + 1) * K)
+            # Louder than the token's own embedding, which would be said again.
             layer.o_proj.weight[:, own] = layer.v_proj.weight[rows].T * (15 * WIDTH / H)
     for norm in (layer.q_norm, layer.k_norm):
         norm.weight.fill_(1.0)  # NOTE: 1 + w is the factor: scores four times as large

@@ -17,7 +17,7 @@ from minqwen.prompt.processor import Processor
 from minqwen.train.corpus import Corpus, drills, words, write_processor
 from minqwen.train.corpus.chats import exchange
 from minqwen.train.corpus.processor import load_tokenizer
-from minqwen.train.corpus.tasks import sample
+from minqwen.train.corpus.tasks import TASKS, sample
 from minqwen.train.corpus.text import BUILT_IN, built_in_page, documents, paragraphs
 from minqwen.train.corpus.tokenizer import (
     MARKS,
@@ -262,6 +262,18 @@ def test_rows_are_full_and_pads_match_the_grids(written, mixture):
             assert int((ids == pad).sum()) * 4 == patches
             assert not (targets == pad).any()
             assert patches == 0 or half[pixels].shape == (patches, 1536)
+
+
+def test_little_of_a_row_is_a_chat_cut_short(corpus):
+    """What does not fit is drawn again, so few tokens are read and teach nothing."""
+    left = []
+    for step in range(10):
+        tasks = dict.fromkeys(TASKS, 1)
+        for part in corpus.batch(step, tasks, rows=4, seq_len=256, level=0.5):
+            for row in part["input_ids"].numpy():
+                ends = np.flatnonzero(row == corpus.end)
+                left.append(1 - (ends[-1] + 1) / len(row) if len(ends) else 1)
+    assert np.mean(left) < 0.2
 
 
 def test_only_what_the_assistant_says_is_learned(written):

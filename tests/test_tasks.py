@@ -136,16 +136,17 @@ def key(relation, match):
 
 
 RELATIONS = list({*notes.RELATIONS, *notes.ME, notes.CODE})
-SAID = [(r, pattern(form)) for r in RELATIONS for form in r.said]
-ANSWERED = [(r, pattern(r.answer or r.said[0])) for r in RELATIONS]
+SAID = [(r, form, pattern(form)) for r in RELATIONS for form in r.said]
+ANSWERS = [(r, (r.answer,) if r.answer else r.said) for r in RELATIONS]
+ANSWERED = [(r, form, pattern(form)) for r, forms in ANSWERS for form in forms]
 
 
 def read(text, known):
     """Take down what a text says, in order."""
     text = CLEARED.sub(" ", text).replace(" and ", ". ")
-    found = [(m.start(), r, m) for r, form in SAID for m in form.finditer(text)]
-    for _, relation, match in sorted(found, key=lambda item: item[0]):
-        known[key(relation, match)] = match["v"]
+    found = [(m.start(), r, form, m) for r, form, p in SAID for m in p.finditer(text)]
+    for _, relation, form, match in sorted(found, key=lambda item: item[0]):
+        known[key(relation, match)] = match["v"], form
 
 
 def asks(question, item):
@@ -158,11 +159,13 @@ def asks(question, item):
 
 
 def is_said(question, answer, known):
-    """Whether an answer is one to the question, and what was said last."""
-    for relation, form in ANSWERED:
-        match = form.fullmatch(answer)
+    """Whether an answer is one to the question, and as it was said last."""
+    for relation, form, way in ANSWERED:
+        match = way.fullmatch(answer)
         item = match and key(relation, match)
-        if match and known.get(item) == match["v"] and asks(question, item):
+        value, said = known.get(item, (None, None))
+        as_said = form in (said, relation.answer)
+        if match and value == match["v"] and as_said and asks(question, item):
             return True
     return False
 

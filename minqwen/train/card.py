@@ -218,6 +218,14 @@ What made it remember, in short trials:
 - Names that are the same tokens wherever they stand: with a space before capitals left
   out of the merges, notes of up to four facts were answered in 34 % after 0.41 M
   tokens, and in 15 % without.
+- Rows with room for whole chats. In rows of 128 tokens, halfway to full difficulty,
+  notes were 14 % of what was learned and tools 1 %, since longer chats were left out or
+  cut; in rows of 256 tokens, 24 % and 14 %. What does not fit at a row's end is drawn
+  again: a tenth of such a row teaches nothing, where three tenths did.
+- "I was not told." where nothing was noted. "The notes do not say." began as answers
+  about things do ("The lamp ..."), and was said whenever the model was in doubt. With
+  this, longer rows and more notes in the mixture, notes of one, four and eight facts
+  were answered in 60, 35 and 33 % after 0.51 M tokens, and in 44, 24 and 18 % without.
 - A tower that is first taught to say what it sees in the language model's embeddings:
   after 15 minutes a digit was read in 63 %, and in 9 % where a head had named it (the
   two runs differed in smaller things, too).

@@ -35,7 +35,8 @@ class Case:
 def remembered(rng, facts=8, changed=0, filler=0):
     """So many facts, some overwritten, among `filler` other sentences; a question."""
     known = notes.Notes(rng, 1.0, unseen=True)
-    known.changes = known.filler = known.speaks = False
+    known.changes = known.speaks = False
+    known.filler = 0  # sentences after each fact, at most
     told = [known.fact(known.new_key()) for _ in range(facts)]
     told += [known.news() for _ in range(changed)]
     prose = words.prose(True)
@@ -43,9 +44,8 @@ def remembered(rng, facts=8, changed=0, filler=0):
         told.insert(int(rng.integers(len(told) + 1)), pick(prose, rng))
     of_changed = known.changed and rng.random() < 0.5
     key = pick(known.changed if of_changed else list(known.known), rng)
-    asked = known.sentence(key, pick(key[0].asked, rng))
     gap = known.form if known.form in (" ", "\n") else " "
-    return exchange(f"{gap.join(told)}\n{asked}", known.sentence(key, key[0].said[0]))
+    return exchange(f"{gap.join(told)}\n{known.question(key)}", known.answer(key))
 
 
 def summed(rng, digits=3, thinking=False):

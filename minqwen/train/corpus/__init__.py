@@ -102,14 +102,17 @@ class Corpus:
             return self._window(draw, rng, length), np.ones(length, dtype=bool)
         tasks = [kind for kind in kinds if kind in TASKS]
         shares = np.array([mixture[task] for task in tasks])
-        ids, loss = [], []
+        ids, loss, tries = [], [], 0
         while len(ids) < length:
             chat = TASKS[rng.choice(tasks, p=shares / shares.sum())](rng, level)
             more, learned = self.encode(chat)
-            if not ids and len(more) > length:
-                continue  # a row has an answer at least
+            fits = len(ids) + len(more) <= length
+            tries += 1
+            if not fits and (not ids or tries < 3):
+                continue  # a row has an answer at least, and little that is cut
+            tries = 0
             if chat.images or chat.videos:
-                if len(ids) + len(more) > length:  # a picture cannot be cut
+                if not fits:  # a picture cannot be cut
                     more = self._window("source", rng, length - len(ids)).tolist()
                     learned = [False] * len(more)
                 else:

@@ -170,7 +170,7 @@ def elsewhere(rng, unseen):
     return question, ELSEWHERE, "This is none of my tasks."
 
 
-TASKS = (elsewhere,) * 7 + (oneself,) * 2 + (unanswered,)
+TASKS = (elsewhere,) * 6 + (oneself,) * 3 + (unanswered,)
 
 
 def typed(text, rng):

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import sums
 
-SUMS = 0.6  # of the rows
+SUMS = 0.5  # of the rows
 
 
 def make(rng, length, tokenizer, level=1.0):

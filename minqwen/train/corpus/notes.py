@@ -3,7 +3,8 @@
     Ann has 7 pears. Tom has 2 pears. Now Ann has 3 pears. How many pears does Ann have?
     -> Ann has 3 pears.
 
-An answer names the one it is about just before the value. It is the plainest test of a
+An answer is the newest sentence about what was asked, which names the one it is about
+before the value. So a stranger's wordings work, too. It is the plainest test of a
 memory: one that only adds up keeps 7 and 3, the delta rule puts 3 in the place of 7.
 """
 
@@ -15,7 +16,7 @@ from .words import invented, person, pick, up_to, word_of
 
 MOST_FACTS = 32
 CODE_SHARE = 0.2
-NOT_SAID = "The notes do not say."
+NOT_SAID = "I was not told."
 NOTED = "Noted."
 NEWS = ("Now {}", "Now {}", "Now {}", "Later {}", "Today {}", "Correction: {}", "{}")
 HEADS = ("", "", "", "Notes: ", "Remember: ", "Please remember this. ", "My notes: ")
@@ -26,8 +27,8 @@ ASKED = ("{}", "{}", "{}", "{}", "Question: {}", "Please tell me: {}", "So: {}")
 class Relation:
     """Ways to say and to ask one thing of `n`; v is its value.
 
-    t is what else it is about, the pears that n has 7 of. The answer is the first way
-    to say it, unless there is an `answer`. With `lines` the facts are no sentences, so
+    t is what else it is about, the pears that n has 7 of. The answer says it as the
+    notes did, unless there is an `answer`. With `lines` the facts are no sentences, so
     each has a line of its own.
     """
 
@@ -52,11 +53,11 @@ RELATIONS = (
     counted("needs", "need"), counted("sees", "see"),
     Relation(("{n} is {v} years old.", "{n} is {v}."),
              ("How old is {n}?", "What is the age of {n}?"), "age"),
-    Relation(("{n} lives in {v}.", "{n} has a flat in {v}.", "The home of {n} is {v}."),
+    Relation(("{n} lives in {v}.", "{n} has a flat in {v}.", "{n} has a home in {v}."),
              ("Where does {n} live?", "In which town does {n} live?"), "town"),
     Relation(("{n} comes from {v}.", "{n} was born in {v}."),
              ("Where does {n} come from?", "Which town does {n} come from?"), "town"),
-    Relation(("{n} works in {v}.", "The job of {n} is in {v}."),
+    Relation(("{n} works in {v}.", "{n} has a job in {v}."),
              ("Where does {n} work?",), "town"),
     Relation(("{n} likes {v}.", "{n} is fond of {v}."),
              ("What does {n} like?",), "liked"),
@@ -80,18 +81,18 @@ RELATIONS = (
              ("Where is {n}?",), "place"),
     Relation(("{n} sits next to {v}.",), ("Who does {n} sit next to?",), "person"),
     Relation(("{n}: {v}",), ("{n}?",), "any", lines=True),
-    Relation(("The {n} is in the {v}.", "You find the {n} in the {v}."),
+    Relation(("The {n} is in the {v}.", "The {n} lies in the {v}."),
              ("Where is the {n}?", "Where do I find the {n}?"), "place", of="object"),
-    Relation(("The {n} is {v}.", "The colour of the {n} is {v}."),
+    Relation(("The {n} is {v}.", "The {n} is painted {v}."),
              ("What colour is the {n}?", "Which colour is the {n}?"), "colour",
              of="object"),
-    Relation(("The {n} costs {v} coins.", "The price of the {n} is {v} coins."),
+    Relation(("The {n} costs {v} coins.", "The {n} sells for {v} coins."),
              ("What does the {n} cost?", "How much does the {n} cost?"), "count",
              of="object"),
-    Relation(("The code of the {n} is {v}.",),
+    Relation(("The {n} has the code {v}.",),
              ("What is the code of the {n}?", "Which code has the {n}?"), "code",
              of="object"),
-    Relation(("The {n} belongs to {v}.", "{v} owns the {n}."),
+    Relation(("The {n} belongs to {v}.", "The {n} is owned by {v}."),
              ("Who does the {n} belong to?", "Who owns the {n}?"), "person",
              of="object"),
     Relation(("The {n} opens on {v}.",),
@@ -142,7 +143,7 @@ def messages(rng, level, unseen):
         if turn and rng.random() < 0.15:
             pairs = [notes.ask_again()]
         else:
-            questions = up_to(1, 6, level, rng) if rng.random() < 0.7 else 1
+            questions = up_to(1, 6, level, rng) if rng.random() < 0.6 else 1
             pairs = [notes.ask() for _ in range(questions)]
         asked, answers = zip(*pairs, strict=True)
         asked = pick(ASKED, rng).format(notes.gap.join(asked))
@@ -167,9 +168,9 @@ class Notes:
             relation: [pick(relation.things, rng) for _ in range(things)]
             for relation in lists or chosen
         }
-        self.known = {}  # (relation, n, t) -> value
+        self.known = {}  # (relation, n, t) -> the value and how it was said last
         self.changed = []
-        self.filler = rng.random() < 0.25 * level
+        self.filler = up_to(1, 8, level, rng) if rng.random() < 0.3 * level else 0
         self.changes = rng.random() < 0.5
         self.speaks = rng.random() < 0.15 * level and not lists  # of oneself
         self.gap = "\n" if lists else " "
@@ -179,9 +180,10 @@ class Notes:
     def tell(self, count, head=""):
         """`count` more facts as text, with or without a line that announces them."""
         lines = []
+        most = self.filler if count < 12 else 0
         for _ in range(count):
             lines.append(self.line())
-            if self.filler and count < 12 and self.rng.random() < 0.3:
+            for _ in range(up_to(0, most, 1.0, self.rng)):
                 lines.append(pick(words.prose(self.unseen), self.rng))
         if not lines:
             return ""
@@ -208,17 +210,25 @@ class Notes:
     def fact(self, key):
         if key in self.known:
             self.changed.append(key)
-        self.known[key] = self.value(key[0])
-        return self.sentence(key, pick(key[0].said, self.rng))
+        return self.say(key, self.value(key[0]))
+
+    def say(self, key, value):
+        self.known[key] = value, pick(key[0].said, self.rng)
+        return self.told(key)
+
+    def told(self, key):
+        """The newest sentence about something."""
+        value, form = self.known[key]
+        return form.format(n=key[1], t=key[2], v=value)
 
     def news(self):
         """A known fact gets another value."""
         key = pick(list(self.known), self.rng)
-        before = self.known[key]
-        while self.known[key] == before:
-            self.known[key] = self.value(key[0])
+        before = value = self.known[key][0]
+        while value == before:
+            value = self.value(key[0])
         self.changed.append(key)
-        text = self.sentence(key, pick(key[0].said, self.rng))
+        text = self.say(key, value)
         form = pick(self.news_forms, self.rng)
         return text if form == "{}" else form.format(uncapitalised(text))
 
@@ -244,20 +254,24 @@ class Notes:
     def value(self, relation):
         return value(relation.values, self.rng, self.level, self.unseen)
 
-    def sentence(self, key, form):
-        return form.format(n=key[1], t=key[2], v=self.known.get(key))
+    def answer(self, key):
+        value, _ = self.known[key]
+        return key[0].answer.format(t=key[2], v=value) or self.told(key)
+
+    def question(self, key):
+        return pick(key[0].asked, self.rng).format(n=key[1], t=key[2])
 
     def ask(self):
         """A question and its answer; a little often about what has changed."""
         draw = self.rng.random()
-        if draw < 0.08:
+        if draw < 0.05:
             key, answer = self.new_key(), NOT_SAID
         else:
             often = self.changed and draw < 0.5
             key = pick(self.changed if often else list(self.known), self.rng)
-            answer = self.sentence(key, key[0].answer or key[0].said[0])
+            answer = self.answer(key)
         self.asked = key
-        question = self.sentence(key, pick(key[0].asked, self.rng))
+        question = self.question(key)
         if self.rng.random() < 0.05 and not key[0].lines:  # as one types in haste
             question = question[0].lower() + question[1:].rstrip("?")
         return question, answer
@@ -271,8 +285,7 @@ class Notes:
             return self.ask()
         self.asked = pick(alike, self.rng)
         the = "the " if relation.of == "object" else ""
-        answer = self.sentence(self.asked, relation.said[0])
-        return f"And {the}{self.asked[1]}?", answer
+        return f"And {the}{self.asked[1]}?", self.told(self.asked)
 
 
 def uncapitalised(text):

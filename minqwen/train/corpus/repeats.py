@@ -1,7 +1,8 @@
 """Something to say again, word for word, once or several times.
 
 To go on as it went the last time (induction) is the first use that a model makes of
-what it read. The whole text, not its words alone, decides the side it is on.
+what it read. The whole text, not its words alone, decides the side it is on. It seldom
+stands after a space, where its first word is other tokens than in the answer.
 """
 
 from functools import cache
@@ -12,12 +13,12 @@ from .text import documents
 from .words import held_out, invented, person, pick, up_to, word_of
 
 ASKED = (
-    "Repeat: {}", "Repeat this: {}", "Say: {}", "Say again: {}", "Copy: {}",
-    "Copy this: {}", "Repeat after me: {}", "Write this again: {}", "Echo: {}",
+    "Repeat: {}", "Say: {}", "Copy: {}", 'Repeat "{}"', 'Say again: "{}"',
+    'Copy this: "{}"', 'Repeat after me: "{}"', 'Echo "{}"', "Write this again:\n{}",
     "Repeat:\n{}", "Copy:\n{}", "{}\nRepeat this.", "{}\nSay that again.",
 )  # fmt: skip
 TIMES = (
-    "Say this {count} times: {text}", "Repeat {count} times: {text}",
+    "Say this {count} times:\n{text}", 'Repeat {count} times: "{text}"',
     "Write this line {count} times:\n{text}",
 )  # fmt: skip
 COUNTS = ("two", "three", "four")

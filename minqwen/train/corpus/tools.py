@@ -4,6 +4,10 @@ A call copies its tool's name from the list and its argument from the question. 
 comes back cannot be guessed (products are too large to work out here, and a note holds
 anything), so the answer must be read from it. Sometimes no tool is needed, or none of
 those offered helps.
+
+NOTE: a word in small letters is other tokens at the start of a line than after a space,
+so what is copied from one place to the other (towns, names, sums, "the lamp") begins
+with a capital, a digit or a word that is always the same.
 """
 
 from dataclasses import dataclass
@@ -94,18 +98,19 @@ def note(relation, name, rng, level, unseen):
     """A question about somebody, and the sentence that answers it."""
     value = notes.value(relation.values, rng, level, unseen)
     filled = {"n": name, "t": pick(relation.things, rng), "v": value}
-    return pick(relation.asked, rng).format(**filled), relation.said[0].format(**filled)
+    said = pick(relation.said, rng)
+    return pick(relation.asked, rng).format(**filled), said.format(**filled)
 
 
 def weather(rng, level, unseen):
     town = word_of(words.TOWNS, rng, unseen)
-    sky = f"{pick(SKIES, rng)}, {rng.integers(-9, 35)} degrees"
+    sky = f"it is {pick(SKIES, rng)}, {rng.integers(-9, 35)} degrees"
     asked = (
         "What is the weather in {}?", "How is the weather in {}?",
         "Weather in {}?", "Tell me the weather in {}.",
     )  # fmt: skip
     question = pick(asked, rng).format(town)
-    return Use(question, town, sky, f"The weather in {town} is {sky}.")
+    return Use(question, town, sky, f"In {town} {sky}.")
 
 
 def clock(rng, level, unseen):
@@ -119,13 +124,13 @@ def clock(rng, level, unseen):
 
 
 def price(rng, level, unseen):
-    thing = word_of(words.OBJECTS, rng, unseen)
+    thing = f"the {word_of(words.OBJECTS, rng, unseen)}"
     coins = str(rng.integers(2, 1000))
     asked = (
-        "What does the {} cost?", "How much is the {}?", "Price of the {}?",
-        "What is the price of the {}?",
+        "What does {} cost?", "How much is {}?", "Price of {}?",
+        "What is the price of {}?",
     )  # fmt: skip
-    answer = f"The {thing} costs {coins} coins."
+    answer = f"{thing.capitalize()} costs {coins} coins."
     return Use(pick(asked, rng).format(thing), thing, f"{coins} coins", answer)
 
 

@@ -32,6 +32,7 @@ from .abilities import (
 from .cases import CASES, strangers
 from .corpus import Corpus
 from .corpus.about import ELSEWHERE
+from .corpus.scenes import LABELS
 
 COUNT = 500
 STRANGERS_FLOOR, ASTRAY_MOST = 0.95, 0.01
@@ -138,15 +139,20 @@ def share_rows(shares):
         )
 
 
-def curve_rows(curve, names):
-    for point in curve:
-        shown = [point.get(name) for name in names]
-        yield (
-            f"{point['seconds'] / 60:.1f}",
-            point["course"],
-            f"{point['step']:,}",
-            *("" if value is None else f"{value:.2f}" for value in shown),
-        )
+def curve_table(curve, course, names):
+    """How one course went: of its points, the figures called `names`."""
+    points = [point for point in curve if point["course"] == course]
+    return table(
+        ["minutes", "step", *names],
+        (
+            (
+                f"{point['seconds'] / 60:.1f}",
+                f"{point['step']:,}",
+                *(f"{point[name]:.2f}" for name in names),
+            )
+            for point in points
+        ),
+    )
 
 
 def text_of(card):
@@ -165,9 +171,8 @@ def text_of(card):
         ["layer", "its router", "a random router"],
         [(i, f"{a:.3f}", f"{b:.3f}") for i, (a, b) in enumerate(f["experts"])],
     )
-    curve = table(
-        ["minutes", "course", "step", *names], curve_rows(card["curve"], names)
-    )
+    curve = curve_table(card["curve"], "all", names)
+    seeing = curve_table(card["curve"], "tower", LABELS)
     settings = "\n".join(f"    {k} = {v}" for k, v in recipe.items())
     return f"""# The embedded model
 
@@ -205,6 +210,11 @@ How it learned: shares of held-out answers that are right at the full difficulty
 each task, and bits a byte of held-out text.
 
 {curve}
+
+Before that the tower alone learned to say what a picture's cells hold: most of it, its
+colour, and the first two things whose middle is there. Its losses:
+
+{seeing}
 
 What made it remember, in short trials:
 

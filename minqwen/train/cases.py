@@ -35,8 +35,6 @@ class Case:
 def remembered(rng, facts=8, changed=0, filler=0):
     """So many facts, some overwritten, among `filler` other sentences; a question."""
     known = notes.Notes(rng, 1.0, unseen=True)
-    known.changes = known.speaks = False
-    known.filler = 0  # sentences after each fact, at most
     told = [known.fact(known.new_key()) for _ in range(facts)]
     told += [known.news() for _ in range(changed)]
     prose = words.prose(True)

@@ -93,7 +93,10 @@ class Corpus:
         return parts
 
     def _row(self, rng, mixture, length, level, images, videos):
-        """A row of text, or one chat after another, the last one cut: ids, loss."""
+        """A row of text or of drills, or one chat after another: ids, loss.
+
+        The last chat is cut if the third draw does not fit either.
+        """
         kinds, shares = list(mixture), np.array(list(mixture.values()))
         draw = rng.choice(kinds, p=shares / shares.sum())
         if draw == "drills":

@@ -173,7 +173,12 @@ def text_of(card):
     )
     curve = curve_table(card["curve"], "all", names)
     seeing = curve_table(card["curve"], "tower", LABELS)
-    settings = "\n".join(f"    {k} = {v}" for k, v in recipe.items())
+    plain = {k: v for k, v in recipe.items() if k != "mixture"}
+    settings = "\n".join(
+        [f"    {k} = {v}" for k, v in plain.items()]
+        + ["", "    [mixture]"]
+        + [f"    {k} = {v}" for k, v in recipe["mixture"].items()]
+    )
     return f"""# The embedded model
 
 A Qwen3.5-MoE in every respect but size, trained by this project from random weights:

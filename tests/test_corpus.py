@@ -299,12 +299,15 @@ def test_only_what_the_assistant_says_is_learned(written):
 
 
 def test_drills_can_be_told_from_what_stands_before(corpus):
-    """A stretch goes on as before, a key has its newest value, and sums are right."""
-    tokenizer, sums = corpus.tokenizer, 0
+    """As before, as was said, as the key was given a value last; and sums are right."""
+    tokenizer, sums, again = corpus.tokenizer, 0, 0
     for i in range(90):
         rng = np.random.default_rng(i)
         ids, known = drills.make(rng, 128, tokenizer, level=i / 90)
-        assert ids.shape == known.shape == (128,) and ids.max() < corpus.end
+        assert (
+            ids.shape == known.shape == (128,)
+            and ids.max() < tokenizer.get_vocab_size()
+        )
         assert known.any() and not known[0]
         lines = tokenizer.decode(ids.tolist()).split("\n")[:-1]
         if lines and re.fullmatch(r"\d+ ?[-+] ?\d+([-+]1)? ?=\d*", lines[0]):
@@ -314,9 +317,16 @@ def test_drills_can_be_told_from_what_stands_before(corpus):
                     assert eval(column[1]) == int(column[2]) and column[2] in told
             sums += 1
             continue
+        if "<|im_start|>" in (marked := tokenizer.decode(ids.tolist(), False)):
+            turns = marked.split("<|im_start|>")[1:]
+            for asked, answer in zip(turns[:-2:2], turns[1:-1:2], strict=False):
+                said = asked.removeprefix("user\nRepeat: ")
+                assert answer.endswith(f"</think>\n\n{said}")
+            again += 1
+            continue
         for t in np.flatnonzero(known):
             assert ids[t] in ids[:t]
-    assert 35 < sums < 75
+    assert 20 < sums < 55 and 10 < again < 40
 
 
 def test_held_out_windows_count_the_bytes_of_their_targets(corpus):

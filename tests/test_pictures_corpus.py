@@ -14,7 +14,14 @@ from minqwen.train.corpus import films, glyphs, pictures, scenes
 from minqwen.train.corpus.glyphs import PILLOW, STIX, TRAIN_FONTS, UNSEEN_FONTS, Pen
 from minqwen.train.corpus.pictures import ORDINAL, article, sentence, some
 from minqwen.train.corpus.scenes import NOTHING, WHAT
-from minqwen.train.corpus.shapes import NAMES, PLACES, SHAPES, held_out
+from minqwen.train.corpus.shapes import (
+    COLOURS,
+    NAMES,
+    PLACES,
+    SHAPES,
+    any_ink,
+    held_out,
+)
 
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
 KINDS = [(maker, kind) for maker in (pictures, films) for kind in maker.KINDS]
@@ -132,6 +139,7 @@ def test_shapes_are_told_with_their_places(drawn):
             right |= {
                 f"The {what} is {colour}.", f"The {what} is {place}.",
                 f"The {colour} shape is a {what}.", f"Yes, there is a {what}.",
+                    f"The shape {place} is a {what}.",
                 f"{place.capitalize()} is {article((colour, what))}.",
             }  # fmt: skip
         right |= {f"No, there is no {s}." for s in SHAPES} - {
@@ -245,19 +253,38 @@ def test_chats_are_what_the_processor_makes_of_the_pictures(maker, kind, drawn):
 def test_labels_say_what_each_cell_holds():
     for seed in range(40):
         (values, grid), labels = pictures.lesson(np.random.default_rng(seed))
-        assert labels.shape == (len(values) // 4, 4) and labels.dtype == torch.int64
+        assert labels.shape == (len(values) // 4, 5) and labels.dtype == torch.int64
         assert grid[1] * grid[2] == len(values)
-        what, colour, first, second = labels.T
+        what, colour, first, second, place = labels.T
         assert labels[:, [0, 2, 3]].min() >= 0 and labels.max() <= NOTHING
-        named = (what >= 10) & (what < NOTHING)
-        assert torch.equal(named, colour >= 0) and (colour[~named] == -100).all()
+        shape = (what >= 10) & (what < NOTHING)
+        assert (colour[~shape] == -100).all()
+        assert torch.equal(colour >= 0, shape) or (colour == -100).all()  # nameless
         assert (first < NOTHING).any() and (second[first == NOTHING] == NOTHING).all()
+        assert torch.equal(place >= 0, (first >= 10) & (first < NOTHING))
+
+
+def test_labels_name_the_places_that_chats_name():
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        scene, kinds, places = pictures.strewn(rng, i / 40, unseen=False)
+        *_, first, _, place = scene.labels().T
+        for (_, what), where in zip(kinds, places, strict=True):
+            (cell,) = np.flatnonzero(first == WHAT.index(what))
+            assert list(PLACES.values())[place[cell]] == where
+
+
+def test_no_ink_is_the_one_that_training_never_sees_on_a_shape():
+    rng = np.random.default_rng(0)
+    for shape in SHAPES * 20:
+        (kept,) = [name for name in NAMES if held_out(name, shape)]
+        assert np.abs(any_ink(shape, rng) - COLOURS[kept]).max() >= 30
 
 
 def test_labels_of_a_number_follow_its_digits():
     scene = scenes.digits("4071", np.random.default_rng(0), 0.0, size=(128, 32))
     labels = scene.labels()
-    middles = [WHAT[i] for i in labels[:, 2:].ravel() if i != NOTHING]
+    middles = [WHAT[i] for i in labels[:, 2:4].ravel() if i != NOTHING]
     assert "".join(middles) == "4071"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minqwen.prompt.template import template_environment
-from minqwen.train.corpus import about, notes, repeats, sums, tools, words
+from minqwen.train.corpus import about, notes, relations, repeats, sums, tools, words
 from minqwen.train.corpus import chats as chats_module
 from minqwen.train.corpus.chats import write
 from minqwen.train.corpus.tasks import TASKS, sample
@@ -135,7 +135,7 @@ def key(relation, match):
     return relation, found.get("n", "").lower(), found.get("t", "").lower()
 
 
-RELATIONS = list({*notes.RELATIONS, *notes.ME, notes.CODE})
+RELATIONS = list({*relations.RELATIONS, *relations.ME, relations.CODE})
 SAID = [(r, form, pattern(form)) for r in RELATIONS for form in r.said]
 ANSWERS = [(r, (r.answer,) if r.answer else r.said) for r in RELATIONS]
 ANSWERED = [(r, form, pattern(form)) for r, forms in ANSWERS for form in forms]

@@ -217,7 +217,8 @@ each task, and bits a byte of held-out text.
 {curve}
 
 Before that the tower alone learned to say what a picture's cells hold: most of it, its
-colour, and the first two things whose middle is there. Its losses:
+colour, the first two things whose middle is there, and in which part of the picture
+that is. Its losses:
 
 {seeing}
 

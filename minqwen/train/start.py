@@ -35,7 +35,10 @@ LAGS = 3  # tokens back that the first layer passes on
 
 @torch.no_grad()
 def start(model):
-    """Set the weights of a new Qwen, from torch's generator."""
+    """Set the weights of a new Qwen, from torch's generator, as far as it has them.
+
+    Without delta layers nothing is passed on, and without that nothing is found.
+    """
     language = model.model.language_model
     words = language.embed_tokens.weight
     half = words.shape[1] // 2
@@ -51,10 +54,13 @@ def start(model):
     attentions = [part for part in parts if isinstance(part, GatedAttention)]
     for layer in deltas:
         start_delta(layer)
-    pass_on(deltas[0], squeeze)
-    for layer in attentions[1:]:
-        layer.o_proj.weight *= SMALL * WIDTH
-    induce(attentions[0], squeeze)
+    for layer in deltas[:1]:
+        pass_on(layer, squeeze)
+    for number, layer in enumerate(attentions):
+        if deltas and number == 0:
+            induce(layer, squeeze)
+        else:
+            layer.o_proj.weight *= SMALL * WIDTH
 
 
 def start_delta(layer):

@@ -1,9 +1,10 @@
 """The tower's own course: to see before it speaks.
 
 Reading a tower that sees nothing yet, the language model learns to ignore it. So the
-tower first says, of each cell that becomes a token, what is there and in which colour,
-and says it in the language model's own embeddings: a cell with a red 7 becomes much
-like the tokens "red" and "7", which a model that can copy can then say.
+tower first says, of each cell that becomes a token, what is there, in which colour and
+in which part of the picture, and says it in the language model's own embeddings: a cell
+with a red star becomes much like the tokens "red" and "star" and those of "at the top",
+which a model that can copy can then say.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import nn
 
 from .corpus import IGNORED, pictures, stack
 from .corpus.scenes import LABELS, WHAT
-from .corpus.shapes import NAMES
+from .corpus.shapes import NAMES, PLACES
 from .course import Course, optimizers
 
 PICTURES = 16  # a step
@@ -23,8 +24,9 @@ ALONE = 2**39  # stands where a training row has its step
 class Seer(nn.Module):
     """The tower, and what names each of its outputs: words, and a head for the rest.
 
-    words [WHAT and NAMES, D], directions of unit length. In them is said whose middle
-    a cell holds, which is in one cell alone, so that digits in a row can be read off.
+    words [WHAT, NAMES and PLACES, D], directions of unit length. In them is said whose
+    middle a cell holds, which is in one cell alone, so that digits in a row can be read
+    off, and in which part of the picture that is.
     """
 
     def __init__(self, visual, words):
@@ -36,24 +38,32 @@ class Seer(nn.Module):
     def forward(self, pixels, grids):
         """-> {name of LABELS: logits [tokens, its classes]}."""
         out = self.visual(pixels, grids)
-        first, colour = (out @ self.words.T).tensor_split([len(WHAT)], dim=-1)
+        parts = len(WHAT), len(NAMES), len(PLACES)
+        first, colour, place = (out @ self.words.T).split(parts, dim=-1)
         most, second = self.rest(out).chunk(2, dim=-1)
-        return {"most": most, "colour": colour, "first": first, "second": second}
+        return {
+            "most": most, "colour": colour, "first": first, "second": second,
+            "place": place,
+        }  # fmt: skip
 
 
 @torch.no_grad()
 def words_of(model, tokenizer):
-    """Where the embeddings of what may be seen point to: [WHAT and NAMES, D].
+    """Where the embeddings of what may be seen point to: [WHAT, NAMES and PLACES, D].
 
-    Of each word's first token; and the first half of the embedding alone, in which the
-    state holds what a token is (see start.py).
+    Of each word's first token, and of a place its words' sum; and the first half of the
+    embedding alone, in which the state holds what a token is (see start.py).
     """
-    table = model.model.language_model.embed_tokens.weight
-    names = [name if name.isdigit() else f" {name}" for name in (*WHAT, *NAMES)]
-    words = table[[tokenizer.encode(name).ids[0] for name in names]].clone()
-    words[:, 0] = 0  # which all embeddings have
-    words[:, words.shape[1] // 2 :] = 0
-    return F.normalize(words, dim=-1)
+    table = model.model.language_model.embed_tokens.weight.clone()
+    table[:, 0] = 0  # which all embeddings have
+    table[:, table.shape[1] // 2 :] = 0
+    names = [[n if n.isdigit() else f" {n}"] for n in (*WHAT, *NAMES)]
+    for place in PLACES.values():
+        names.append([f" {word}" for word in place.split() if word != "the"])
+    words = [
+        sum(table[tokenizer.encode(word).ids[0]] for word in name) for name in names
+    ]
+    return F.normalize(torch.stack(words), dim=-1)
 
 
 def tower_course(model, corpus, recipe):
@@ -92,7 +102,7 @@ def tower_course(model, corpus, recipe):
 
 
 def lessons(seed, step, level):
-    """Halves of a batch: labels int64 [tokens, 4], pixels, grids."""
+    """Halves of a batch: labels int64 [tokens, 5], pixels, grids."""
     rng = np.random.default_rng([seed, ALONE, step])
     parts = []
     for _ in range(2):

@@ -14,6 +14,7 @@ from pathlib import Path
 from . import notes, repeats, words
 from .chats import assistant, user, write
 from .notes import NOT_SAID
+from .relations import ME, RELATIONS
 from .text import documents
 from .words import held_out, invented, pick, up_to, word_of
 
@@ -155,7 +156,7 @@ def unanswered(rng, unseen):
     """A question on notes, without any notes; or on a picture that is not there."""
     if rng.random() < 0.4:
         return word_of(PICTURE, rng, unseen), NO_PICTURE, "There is no picture."
-    known = [r for r in notes.RELATIONS + notes.ME * (not unseen) if not r.lines]
+    known = [r for r in RELATIONS + ME * (not unseen) if not r.lines]
     relation = pick(known, rng)
     name = words.person(rng, unseen)
     if relation.of == "object":

@@ -1,14 +1,17 @@
 """Rows without words, in which nearly every token is a question with one answer.
 
-To go on as the last time (induction), to give a key its newest value (the delta rule's
-own task), and to add and subtract digits. What is said in words needs all three.
+To go on as the last time (induction), to say again, to give a key its newest value (the
+delta rule's own task), and to add and subtract digits. What is said in words needs all.
 """
 
 import numpy as np
 
 from . import sums
 
-SUMS = 0.5  # of the rows
+SUMS = 0.4  # of the rows
+SAID = "<|im_start|>user\nRepeat: "
+TURN = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+END = "<|im_end|>\n"
 
 
 def make(rng, length, tokenizer, level=1.0):
@@ -21,7 +24,11 @@ def make(rng, length, tokenizer, level=1.0):
     vocab = tokenizer.token_to_id("<|endoftext|>")
     size = int(rng.integers(8, 9 + round(level * (vocab - 8))))
     alphabet = rng.choice(vocab, size, replace=False)
-    kind = copied if rng.random() < 0.5 else recalled
+    draw = rng.random()
+    if draw < 0.4:
+        frame = [tokenizer.encode(mark).ids for mark in (SAID, TURN, END)]
+        return repeated(rng, length, alphabet, level, frame)
+    kind = copied if draw < 0.6 else recalled
     return kind(rng, length, alphabet, level)
 
 
@@ -43,6 +50,19 @@ def copied(rng, length, alphabet, level):
     once = rng.choice(alphabet, stretch)
     ids = np.resize(once, length)
     return ids, np.arange(length) > stretch
+
+
+def repeated(rng, length, alphabet, level, frame):
+    """Random tokens in chats: every token, the rarest too, can be said again."""
+    said, turn, end = frame
+    ids, known = [], []
+    while len(ids) < length:
+        count = int(rng.integers(2, 5 + round(level * 92)))
+        text = rng.choice(alphabet, count).tolist()
+        asked = [*said, *text, *turn]
+        ids += [*asked, *text, *end]
+        known += [False] * len(asked) + [True] * (len(text) + len(end))
+    return np.array(ids[:length]), np.array(known[:length])
 
 
 def recalled(rng, length, alphabet, level):

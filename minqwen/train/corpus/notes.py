@@ -8,120 +8,24 @@ before the value. So a stranger's wordings work, too. It is the plainest test of
 memory: one that only adds up keeps 7 and 3, the delta rule puts 3 in the place of 7.
 """
 
-from dataclasses import dataclass
-
 from . import words
 from .chats import assistant, user, write
+from .relations import CODE, ME, RELATIONS, value
 from .words import invented, person, pick, up_to, word_of
 
 MOST_FACTS = 32
 CODE_SHARE = 0.2
 NOT_SAID = "I was not told."
 NOTED = "Noted."
-NEWS = ("Now {}", "Now {}", "Now {}", "Later {}", "Today {}", "Correction: {}", "{}")
-HEADS = ("", "", "", "Notes: ", "Remember: ", "Please remember this. ", "My notes: ")
+NEWS = (
+    "Now {}", "Now {}", "Now {}", "Later {}", "Today {}", "Correction: {}", "{}",
+    "Actually, {}", "No, {}",
+)  # fmt: skip
+HEADS = (
+    "", "", "", "Notes: ", "Remember: ", "Please remember this. ", "My notes: ",
+    "Note: ", "Please note: ",
+)  # fmt: skip
 ASKED = ("{}", "{}", "{}", "{}", "Question: {}", "Please tell me: {}", "So: {}")
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Ways to say and to ask one thing of `n`; v is its value.
-
-    t is what else it is about, the pears that n has 7 of. The answer says it as the
-    notes did, unless there is an `answer`. With `lines` the facts are no sentences, so
-    each has a line of its own.
-    """
-
-    said: tuple
-    asked: tuple
-    values: str
-    things: tuple = ("",)
-    of: str = "person"
-    lines: bool = False
-    answer: str = ""
-
-
-def counted(verb, plain):
-    asked = (f"How many {{t}} does {{n}} {plain}?",)
-    return Relation((f"{{n}} {verb} {{v}} {{t}}.",), asked, "count", words.THINGS)
-
-
-# fmt: off
-RELATIONS = (
-    counted("has", "have"), counted("has", "have"), counted("owns", "own"),
-    counted("keeps", "keep"), counted("sells", "sell"), counted("wants", "want"),
-    counted("needs", "need"), counted("sees", "see"),
-    Relation(("{n} is {v} years old.", "{n} is {v}."),
-             ("How old is {n}?", "What is the age of {n}?"), "age"),
-    Relation(("{n} lives in {v}.", "{n} has a flat in {v}.", "{n} has a home in {v}."),
-             ("Where does {n} live?", "In which town does {n} live?"), "town"),
-    Relation(("{n} comes from {v}.", "{n} was born in {v}."),
-             ("Where does {n} come from?", "Which town does {n} come from?"), "town"),
-    Relation(("{n} works in {v}.", "{n} has a job in {v}."),
-             ("Where does {n} work?",), "town"),
-    Relation(("{n} likes {v}.", "{n} is fond of {v}."),
-             ("What does {n} like?",), "liked"),
-    Relation(("{n} wears {v}.",),
-             ("Which colour does {n} wear?", "What does {n} wear?"), "colour"),
-    Relation(("{n} works as a {v}.", "{n} is a {v}."),
-             ("What does {n} work as?", "What is the job of {n}?"), "job"),
-    Relation(("{n} speaks {v}.",),
-             ("Which language does {n} speak?", "What does {n} speak?"), "language"),
-    Relation(("{n} plays {v}.",),
-             ("What does {n} play?", "Which game does {n} play?"), "game"),
-    Relation(("{n}'s {t} is called {v}.", "{n} has a {t} called {v}."),
-             ("What is {n}'s {t} called?",), "person", words.PETS),
-    Relation(("{n}'s {t} is {v}.",), ("What colour is {n}'s {t}?",),
-             "colour", ("car", "hat", "coat", "bag", "bike", "house", "door")),
-    Relation(("{n}'s {t} is {v}.",), ("What is {n}'s {t}?",),
-             "code", ("code", "room", "number", "score", "seat", "locker")),
-    Relation(("{n} arrives on {v}.", "{n} comes on {v}."),
-             ("When does {n} arrive?", "On which day does {n} arrive?"), "day"),
-    Relation(("{n} is in the {v}.", "{n} went to the {v}."),
-             ("Where is {n}?",), "place"),
-    Relation(("{n} sits next to {v}.",), ("Who does {n} sit next to?",), "person"),
-    Relation(("{n}: {v}",), ("{n}?",), "any", lines=True),
-    Relation(("The {n} is in the {v}.", "The {n} lies in the {v}."),
-             ("Where is the {n}?", "Where do I find the {n}?"), "place", of="object"),
-    Relation(("The {n} is {v}.", "The {n} is painted {v}."),
-             ("What colour is the {n}?", "Which colour is the {n}?"), "colour",
-             of="object"),
-    Relation(("The {n} costs {v} coins.", "The {n} sells for {v} coins."),
-             ("What does the {n} cost?", "How much does the {n} cost?"), "count",
-             of="object"),
-    Relation(("The {n} has the code {v}.",),
-             ("What is the code of the {n}?", "Which code has the {n}?"), "code",
-             of="object"),
-    Relation(("The {n} belongs to {v}.", "The {n} is owned by {v}."),
-             ("Who does the {n} belong to?", "Who owns the {n}?"), "person",
-             of="object"),
-    Relation(("The {n} opens on {v}.",),
-             ("When does the {n} open?", "On which day does the {n} open?"), "day",
-             of="object"),
-)
-ME = (
-    Relation(("My name is {v}.", "I am {v}.", "I am called {v}."),
-             ("What is my name?", "Who am I?"), "person", answer="Your name is {v}."),
-    Relation(("I live in {v}.", "My home is {v}."),
-             ("Where do I live?",), "town", answer="You live in {v}."),
-    Relation(("My {t} is {v}.",), ("What is my {t}?",), "code",
-             ("code", "number", "room", "age", "score"), answer="Your {t} is {v}."),
-    Relation(("My favourite colour is {v}.", "I like {v} best."),
-             ("What is my favourite colour?", "Which colour do I like?"), "colour",
-             answer="Your favourite colour is {v}."),
-    Relation(("My {t} is called {v}.", "I have a {t} called {v}."),
-             ("What is my {t} called?",), "person", words.PETS,
-             answer="Your {t} is called {v}."),
-)
-CODE = Relation(("{n} = {v}",),
-                ("What is {n}?", "What is the value of {n}?", "print({n})"),
-                "literal", of="variable", lines=True)
-VALUES = {
-    "town": words.TOWNS, "colour": words.COLOURS, "job": words.JOBS,
-    "language": words.LANGUAGES, "game": words.GAMES, "day": words.DAYS,
-    "place": words.PLACES, "liked": words.THINGS + words.COLOURS,
-}
-# fmt: on
 
 
 def make(rng, level=1.0, unseen=False):
@@ -134,10 +38,15 @@ def messages(rng, level, unseen):
     most = 1 + level * (MOST_FACTS - 1)
     count = round(most ** rng.random())  # as often 1 to 5 as 6 to 32
     turns = up_to(1, min(5, 1 + MOST_FACTS // count), max(level, 0.5), rng)
-    told = notes.tell(count, pick(HEADS, rng))
-    said = []
+    said, head = [], pick(HEADS, rng)
+    if count <= 6 and rng.random() < 0.25:  # one by one
+        for _ in range(count):
+            said += [user(notes.tell(1, head).strip()), assistant(NOTED)]
+            head = ""
+        count = 0
+    told = notes.tell(count, head)
     for turn in range(turns):
-        if told and rng.random() < 0.15:  # the question comes in a turn of its own
+        if told and rng.random() < 0.3:  # the question comes in a turn of its own
             said += [user(told.strip()), assistant(NOTED)]
             told = ""
         if turn and rng.random() < 0.15:
@@ -172,7 +81,8 @@ class Notes:
         self.changed = []
         self.filler = up_to(1, 8, level, rng) if rng.random() < 0.3 * level else 0
         self.changes = rng.random() < 0.5
-        self.speaks = rng.random() < 0.15 * level and not lists  # of oneself
+        self.speaks = rng.random() < 0.25 * level and not lists  # of oneself
+        self.small = rng.random() < 0.06 and not lists  # letters, as one types in haste
         self.gap = "\n" if lists else " "
         self.form = "\n" if lists else pick((" ", " ", "\n", "\n- ", " and "), rng)
         self.news_forms = ("{}",) if chosen == [CODE] else NEWS
@@ -219,7 +129,10 @@ class Notes:
     def told(self, key):
         """The newest sentence about something."""
         value, form = self.known[key]
-        return form.format(n=key[1], t=key[2], v=value)
+        return self.typed(form.format(n=key[1], t=key[2], v=value))
+
+    def typed(self, text):
+        return text.lower() if self.small else text
 
     def news(self):
         """A known fact gets another value."""
@@ -255,11 +168,12 @@ class Notes:
         return value(relation.values, self.rng, self.level, self.unseen)
 
     def answer(self, key):
-        value, _ = self.known[key]
+        value = self.typed(self.known[key][0])
         return key[0].answer.format(t=key[2], v=value) or self.told(key)
 
     def question(self, key):
-        return pick(key[0].asked, self.rng).format(n=key[1], t=key[2])
+        asked = pick(key[0].asked, self.rng)
+        return self.typed(asked.format(n=key[1], t=key[2]))
 
     def ask(self):
         """A question and its answer; a little often about what has changed."""
@@ -285,28 +199,10 @@ class Notes:
             return self.ask()
         self.asked = pick(alike, self.rng)
         the = "the " if relation.of == "object" else ""
-        return f"And {the}{self.asked[1]}?", self.told(self.asked)
+        return f"And {the}{self.typed(self.asked[1])}?", self.told(self.asked)
 
 
 def uncapitalised(text):
     """As it stands within a sentence; names keep their capital."""
     plain = "The You My Now Later Today Correction:".split()
     return text[0].lower() + text[1:] if text.split()[0] in plain else text
-
-
-def value(kind, rng, level, unseen):
-    """What may stand in the place of v; numbers are small at the lowest level."""
-    if kind == "any":
-        kind = pick(("count", "colour", "town", "person", "liked"), rng)
-    if kind == "literal":
-        word = pick(words.COLOURS + words.TOWNS, rng).lower()
-        return f'"{word}"' if rng.random() < 0.3 else value("count", rng, level, unseen)
-    if kind == "count":
-        return str(rng.integers(2, 100 if rng.random() < 0.4 * level else 10))
-    if kind == "age":
-        return str(rng.integers(2, 100))
-    if kind == "code":
-        return "".join(str(rng.integers(10)) for _ in range(up_to(2, 4, level, rng)))
-    if kind == "person":
-        return person(rng, unseen)
-    return pick(VALUES[kind], rng)

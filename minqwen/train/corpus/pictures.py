@@ -99,17 +99,30 @@ def number(rng, hard=1.0, unseen=False, length=None):
 
 def shapes_seen(rng, hard=1.0, unseen=False):
     """One to three shapes, no two of a kind or colour, and where they are."""
+    scene, kinds, places = strewn(rng, hard, unseen)
+    return [scene], shape_facts(kinds, places, rng) + colour_facts(kinds, places, rng)
+
+
+def nameless(rng, hard=1.0, unseen=False):
+    """Shapes in colours without a name, so that none is told by its colour."""
+    scene, kinds, places = strewn(rng, hard, unseen, named=False)
+    return [scene], shape_facts(kinds, places, rng)
+
+
+def strewn(rng, hard, unseen, named=True):
+    """A scene of up to three shapes, in any inks if not `named`; kinds and places."""
     size = pick(ROOMY, rng)
     count = 1 + int(rng.integers(1 + round(hard * (1 if size == (64, 64) else 2))))
     kinds = unlike(count, rng, unseen)
+    if not named:
+        kinds = [(None, what) for _, what in kinds]
     places = draw_places(count, size, rng)
     height = rng.uniform(24, min(size) / 2) if count == 1 else rng.uniform(18, 26)
     things = [
         shape(kind, centre_of(place, size, rng, hard), height, size, rng, hard)
         for kind, place in zip(kinds, places, strict=True)
     ]
-    facts = shape_facts(kinds, [PLACES[place] for place in places], rng)
-    return [shapes(things, size, rng, hard)], facts
+    return shapes(things, size, rng, hard), kinds, [PLACES[place] for place in places]
 
 
 def unlike(count, rng, unseen):
@@ -123,22 +136,31 @@ def unlike(count, rng, unseen):
 
 
 def shape_facts(kinds, places, rng):
-    """All that may be asked about these shapes, no two things asked alike."""
+    """What may be asked about these shapes that does not name a colour."""
+    i = rng.integers(len(kinds))
+    (_, what), where = kinds[i], places[i]
+    asked = what if rng.random() < 0.4 else pick(SHAPES, rng)
+    there = any(asked == seen for _, seen in kinds)
+    answer = f"Yes, there is a {asked}." if there else f"No, there is no {asked}."
+    return [
+        Fact((f"Where is the {what}?",), f"The {what} is {where}."),
+        Fact((f"Which shape is {where}?",), f"The shape {where} is a {what}."),
+        Fact((f"Is there a {asked}?",), answer),
+    ]
+
+
+def colour_facts(kinds, places, rng):
+    """What may be asked besides, each once."""
     pairs = zip(kinds, places, strict=True)
     named = [f"{article(kind)} {where}" for kind, where in pairs]
     i = rng.integers(len(kinds))
     (colour, what), where = kinds[i], places[i]
-    asked = what if rng.random() < 0.4 else pick(SHAPES, rng)
-    there = any(asked == seen for _, seen in kinds)
-    answer = f"Yes, there is a {asked}." if there else f"No, there is no {asked}."
     turned = where[0].upper() + where[1:]
     return [
         Fact(SCENE, sentence(named)),
         Fact((f"What colour is the {what}?",), f"The {what} is {colour}."),
-        Fact((f"Where is the {what}?",), f"The {what} is {where}."),
         Fact((f"Which shape is {colour}?",), f"The {colour} shape is a {what}."),
         Fact((f"What is {where}?",), f"{turned} is {article(kinds[i])}."),
-        Fact((f"Is there a {asked}?",), answer),
     ]
 
 
@@ -214,7 +236,13 @@ def which(pair, digit):
     return f"The {ORDINAL[pair.index(digit)]} one, {digit}."
 
 
-KINDS = {one_digit: 0.3, number: 0.2, shapes_seen: 0.25, counting: 0.15, compared: 0.1}
+KINDS = {
+    one_digit: 0.25, number: 0.2, shapes_seen: 0.25, nameless: 0.08, counting: 0.12,
+    compared: 0.1,
+}  # fmt: skip
+LESSONS = {
+    one_digit: 0.4, number: 0.2, shapes_seen: 0.1, nameless: 0.2, counting: 0.1
+}  # fmt: skip
 
 
 def talk(shown, facts, rng, turns, **media):
@@ -234,11 +262,11 @@ def talk(shown, facts, rng, turns, **media):
 def lesson(rng, level=1.0):
     """A picture for the tower alone and what its cells hold: (patches, grid), labels.
 
-    Labels int64 [tokens, 4] are those of `scenes.Scene.labels`: in every cell of
-    32 x 32 pixels, that is, for every token, what has most ink there, its colour, and
-    the first two things whose middle is there.
+    Labels int64 [tokens, 5] are those of `scenes.Scene.labels`: in every cell of
+    32 x 32 pixels, that is, for every token, what has most ink there, its colour, the
+    first two things whose middle is there, and in which part of the picture that is.
     """
-    (scene, *_), _ = draw(KINDS, rng)(rng, rng.uniform(0, level))
+    (scene,), _ = draw(LESSONS, rng)(rng, rng.uniform(0, level))
     return patches(scene.picture), torch.as_tensor(scene.labels())
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .canvas import CELL, Look, Thing, cells, contrast, ink_and_paper, lean, paint
 from .glyphs import Pen
-from .shapes import NAMES, SHAPES, SIDE, shape_mask, tint
+from .shapes import NAMES, PLACES, SHAPES, SIDE, any_ink, shape_mask, tint
 
 DIGITS = tuple("0123456789")
 WHAT = (*DIGITS, *SHAPES, "nothing")  # what a cell of a picture may hold
@@ -21,6 +21,7 @@ LABELS = {
     "colour": len(NAMES),
     "first": len(WHAT),
     "second": len(WHAT),
+    "place": len(PLACES),
 }
 # (width, height): for one digit, and for numbers of 2, 3 and 4 digits
 SIZES = ((64, 64), (64, 64), (64, 96), (96, 64), (96, 96))
@@ -41,17 +42,18 @@ class Scene:
     things: list
 
     def labels(self):
-        """What each cell of 32 x 32 pixels holds: int64 [cells, 4].
+        """What each cell of 32 x 32 pixels holds: int64 [cells, 5].
 
-        0 what has most ink there, as a place in `WHAT`, or NOTHING; 1 its colour, as
-        a place in `NAMES`, -100 if it has no name; 2 and 3 the first two things,
-        from left to right, whose middle is there, or NOTHING.
+        0 what has most ink there, as an index of `WHAT`, or NOTHING; 1 its colour, as
+        an index of `NAMES`, -100 if it has no name; 2 and 3 the first two things,
+        from left to right, whose middle is there, or NOTHING; 4 where in the picture
+        that is, as an index of `PLACES`, if it is a shape, or -100.
         """
         ink = cells(self.masks)
         shape = ink.shape[1:]
         most, most_ink = ink.argmax(0), ink.max(0)
-        labels = np.full((*shape, 4), NOTHING)
-        labels[..., 1] = -100
+        labels = np.full((*shape, 5), NOTHING)
+        labels[..., [1, 4]] = -100
         for row, column in np.argwhere(most_ink >= ENOUGH):
             thing = self.things[most[row, column]]
             labels[row, column, 0] = WHAT.index(thing.what)
@@ -61,7 +63,9 @@ class Scene:
             x, y = (thing.centre // CELL).astype(int)
             free = 2 if labels[y, x, 2] == NOTHING else 3
             labels[y, x, free] = WHAT.index(thing.what)
-        return labels.reshape(-1, 4)
+            if thing.what in SHAPES:
+                labels[y, x, 4] = place_of(thing.centre, self.picture.size)
+        return labels.reshape(-1, 5)
 
 
 def digits(text, rng, hard, unseen=False, *, fonts=None, size=None):
@@ -102,10 +106,11 @@ def in_a_row(things, gap, size, rng, hard):
 
 
 def shape(kind, centre, height, size, rng, hard):
-    """A thing of `kind` (colour, shape), within a canvas of `size`."""
+    """A thing of `kind` (colour or None, shape), within a canvas of `size`."""
     colour, what = kind
     matrix = lean(rng, 0.6 * hard) * height / SIDE
-    thing = Thing(what, colour, tint(colour, rng), shape_mask(what), matrix, centre)
+    ink = tint(colour, rng) if colour else any_ink(what, rng)
+    thing = Thing(what, colour, ink, shape_mask(what), matrix, centre)
     return thing.at(centre, size)
 
 
@@ -131,6 +136,12 @@ def centre_of(place, size, rng, hard):
     """Pixels of a `place` (column, row) of `PLACES`, or very near."""
     stray = rng.uniform(-0.05, 0.05, 2) * hard
     return (np.array(THIRDS)[list(place)] + stray) * size
+
+
+def place_of(centre, size):
+    """Which of `PLACES`, as an index, is nearest to pixel `centre` (x, y)."""
+    near = np.abs(centre / size - np.array(THIRDS)[:, None]).argmin(0)
+    return list(PLACES).index(tuple(near.tolist()))
 
 
 def draw_places(count, size, rng):

@@ -43,6 +43,15 @@ def tint(colour, rng):
     return np.clip(np.array(COLOURS[colour]) + rng.uniform(-20, 20, 3), 0, 255)
 
 
+def any_ink(shape, rng):
+    """RGB of any colour but what training never sees this shape in."""
+    (kept,) = (COLOURS[name] for name in NAMES if held_out(name, shape))
+    ink = np.array(kept)
+    while np.abs(ink - kept).max() < 30:
+        ink = rng.uniform(0, 255, 3)
+    return ink
+
+
 @cache
 def shape_mask(shape):
     """A picture of mode "L", the shape 255, which fills a square of 96 x 96."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from . import notes, repeats, sums, words
 from .about import ELSEWHERE
 from .chats import assistant, user, write
+from .relations import RELATIONS
+from .relations import value as value_of
 from .words import held_out, invented, person, pick, up_to, word_of
 
 MISSING = "nothing found"
@@ -75,7 +77,7 @@ def expression(rng, level):
 def look_up(rng, level, unseen):
     """The whole note on somebody, or what it says of one thing."""
     name = person(rng, unseen)
-    known = [r for r in notes.RELATIONS if r.of == "person" and not r.lines]
+    known = [r for r in RELATIONS if r.of == "person" and not r.lines]
     facts = [note(pick(known, rng), name, rng, level, unseen)]
     if rng.random() < 0.3 * level:
         facts.append(note(pick(known, rng), name, rng, level, unseen))
@@ -96,7 +98,7 @@ def look_up(rng, level, unseen):
 
 def note(relation, name, rng, level, unseen):
     """A question about somebody, and the sentence that answers it."""
-    value = notes.value(relation.values, rng, level, unseen)
+    value = value_of(relation.values, rng, level, unseen)
     filled = {"n": name, "t": pick(relation.things, rng), "v": value}
     said = pick(relation.said, rng)
     return pick(relation.asked, rng).format(**filled), said.format(**filled)

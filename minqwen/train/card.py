@@ -33,6 +33,7 @@ from .cases import CASES, strangers
 from .corpus import Corpus
 from .corpus.about import ELSEWHERE
 from .corpus.scenes import LABELS
+from .parts import parts_text
 
 COUNT = 500
 STRANGERS_FLOOR, ASTRAY_MOST = 0.95, 0.01
@@ -58,7 +59,8 @@ def write_card(folder, recipe=None, facts=None, count=COUNT):
         write_whole(file, as_json(card))
     card["figures"] = measure(folder, card["recipe"]["seed"], count)
     write_whole(file, as_json(card))
-    write_whole(Path(folder) / "README.md", text_of(card).encode())
+    text = text_of(card, parts_text(folder, table))
+    write_whole(Path(folder) / "README.md", text.encode())
     return card["figures"]
 
 
@@ -155,8 +157,8 @@ def curve_table(curve, course, names):
     )
 
 
-def text_of(card):
-    """The card as Markdown."""
+def text_of(card, parts=""):
+    """The card as Markdown; `parts` that of parts.py."""
     f, recipe = card["figures"], card["recipe"]
     size = {part: f"{count / 1e6:.2f} M" for part, count in f["size"].items()}
     measured = {name for point in card["curve"] for name in point}
@@ -201,7 +203,7 @@ What a token's expert tells of its task, in bits (mutual information):
 
 {experts}
 
-## How it was made
+{parts}## How it was made
 
     minqwen train --out FOLDER
 

@@ -93,13 +93,17 @@ def run(out, recipe=None, resume=None, threads=2, count=COUNT):
     return figures
 
 
-def train(out, recipe, resume, threads=2, save_every=200):
-    """The loop itself: the trained model (fp32), and {seconds, threads, curve}."""
+def train(out, recipe, resume, threads=2, save_every=200, change=lambda config: config):
+    """The loop itself: the trained model (fp32), and {seconds, threads, curve}.
+
+    `change` makes another Config of the tiny model's, for experiments.
+    """
     saved = kept(resume, recipe)
     corpus = Corpus.build(out, seed=recipe.seed)
     corpus.check()
     torch.manual_seed(recipe.seed)
-    model = Qwen(tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)).train()
+    config = tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)
+    model = Qwen(change(config)).train()
     start(model)
     courses = [tower_course(model, corpus, recipe), course(model, corpus, recipe)]
     facts = {"seconds": 0.0, "threads": threads, "curve": []}
@@ -146,9 +150,11 @@ def course(model, corpus, recipe):
 
         with listen(model, router=weigh), using("train"):
             found = losses(model, part, step >= recipe.drafts_from * recipe.steps)
-        found["balance"] = torch.stack(imbalance).mean()
         total = found["next"] + recipe.mtp_weight * found.get("mtp", 0.0)
-        return total + model.cfg.text.router_aux_loss_coef * found["balance"], found
+        if imbalance:
+            found["balance"] = torch.stack(imbalance).mean()
+            total = total + model.cfg.text.router_aux_loss_coef * found["balance"]
+        return total, found
 
     def parts(step):
         return corpus.batch(step, **plan(step, recipe))

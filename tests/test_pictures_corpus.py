@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +280,17 @@ def test_no_ink_is_the_one_that_training_never_sees_on_a_shape():
     for shape in SHAPES * 20:
         (kept,) = [name for name in NAMES if held_out(name, shape)]
         assert np.abs(any_ink(shape, rng) - COLOURS[kept]).max() >= 30
+
+
+def test_inks_that_no_paper_is_far_from_are_painted_all_the_same():
+    """Of these three a picture was once looked for without end."""
+    rng = np.random.default_rng(0)
+    things = [scenes.shape((None, what), np.array([48, 48]), 20, (96, 96), rng, 1.0)
+              for what in SHAPES[:3]]  # fmt: skip
+    inks = ([190, 246, 194], [110, 124, 128], [75, 54, 14])
+    things = [replace(t, ink=np.array(i)) for t, i in zip(things, inks, strict=True)]
+    paper = scenes.shapes_look(things, rng, 1.0).paper
+    assert min(np.linalg.norm(paper - np.array(ink)) for ink in inks) > 40
 
 
 def test_labels_of_a_number_follow_its_digits():

@@ -123,11 +123,15 @@ def shapes(things, size, rng, hard):
 def shapes_look(things, rng, hard):
     """A look whose paper differs from the colour of every thing."""
     inks = np.array([thing.ink for thing in things])
-    distance = brightness = 0
-    while distance < 110 or brightness < 25:
+    distance = brightness = tries = 0
+    least = np.array([110.0, 25.0])
+    while distance < least[0] or brightness < least[1]:
         paper = np.clip(rng.uniform(0, 255) + rng.uniform(-30, 30, 3), 0, 255)
         distance = np.linalg.norm(inks - paper, axis=1).min()
         brightness = contrast(inks, paper).min()
+        tries += 1
+        if tries > 2000:  # NOTE: nameless inks may leave no paper so far from all
+            least *= 0.99
     height = 2 * min(thing.half[1] for thing in things)
     return Look.draw(rng, paper, min(distance, 150), height, 0.6 * hard)
 

@@ -13,7 +13,8 @@ T tokens, L layers, K choices, Ld delta layers with H value heads each:
 `minqwen_trace` is sorted JSON: version, source, model, length (T), layer_types,
 num_experts, tokens (texts that joined give the whole, so some are empty; or null),
 prompt_length (or null), pictures (kind, start, rows, columns: tokens start ... are its
-patches, row by row). A file may come from anyone, so all of it is checked on reading;
+patches, row by row), and perhaps opens: the token, head [l, h] and probe that the
+explorers begin with. A file may come from anyone, so all of it is checked on reading;
 `widgets/shared/trace.mjs` makes the same checks in the browser.
 """
 
@@ -148,6 +149,14 @@ def check_meta(meta, tensors, name):
         good = good and is_whole(picture.get("start"), 0, T - sides[0] * sides[1])
         good = good and picture.get("kind") in ("image", "video")
         need(good, f"picture {i}", "its kind, start, rows and columns, and its pixels")
+    opens = meta.get("opens", {})
+    good = isinstance(opens, dict) and set(opens) <= {"token", "probe", "head"}
+    good = good and all(is_whole(opens.get(k, 0), 0, T - 1) for k in ("token", "probe"))
+    if good and "head" in opens:
+        head = opens["head"]
+        good = isinstance(head, list) and len(head) == 2
+        good = good and "delta.{}.{}.q".format(*head) in tensors
+    need(good, "opens", "a token, a probe and the [layer, head] of a delta head")
 
 
 def is_whole(value, low, high):

@@ -92,6 +92,11 @@ class Trace:
             meta["tokens"] = meta["tokens"][:count]
         if meta["prompt_length"] is not None:
             meta["prompt_length"] = min(count, meta["prompt_length"])
+        if "opens" in meta:
+            opens = meta["opens"].items()
+            meta["opens"] = {
+                k: v if k == "head" else min(v, count - 1) for k, v in opens
+            }
         return Trace(meta, tensors)
 
     def compact(self) -> bytes:

@@ -17,6 +17,7 @@ const VIEWS = [
     has: (trace) => trace.names.some((name) => name.startsWith("delta.")),
   },
 ];
+const MEMORY = 1; // where among the views
 const HINT =
   "Open a trace to see which experts read each token, and what the recurrent states " +
   "kept. The file stays in this browser; nothing is sent anywhere. To record one:";
@@ -122,7 +123,7 @@ class Page {
     const trace = parseTrace(bytes); // before anything on the page changes
     if (trait === "trace") {
       this.clear();
-      this.model = localModel({ trace: bytes });
+      this.model = localModel({ trace: bytes, ...opening(trace.meta) });
       this.traces = { trace };
     } else {
       if (!this.traces.trace) throw new Error("open a trace first, then another.");
@@ -157,7 +158,7 @@ class Page {
     for (const panel of this.panels) panel.hidden = true;
   }
 
-  /** Offers the views that this trace has something for, and shows the first. */
+  /** Offers the views that this trace has something for, and shows where it opens. */
   begin() {
     const { trace } = this.traces;
     const has = VIEWS.map((view) => view.has(trace));
@@ -167,7 +168,7 @@ class Page {
     });
     this.hint.hidden = true;
     this.tablist.hidden = false;
-    this.show(Math.max(0, has.indexOf(true)));
+    this.show(trace.meta.opens?.head ? MEMORY : Math.max(0, has.indexOf(true)));
   }
 
   show(chosen) {
@@ -187,6 +188,12 @@ class Page {
     this.show(i + step);
     next.focus();
   }
+}
+
+/** Where a trace says that its views begin, as their traits. */
+function opening({ opens: { token, head, probe } = {} }) {
+  const traits = { token, head, probe, selected: token !== undefined ? { token } : undefined };
+  return Object.fromEntries(Object.entries(traits).filter(([, value]) => value !== undefined));
 }
 
 function count(n) {

@@ -39,7 +39,8 @@ class RoutingExplorer(View):
             traits["other"] = other.compact()
         self.source = trace
         if token is None:
-            token = (selected or {}).get("token", trace.length // 2)
+            opens = trace.meta.get("opens", {}).get("token", trace.length // 2)
+            token = (selected or {}).get("token", opens)
         traits["token"] = token
         traits["selected"] = {"token": token} if selected is None else selected
         super().__init__(trace, **traits)

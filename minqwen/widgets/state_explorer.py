@@ -18,10 +18,11 @@ class StateExplorer(View):
     would return later, and which tokens an output comes from.
 
     trace: a minqwen.Trace recorded with states=[(layer, head), ...]; heads of full
-    layers among them are shown for comparison. head (layer, head; the one that forgets
-    least where not given), token, probe (the token whose key is asked) and step (one of
-    STEPS) follow the browser and can be set; InputError for a head or token that the
-    trace does not have. `state` is the memory after `token`.
+    layers among them are shown for comparison. head (layer, head; where the trace
+    opens, or the one that forgets least, where not given), token, probe (the token
+    whose key is asked) and step (one of STEPS) follow the browser and can be set;
+    InputError for a head or token that the trace does not have. `state` is the memory
+    after `token`.
     """
 
     _esm = widget("state/view.mjs")
@@ -39,12 +40,14 @@ class StateExplorer(View):
                 "states=[(layer, head)]"
             )
         self.source = trace
-        last = trace.length - 1
+        opens = {"token": trace.length - 1, "probe": (trace.length - 1) // 3}
+        opens |= trace.meta.get("opens", {})
+        head = opens.get("head") if head is None else head
         super().__init__(
             trace,
             head=max(self.recorded, key=self._kept) if head is None else tuple(head),
-            token=last if token is None else token,
-            probe=last // 3 if probe is None else probe,
+            token=opens["token"] if token is None else token,
+            probe=opens["probe"] if probe is None else probe,
             step=step,
         )
 

@@ -7,6 +7,7 @@ from test_explore import SAMPLE, serving
 from test_trace import changed
 from views import violations
 
+from minqwen.model.shapes import LINEAR
 from minqwen.trace import Trace
 from minqwen.widgets.explore import page as page_of
 from minqwen.widgets.explore import write_html
@@ -70,6 +71,24 @@ def test_a_file_opens_from_disk(new_page, trace, tmp_path):
     assert memory.evaluate("tab => tab.getRootNode().activeElement === tab")
     page.wait_for_timeout(300)
     assert has_drawn(page) and page.get_by_role("tabpanel").count() == 1
+
+
+def test_a_trace_opens_where_it_says(new_page, trace, tmp_path):
+    kinds = trace.meta["layer_types"]
+    layer, head = next(place for place in trace.heads if kinds[place[0]] == LINEAR)
+    meta = trace.meta | {"opens": {"token": 7, "head": [layer, head], "probe": 3}}
+    page = opened(new_page, file_of(Trace(meta, trace.tensors), tmp_path))
+    experts, memory = page.get_by_role("tab").all()
+    assert memory.get_attribute("aria-selected") == "true"
+    shown = page.get_by_role("tabpanel")
+    assert (
+        f"layer {layer}, head {head}"
+        in shown.get_by_role("combobox").first.inner_text()
+    )
+    assert shown.get_by_role("slider").first.input_value() == "7"
+    experts.click()
+    word = trace.tokens[7].replace(" ", "␣").replace("\n", "↵")
+    assert f"“{word}”" in page.locator(".caption").first.inner_text()
 
 
 def test_the_policy_holds(new_page, trace, tmp_path):

@@ -102,6 +102,10 @@ function checkMeta(meta, L, tensors) {
     const good = sized && known && whole(start, 0, T - rows * columns);
     need(good, `picture ${i}`, "its kind, start, rows and columns, and its pixels");
   });
+  const { opens = {} } = meta;
+  const places = [opens?.token ?? 0, opens?.probe ?? 0].every((n) => whole(n, 0, T - 1));
+  const held = !opens?.head || tensors.has(`delta.${opens.head?.[0]}.${opens.head?.[1]}.q`);
+  need(opens && places && held, "opens", "a token, a probe and the head of a delta layer");
 }
 
 function texts(list, count) {

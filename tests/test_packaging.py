@@ -82,7 +82,7 @@ def test_with_an_address_all_of_it_appears_and_can_go_again(tmp_path):
         assert citation["repository-code"] == PLACE
     shown = address.description(readme, PLACE)
     pictures = re.findall(r"!\[[^]]+\]\((\S+?)\)", readme)[1:]
-    assert len(pictures) == 3 and not RELATIVE.search(shown)
+    assert len(pictures) == 1 and not RELATIVE.search(shown)
     for picture in pictures:
         assert f"]({PLACE}/raw/HEAD/{picture})" in shown
     assert f"[`delta.py`]({PLACE}/blob/HEAD/minqwen/" in shown
@@ -219,7 +219,7 @@ def test_the_wheel_holds_the_package_its_assets_and_no_more(built):
     }  # fmt: skip
     urls = dict(line.split(", ") for line in shown.get_all("Project-URL"))
     assert urls == address.urls(PLACE)
-    assert f"]({PLACE}/raw/HEAD/assets/state.png)" in shown.get_payload()
+    assert f"]({PLACE}/raw/HEAD/assets/routing_token.png)" in shown.get_payload()
     assert not RELATIVE.search(shown.get_payload())
 
 

@@ -148,7 +148,8 @@ def test_no_file_names_a_place_on_one_machine():
 @pytest.mark.parametrize(
     "name",
     "README.md CONTRIBUTING.md SECURITY.md CHANGELOG.md assets/tiny/README.md "
-    "docs/structure.md".split(),
+    "notebooks/README.md notebooks/GLOSSARY.md".split()
+    + sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
 def test_links_lead_somewhere_and_no_blank_is_left(name):
     text = (ROOT / name).read_text()

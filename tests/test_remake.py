@@ -74,14 +74,18 @@ def test_the_record_knows_every_target():
             warnings.warn(f"{target.name} is out of date: {why}", stacklevel=1)
 
 
-def test_readme_has_the_table_that_its_tool_would_replace():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_has_the_table_that_its_tool_would_replace():
+    text = quant_error.PAGE.read_text()
     (old,) = quant_error.TABLE.findall(text)
     labels = [line.split(" | ")[0][2:] for line in old.splitlines()[2:]]
     assert labels == [quant_error.FORMS[form] for form in quant_error.SHOWN]
-    assert quant_error.in_readme(text, old) == text
-    rows = [("fp8", 0.00085, 0.98156, 8.26e6), ("bf16, as trained", 0, 1, 13.47e6)]
-    assert all(quant_error.row(*row) in old for row in rows)
+    assert quant_error.in_page(text, old) == text
+    assert quant_error.in_page(text, "") == text.replace(old, "")
+    written = {
+        ("fp8", 0.00085, 0.98156, 8.26e6): "| fp8 | 0.00085 | 98.2 % | 8.3 MB |\n",
+        ("bf16", 0, 1, 13.47e6): "| bf16 | 0 | 100 % | 13.5 MB |\n",
+    }
+    assert {row: quant_error.row(*row) for row in written} == written
 
 
 # ---- small commands in a folder of their own

@@ -1,4 +1,4 @@
-"""The README's pictures of the routing explorer, of the trace in assets/.
+"""Pictures of the explorer for README.md and docs/inside.md, of the sample trace.
 
 python tools/explorer_pictures.py        with Playwright, as for `make test`
 """

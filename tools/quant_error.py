@@ -1,11 +1,11 @@
 """What each form of the weights changes: KL, top-1 agreement and file size.
 
-    python -m tools.quant_error [--model assets/tiny] [--windows 8] [--readme]
+    python -m tools.quant_error [--model assets/tiny] [--windows 8] [--page]
 
 Converts the model into every form, reads held-out source and documentation with it in
 float32, and compares its next-token probabilities with those of the weights as trained:
 the mean of KL(as trained || form) over all tokens, and how often both would write the
-same token. Prints a table; --readme also puts it in the place of README.md's.
+same token. Prints a table; --page also writes it into docs/quantisation.md.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from minqwen.train.corpus import Corpus
 from minqwen.weights.convert import convert
 
 LENGTH = 512  # tokens of a window
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "quantisation.md"
 TABLE = re.compile(r"^\| `assets/tiny`, on .*\n(?:\|.*\n)+", re.MULTILINE)
 FORMS = {
     "bf16": "bf16, as trained", "fp8": "fp8", "int8:bf16": "int8, experts alone",
     "int8": "int8", "int4:bf16": "int4, experts alone",
     "int4:int8": "int4 for experts, the rest int8", "int4": "int4",
 }  # fmt: skip
-SHOWN = [form for form in FORMS if not form.endswith(":bf16")]  # in README.md
+SHOWN = [form for form in FORMS if not form.endswith(":bf16")]  # on the page
 
 
 @torch.inference_mode()
@@ -52,11 +52,11 @@ def row(label, divergence, agreed, size):
     return f"| {label} | {kl} | {share} % | {size / 1e6:.1f} MB |\n"
 
 
-def in_readme(text, table):
-    """README's text with the table in place of the one that it has."""
+def in_page(text, table):
+    """The page's text with the table in place of the one that it has."""
     new, count = TABLE.subn(lambda _: table, text)
     if count != 1:
-        raise SystemExit(f"minqwen: README.md has {count} such tables, and not one")
+        raise SystemExit(f"minqwen: {PAGE.name} has {count} such tables, and not one")
     return new
 
 
@@ -64,10 +64,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="assets/tiny")
     parser.add_argument("--windows", type=int, default=8, help="of each kind of text")
-    parser.add_argument("--readme", action="store_true", help="write README.md's table")
+    parser.add_argument("--page", action="store_true", help="write the page's table")
     options = parser.parse_args()
-    if options.readme and options.model != parser.get_default("model"):
-        parser.error("README.md's table is that of assets/tiny")
+    if options.page and options.model != parser.get_default("model"):
+        parser.error(f"{PAGE.name}'s table is that of assets/tiny")
     corpus = Corpus.build(options.model)
     windows = torch.cat([
         corpus.heldout(kind, LENGTH, limit=options.windows)["input_ids"]
@@ -78,19 +78,19 @@ def main():
         want = [model(ids[None])[0].log_softmax(-1) for ids in windows]
     table = (
         f"| `{options.model}`, on {windows.numel():,} held-out tokens "
-        "| KL to fp32, nats | same first choice | file |\n|---|---|---|---|\n"
+        "| KL, nats | same first choice | file |\n|---|---|---|---|\n"
     )
     print(table, end="")
-    for form in SHOWN if options.readme else FORMS:
+    for form in SHOWN if options.page else FORMS:
         with tempfile.TemporaryDirectory() as folder:
             convert(options.model, folder, form)
             found = compare(minqwen.load(folder), windows, want)
             line = row(FORMS[form], *found, size_of(Path(folder)))
         print(line, end="", flush=True)
         table += line
-    if options.readme:
-        text = in_readme(README.read_text(encoding="utf-8"), table)
-        write_whole(README, text.encode())
+    if options.page:
+        text = in_page(PAGE.read_text(encoding="utf-8"), table)
+        write_whole(PAGE, text.encode())
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ TARGETS = (
         (*CHECKPOINT, *MEASURES, "minqwen/train/*.txt", CORPUS),
     ),
     Target(
-        "quantised", "python -m tools.quant_error --readme", ("README.md",),
+        "quantised", "python -m tools.quant_error --page", ("docs/quantisation.md",),
         (*CHECKPOINT, "tools/quant_error.py", CORPUS),
     ),
     Target(

@@ -1,4 +1,4 @@
-"""The README's picture of StateExplorer: a head of assets/tiny in the sample trace.
+"""The picture of StateExplorer in docs/inside.md: a head in the sample trace.
 
 python tools/state_picture.py [FILE]        with Playwright, as for `make test`
 """

@@ -127,7 +127,7 @@ function drawCross(context, { cell, heat, from, side }, token, probe, colours) {
  * (upwards). Full dots can be opened, rings are known by these two numbers alone.
  */
 export function drawHeads(canvas, width, { heads, selected, height }, colours) {
-  const box = { x: 34, y: 14, w: width - 50, h: height - 52 };
+  const box = { x: 34, y: 14, w: width - 60, h: height - 52 };
   const context = sizeCanvas(canvas, width, height);
   clear(context, width, height, colours);
   const top = Math.max(...heads.map(({ norm }) => norm)) * 1.08 || 1;

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = re.compile(r"# minqwen/((?:\w+/)*\w+)\.py$")
-DEFINES = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+ASSIGNS = ast.Assign | ast.AnnAssign
+DEFINES = ast.FunctionDef | ast.ClassDef | ASSIGNS
 
 # Which notebook teaches what: a module's public names, or one name of it. Modules of
 # the model's room go by their bare names, and so do those that are around it.
@@ -108,7 +109,7 @@ def render(cell, package):
             parts.append(package.text(ours, ours if whole else shown[-1]))
         taught += [(node.name, m.name) for m in shown]
     gaps = [
-        "\n" if isinstance(a, ast.Assign) and isinstance(b, ast.Assign) else "\n\n\n"
+        "\n" if isinstance(a, ASSIGNS) and isinstance(b, ASSIGNS) else "\n\n\n"
         for a, b in itertools.pairwise(cell.order)
     ]
     return "".join(itertools.chain(*zip(parts, [*gaps, ""], strict=True))), taught

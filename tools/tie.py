@@ -24,6 +24,7 @@ TAUGHT = {
     "03": ["attention"],
     "04": ["delta.delta_step", "delta.delta_recurrent"],
     "05": ["deltanet"],
+    "05b": ["taps"],
     "06": ["delta.delta_chunked", "delta.delta_rule"],
     "07": ["moe"],
     "08": ["block", "cache", "qwen", "plain"],  # as the processor: around the model
@@ -33,7 +34,6 @@ TAUGHT = {
 NOT_TAUGHT = {
     "family": "the eight sizes and the checks of config.json: tables to look up",
     "forms": "which form of an operation runs; until notebook 08 is split",
-    "taps": "where one can listen; until notebook 08 is split",
 }
 MODEL_PART = sorted(
     path.stem

@@ -77,18 +77,18 @@ def _display(data, width, height, text, **more):
     display(bundle, metadata=described, raw=True)
 
 
-def play(draw, **sliders):
+def play(draw, colours=32, **sliders):
     """Sliders over a figure. `draw(**values)` returns (figure, what it shows in words).
 
     A slider is name=(first value, least, greatest, step). Where no kernel runs, the
-    picture for the first values stands in its place.
+    picture for the first values stands in its place. Colours as in `show`.
     """
-    view, first = panel(draw, sliders)
+    view, first = panel(draw, sliders, colours)
     kind = "application/vnd.jupyter.widget-view+json"
     _display(*first, **{kind: view._repr_mimebundle_()[kind]})
 
 
-def panel(draw, sliders):
+def panel(draw, sliders, colours=32):
     """The widget of `play`, and its first picture."""
     import ipywidgets as w
 
@@ -103,7 +103,7 @@ def panel(draw, sliders):
 
     def redraw(_=None):
         fig, text = draw(**{name: slider.value for name, slider in made.items()})
-        data, width, height = png(fig)
+        data, width, height = png(fig, colours)
         source = "data:image/png;base64," + base64.b64encode(data).decode()
         words = html.escape(text)
         picture.value = (

@@ -75,6 +75,15 @@ def test_a_number_may_carry_a_letter(tmp_path, monkeypatch):
     assert [p.name for p in notebooks.find(["05b"])] == ["05b_more.ipynb"]
 
 
+def test_numbers_may_follow_an_option(monkeypatch):
+    asked = []
+    monkeypatch.setattr(notebooks, "run", lambda paths, _: asked.append(paths) or [])
+    monkeypatch.setattr(sys, "argv", "notebooks run --check 04 05b".split())
+    with pytest.raises(SystemExit):
+        notebooks.main()
+    assert [notebooks.number(path) for path in asked[0]] == ["04", "05b"]
+
+
 def test_one_changed_character_is_found_and_named():
     path = next(p for p in PATHS if p.name.startswith("04"))
     notebook = read(path)
@@ -113,6 +122,14 @@ def test_a_class_may_go_on_in_another_cell():
 
     x = torch.randn(2, 8)
     assert torch.equal(scope["RMSNorm"](8)(x), RMSNorm(8)(x))
+
+
+def test_what_was_synced_once_stays_as_it_is():
+    stub = "# minqwen/model/taps.py\nNAMES = ...\nNOBODY = ...\n_heard = ..."
+    cell = {"cell_type": "code", "source": stub}
+    tie.compare({"cells": [cell]}, "x", sync=True)
+    assert "\nNOBODY: Mapping" in cell["source"]  # an assignment with a type
+    assert tie.compare({"cells": [cell]}, "x")[0] == []
 
 
 def test_what_is_missing_doubled_or_misplaced_is_reported():
@@ -280,6 +297,15 @@ def test_no_python_code_reaches_a_network_while_notebooks_run(tmp_path):
     )
     env = environment(tmp_path)
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
+
+
+def test_notebooks_run_on_the_package_beside_them(tmp_path):
+    """And not on another checkout that is installed."""
+    found = subprocess.check_output(
+        [sys.executable, "-c", "import minqwen; print(minqwen.__file__)"],
+        env=environment(tmp_path), cwd=tmp_path, text=True,
+    )  # fmt: skip
+    assert found.strip() == str(ROOT / "minqwen" / "__init__.py")
 
 
 def test_text_and_back():

@@ -27,9 +27,11 @@ MEAN_PIXEL_ERROR = 1.0  # of 255: another FreeType may shade an edge differently
 
 
 def environment(scratch):
-    """Variables for a kernel: no network, no reader's progress file."""
+    """Variables for a kernel: this checkout's package (whichever one is installed), no
+    network, no reader's progress file.
+    """
     return os.environ | {
-        "PYTHONPATH": str(ROOT / "tools" / "offline"),
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tools" / "offline", ROOT))),
         "MINQWEN_PROGRESS": str(Path(scratch) / "progress.json"),
     }
 

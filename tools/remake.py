@@ -48,8 +48,9 @@ class Target(NamedTuple):
 
 
 def notebook(name, *inputs):
-    run = f"python -m tools.notebooks run {name[:2]}"
-    return Target(name[:2], run, (f"notebooks/{name}.ipynb",), inputs)
+    number = name.split("_")[0]
+    run = f"python -m tools.notebooks run {number}"
+    return Target(number, run, (f"notebooks/{name}.ipynb",), inputs)
 
 
 # Each after what it is made from.
@@ -78,7 +79,7 @@ TARGETS = (
     notebook("00_the_name", "assets/tiny/config.json"),
     notebook("01_text", *PROCESSOR, PICTURE),
     notebook("04_the_delta_rule", TRACE),
-    notebook("05_gated_deltanet", *CHECKPOINT),
+    notebook("05b_a_trained_layer", *CHECKPOINT),
     notebook("07_experts", *CHECKPOINT, "notebooks/five_files.json"),
     notebook("08_sixty_layers", *CHECKPOINT),
 )  # fmt: skip

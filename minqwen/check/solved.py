@@ -49,7 +49,7 @@ class Progress:
         for notebook, titles in sorted(self.notebooks.items()):
             done = [title in kept.get(notebook, []) for title in titles]
             boxes = "".join("■" if d else "□" for d in done)
-            line = f"{notebook}  {boxes}  {sum(done)} of {len(done)}"
+            line = f"{notebook:3} {boxes}  {sum(done)} of {len(done)}"
             if not all(done):
                 line += f", next: {titles[done.index(False)]}"
             lines.append(line)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = re.compile(r"# minqwen/((?:\w+/)*\w+)\.py$")
-DEFINES = ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+ASSIGNS = ast.Assign | ast.AnnAssign
+DEFINES = ast.FunctionDef | ast.ClassDef | ASSIGNS
 
 # Which notebook teaches what: a module's public names, or one name of it. Modules of
 # the model's room go by their bare names, and so do those that are around it.
@@ -25,13 +26,12 @@ TAUGHT = {
     "05": ["deltanet"],
     "06": ["delta.delta_chunked", "delta.delta_rule"],
     "07": ["moe"],
-    "08": ["block", "cache", "qwen", "plain"],  # as the processor: around the model
+    "08": ["block", "cache", "forms", "qwen", "plain"],  # the last: around the model
     "10": ["vision", "rope.positions"],
     "11": ["mtp"],
 }
 NOT_TAUGHT = {
     "family": "the eight sizes and the checks of config.json: tables to look up",
-    "forms": "which form of an operation runs; until notebook 08 is split",
     "taps": "where one can listen; until notebook 08 is split",
 }
 MODEL_PART = sorted(
@@ -108,7 +108,7 @@ def render(cell, package):
             parts.append(package.text(ours, ours if whole else shown[-1]))
         taught += [(node.name, m.name) for m in shown]
     gaps = [
-        "\n" if isinstance(a, ast.Assign) and isinstance(b, ast.Assign) else "\n\n\n"
+        "\n" if isinstance(a, ASSIGNS) and isinstance(b, ASSIGNS) else "\n\n\n"
         for a, b in itertools.pairwise(cell.order)
     ]
     return "".join(itertools.chain(*zip(parts, [*gaps, ""], strict=True))), taught

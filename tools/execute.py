@@ -27,11 +27,11 @@ MEAN_PIXEL_ERROR = 1.0  # of 255: another FreeType may shade an edge differently
 
 
 def environment(scratch):
-    """Variables for a kernel: this checkout's package (whichever one is installed), no
-    network, no reader's progress file.
-    """
+    """Variables for a kernel: this checkout, no network, no reader's progress file."""
+    # Where another checkout is installed, its package would be the one that is run.
+    paths = str(ROOT / "tools" / "offline"), str(ROOT)
     return os.environ | {
-        "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "tools" / "offline", ROOT))),
+        "PYTHONPATH": os.pathsep.join(paths),
         "MINQWEN_PROGRESS": str(Path(scratch) / "progress.json"),
     }
 

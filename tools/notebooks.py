@@ -86,7 +86,7 @@ def main():
     parser.add_argument("action", choices="check sync run text build".split())
     parser.add_argument("names", nargs="*")
     parser.add_argument("--check", action="store_true")
-    args = parser.parse_intermixed_args()  # numbers may follow --check
+    args = parser.parse_intermixed_args()  # options may stand before the names
     if args.action == "text":
         [path] = find(args.names)
         print(percent.to_text(nbformat.read(path, as_version=4)))

@@ -27,13 +27,12 @@ TAUGHT = {
     "05b": ["taps"],
     "06": ["delta.delta_chunked", "delta.delta_rule"],
     "07": ["moe"],
-    "08": ["block", "cache", "qwen", "plain"],  # as the processor: around the model
+    "08": ["block", "cache", "forms", "qwen", "plain"],  # the last: around the model
     "10": ["vision", "rope.positions"],
     "11": ["mtp"],
 }
 NOT_TAUGHT = {
     "family": "the eight sizes and the checks of config.json: tables to look up",
-    "forms": "which form of an operation runs; until notebook 08 is split",
 }
 MODEL_PART = sorted(
     path.stem

@@ -124,7 +124,11 @@ def test_the_table_has_damage_and_worth_one_below_the_other(tmp_path):
     write("damage", {"rows": rows, "experts": {"notes": task}, "chats": 10})
     runs = [{"figures": dict.fromkeys(SHORT, v)} for v in (0.1, 0.2, 0.3)]
     write("all-delta", {"runs": runs, "steps": 5})
-    lines = parts_text(tmp_path, table).splitlines()
+    assert "steps" not in parts_text(tmp_path, table)  # of none that was made
+    write("whole", {"runs": runs, "steps": 5})
+    text = parts_text(tmp_path, table)
+    assert "in 5 steps, from 3 seeds" in text
+    lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if "| both attention" in line)
     assert "| taken out | 50 % |" in lines[at]
     assert "| 3 trained without | 20 % (10 to 30) |" in lines[at + 1]

@@ -39,22 +39,19 @@ from minqwen.train.cases import CASES
 from minqwen.train.corpus import Corpus
 from minqwen.train.corpus.tasks import TASKS
 from minqwen.train.loop import train
+from minqwen.train.parts import SHORT
 from minqwen.train.recipe import Recipe
 from minqwen.weights import load
 
 STEPS = 450  # of the short recipe
 SEEDS = (0, 1, 2)
-ASKED = (
-    "notes: 1 fact", "notes: 8 facts, 2 overwritten", "sums: 3 digits, thinking",
-    "pictures: a digit, known fonts", "tools: the call",
-)  # fmt: skip
 
 
 def figures(model, corpus, count):
     """{ability: share of chats that are right, or bits}."""
     found = {}
     for case in CASES:
-        if (name := f"{case.task}: {case.what}") in ASKED:
+        if (name := f"{case.task}: {case.what}") in SHORT:
             found[name] = sum(answered(model, corpus, case.chats(count))) / count
     found["bits a token, 64 random tokens again"] = copy_bits(model, corpus, 20)
     found["bits a byte, Python"], _ = bits_per_byte(model, corpus, "source", limit=20)

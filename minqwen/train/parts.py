@@ -6,9 +6,10 @@ From what `python -m tools.experiment` wrote into a folder's experiments/.
 import json
 from pathlib import Path
 
-SHORT = {
+SHORT = {  # what is measured, and its column
     "notes: 1 fact": "1 fact",
     "notes: 8 facts, 2 overwritten": "8 facts, 2 overwritten",
+    "sums: 3 digits, thinking": "a sum",
     "pictures: a digit, known fonts": "a digit",
     "tools: the call": "a call",
     "bits a token, 64 random tokens again": "copy, bits",
@@ -41,7 +42,14 @@ def parts_text(folder, table):
             rows.append([without, f"{len(seeds)} trained without", *cells(seeds)])
     for what, names in groups(damage).items():
         rows.append([what, "taken out", *cells([damage[name] for name in names])])
-    whole = found.get("whole", {"steps": 0, "chats": 0, "runs": []})
+    trained = ""
+    if "whole" in found:
+        steps, seeds = found["whole"]["steps"], len(found["whole"]["runs"])
+        trained = f"""
+*Trained without*: the same recipe in {steps} steps, from {seeds} seeds; mean, and least
+to most. A part taken out is missed by all that learned to rely on it: its damage is not
+its worth. The start can build an induction head only where there are both delta layers
+and attention (start.py)."""
     own = [
         (task, *(f"{100 * right:.0f} %" for right in rights.values()))
         for task, rights in found["damage"]["experts"].items()
@@ -51,11 +59,7 @@ def parts_text(folder, table):
 {table(["part", "", *SHORT.values()], rows)}
 
 Of {found["damage"]["chats"]} chats each. *Taken out* of the model as trained: a layer
-of attention or delta says its mean, an expert nothing. *Trained without*: the same
-recipe in {whole["steps"]} steps, from {len(whole["runs"])} seeds; mean, and least to
-most. A part taken out is missed by all that learned to rely on it: its damage is not
-its worth. The start can build an induction head only where there are both delta layers
-and attention (start.py).
+of attention or delta says its mean, an expert nothing.{trained}
 
 The two experts a layer that a task's tokens take most beyond the others, forbidden:
 

@@ -103,9 +103,11 @@ function checkMeta(meta, L, tensors) {
     need(good, `picture ${i}`, "its kind, start, rows and columns, and its pixels");
   });
   const { opens = {} } = meta;
-  const places = [opens?.token ?? 0, opens?.probe ?? 0].every((n) => whole(n, 0, T - 1));
-  const held = !opens?.head || tensors.has(`delta.${opens.head?.[0]}.${opens.head?.[1]}.q`);
-  need(opens && places && held, "opens", "a token, a probe and the head of a delta layer");
+  const good = opens?.constructor === Object && Object.entries(opens).every(([name, value]) =>
+    name === "head"
+      ? Array.isArray(value) && value.length === 2 && tensors.has(`delta.${value.join(".")}.q`)
+      : ["token", "probe"].includes(name) && whole(value, 0, T - 1));
+  need(good, "opens", "a token, a probe and the [layer, head] of a delta head");
 }
 
 function texts(list, count) {

@@ -141,7 +141,9 @@ def shape_facts(kinds, places, rng):
     (_, what), where = kinds[i], places[i]
     asked = what if rng.random() < 0.4 else pick(SHAPES, rng)
     there = any(asked == seen for _, seen in kinds)
-    answer = f"Yes, there is a {asked}." if there else f"No, there is no {asked}."
+    seen = sentence([f"a {shape}" for _, shape in kinds]).rstrip(".").lower()
+    # NOTE: said after what was seen; "Yes" or "No" at once stayed a guess.
+    answer = f"I see {seen}, so {'yes' if there else 'no'}."
     return [
         Fact((f"Where is the {what}?",), f"The {what} is {where}."),
         Fact((f"Which shape is {where}?",), f"The shape {where} is a {what}."),

@@ -35,7 +35,7 @@ tour: $(VENV)/.installed-package
 	@$(BIN)/minqwen tour
 
 explore: $(VENV)/.installed-package
-	@$(BIN)/minqwen explore assets/trace.safetensors
+	@$(BIN)/minqwen explore assets/note.safetensors
 
 test quick: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -113,18 +113,20 @@ def write(stop, messages, model, processor):
 
 
 def who_wrote(stop, model, processor, inputs, answer):
-    """One line: what most of a word's logit came from, and where that part looked."""
+    """What most of a word's logit came from, and where that part looked."""
     prompt, ids = inputs["input_ids"][0].tolist(), answer["token_ids"]
     texts = [processor.decode([i]) for i in ids]
-    ends = [sum(map(len, texts[: i + 1])) for i in range(len(texts))]
     place = "".join(texts).find(stop.word)
     if place < 0:
         return "  (It did not write what was expected.)"
-    at = next(i for i, end in enumerate(ends) if end > place)
+    at = 0  # the token that the word begins with
+    while len("".join(texts[: at + 1])) <= place:
+        at += 1
     found = evidence(model, inputs, ids, at)
     (layer, part), share = found.best()
-    line = f"  {stop.word.strip()!r}: most by layer {layer}'s {part}, {share:.1f} of "
-    line += f"a logit of {found.logit:.1f}"
+    word = texts[at].strip()
+    line = f"  {word!r} is mostly from layer {layer}'s {part}: {share:.1f} of a logit "
+    line += f"of {found.logit:.1f}"
     if layer in found.looks:
         line += looking(found.looks[layer], prompt + ids[:at], ids[at], model.cfg)
     return line + "."
@@ -133,11 +135,11 @@ def who_wrote(stop, model, processor, inputs, answer):
 def looking(look, ids, token, config):
     """Which head looked most at the same token earlier on, or at the picture."""
     ids = torch.tensor(ids)
-    there, what = ids == token, "where it stood before"
+    there, what = ids == token, "where it stands above"
     if (ids == config.image_token_id).any():
         there, what = ids == config.image_token_id, "the picture"
     share, head = look[:, there].sum(1).max(0)
-    return f"; {share:.0%} of its head {head} on {what}" if share > 0.5 else ""
+    return f",\n  whose head {head} looked at {what} ({share:.0%})" * (share > 0.5)
 
 
 @contextmanager
@@ -170,8 +172,8 @@ def experts_by_task(fired, top_k):
     ]
     for name, share in zip(fired, shares[:, layer], strict=True):
         best = int(share.argmax())
-        line = f"{name:8} {heat(share)} {best} ({share[best] * top_k:.0%} of tokens)"
-        lines.append(line)
+        drawn = heat(fired[name][layer])
+        lines.append(f"{name:8} {drawn} {best} ({share[best] * top_k:.0%} of tokens)")
     return "\n".join(lines) + "\n"
 
 

@@ -82,6 +82,14 @@ def given_back(trace, layer, head, token, probe):
     return float(torch.cosine_similarity(back, v[0, probe, 0], dim=0))
 
 
+def begins(texts, word):
+    """The token with which `word` begins for the first time; 0 if it never does."""
+    place, at = max(0, "".join(texts).find(word)), 0
+    while len("".join(texts[: at + 1])) <= place:
+        at += 1
+    return at
+
+
 def sample(name, model, processor):
     """The trace, with where it opens."""
     messages, word = asked(name)
@@ -89,11 +97,11 @@ def sample(name, model, processor):
     trace = record(heads_of(model, full=False))
     texts, prompt = trace.tokens, trace.meta["prompt_length"]
     # the token that is followed by the word; the prompt's last one if none is
-    before = prompt - 1 + [*texts[prompt:], word].index(word) % len(texts[prompt:])
+    before = prompt - 1 + begins(texts[prompt:], word)
     opens = {"token": before}
     delta = heads_of(model, full=False)
     if name == "note":
-        old, new = texts.index(OLD), texts.index(NEW)
+        old, new = begins(texts, OLD), begins(texts, NEW)
         kept = {
             pair: given_back(trace, *pair, before, new)
             - abs(given_back(trace, *pair, before, old))

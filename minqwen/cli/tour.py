@@ -135,7 +135,7 @@ def who_wrote(stop, model, processor, inputs, answer):
 def looking(look, ids, token, config):
     """Which head looked most at the same token earlier on, or at the picture."""
     ids = torch.tensor(ids)
-    there, what = ids == token, "where it stands above"
+    there, what = ids == token, "the same word above"
     if (ids == config.image_token_id).any():
         there, what = ids == config.image_token_id, "the picture"
     share, head = look[:, there].sum(1).max(0)

@@ -124,6 +124,60 @@ def test_a_class_may_go_on_in_another_cell():
     assert torch.equal(scope["RMSNorm"](8)(x), RMSNorm(8)(x))
 
 
+@pytest.fixture
+def shell(monkeypatch, tmp_path):
+    """A kernel's shell in the notebooks' folder."""
+    monkeypatch.chdir(NOTEBOOKS)
+    monkeypatch.syspath_prepend(str(NOTEBOOKS))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    import course
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    shell = InteractiveShell(config=Config(HistoryManager=Config(enabled=False)))
+    course.keep_whole(shell)
+    return shell
+
+
+@pytest.mark.parametrize("name", ["01", "05", "08"])
+def test_a_first_cell_may_be_run_again(name, shell):
+    """A class that goes on in later cells stays whole when it is begun again."""
+    [path] = notebooks.find([name])
+    imports, *_ = code_cells(path)
+    cells = [cell.source for _, cell, _ in tie.tied_cells(read(path))]
+    for source in [imports.source, *cells]:
+        shell.run_cell(source).raise_error()
+
+    begun = {}  # class -> its first cell, where another goes on
+    for source in cells:
+        for node in tie.Source(source).order:
+            if isinstance(node, tie.ast.ClassDef) and not tie.continues(node):
+                begun[node.name] = source
+            elif tie.continues(node):
+                begun[node.name, "more"] = begun[node.name]
+    again = [key[0] for key in begun if isinstance(key, tuple)]
+    assert again
+    for one in again:
+        before = set(dir(shell.user_ns[one]))
+        shell.run_cell(begun[one]).raise_error()
+        assert before == set(dir(shell.user_ns[one])), one
+
+
+def test_a_continued_class_says_what_comes_first(shell, capsys):
+    more = "class Pair(Pair):  # continued\n    def two(self):\n        return 2"
+    shell.run_cell(more)
+    assert "Pair begins in an earlier cell: run that" in capsys.readouterr().out
+    shell.run_cell("class Pair:\n    def one(self):\n        return 1")
+    assert not capsys.readouterr().out
+    shell.run_cell(more)
+    shell.run_cell(more.replace("return 2", "return 3"))  # the last one counts
+    shell.run_cell("class Pair:\n    def one(self):\n        return 4")
+    assert "Pair goes on in later cells, which were run" in capsys.readouterr().out
+    shell.run_cell("p = Pair()\nassert (p.one(), p.two()) == (4, 3)").raise_error()
+    assert not shell.run_cell("class Pair(:").success  # no sentence of ours on this
+
+
 def test_what_was_synced_once_stays_as_it_is():
     stub = "# minqwen/model/taps.py\nNAMES = ...\nNOBODY = ...\n_heard = ..."
     cell = {"cell_type": "code", "source": stub}

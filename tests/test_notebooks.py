@@ -210,8 +210,13 @@ def test_what_is_missing_doubled_or_misplaced_is_reported():
 def test_form(path):
     first, *_, last = markdown(path)
     assert re.match(rf"# {notebooks.number(path)} · .+\n\n\*\*.+\?\*\*\n", first)
-    cost = r"\*Reading \d+ minutes · running \d+ seconds · memory \d+ MB\*"
-    assert re.search(cost, first) and "**You will build**" in first
+    cost = r"\*Reading (\d+) minutes · running \d+ seconds · memory \d+ MB\*"
+    told, counted = (
+        int(re.search(cost, first)[1]),
+        notebooks.reading_minutes(read(path)),
+    )
+    assert counted / 1.2 <= told <= counted * 1.2, f"reading takes {counted} minutes"
+    assert "**You will build**" in first
     text = "\n".join(markdown(path))
     assert "**You can now**" in text and "**Next:**" in last
     assert 2 <= len(re.findall(r"^- .*\n?.*\]\(https://", last, flags=re.M)) <= 4
@@ -226,7 +231,7 @@ def test_exercises(path):
     for number, i in enumerate(stubs, 1):
         task, stub, solution = cells[i - 1 : i + 2]
         assert f"### Exercise {number}: " in task.source
-        assert re.search(r"\*\*[●○]{3} · \d+ minutes\.\*\*", task.source)
+        assert notebooks.EXERCISE.search(task.source)
         [check] = re.findall(r"^(check\.\w+)\(my_\w+\)$", stub.source, flags=re.M)
         assert f"\n{check}(solution_" in solution.source
         assert said(stub).startswith("… not finished yet")
@@ -251,6 +256,8 @@ def test_cells(path):
         assert len(lines) <= 45 + tied or (tied and len(body) == 1), where
         assert not [line for line in lines if len(line) > 88], where
         assert not re.search(r"^\s*[%!]", cell.source, flags=re.M), f"{where}: magic"
+        for node in ast.walk(ast.parse(cell.source)):  # what was expected, in words
+            assert not isinstance(node, ast.Assert) or node.msg or tied, where
         for output in cell.outputs:
             assert output.output_type != "error", where
             assert output.get("name") != "stderr", where

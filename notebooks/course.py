@@ -1,5 +1,6 @@
 """What the notebooks share: colours, described figures, sliders over figures."""
 
+import ast
 import base64
 import html
 import io
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import matplotlib
 import matplotlib.pyplot as plt
 import torch
+from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
 
@@ -143,3 +145,34 @@ def arrow(ax, start, end, paint, label="", offset=(6, 4), **kw):
     style = {"color": paint, "lw": 2, "shrinkA": 0, "shrinkB": 0, **kw}
     ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", **style})
     ax.annotate(label, end, offset, textcoords="offset points")
+
+
+def keep_whole(shell):
+    """Classes told in several cells, `class X` and later `class X(X):`, stay whole.
+
+    When the first cell is run again, the others are too, as they were last run.
+    """
+    rest = {}  # name -> {its first method: source}
+
+    def after(result):
+        try:
+            cell = result.info.raw_cell
+            classes = [n for n in ast.parse(cell).body if isinstance(n, ast.ClassDef)]
+        except (SyntaxError, ValueError):
+            return
+        for node in classes:
+            known = rest.setdefault(node.name, {})
+            if node.name in [getattr(base, "id", "") for base in node.bases]:
+                if result.success:
+                    known[node.body[0].name] = ast.get_source_segment(cell, node)
+                elif isinstance(result.error_in_exec, NameError):
+                    print(f"{node.name} begins in an earlier cell: run that one first.")
+            elif known and result.success:
+                exec("\n\n".join(known.values()), shell.user_ns)
+                print(f"{node.name} goes on in later cells, which were run again.")
+
+    shell.events.register("post_run_cell", after)
+
+
+if kernel := get_ipython():
+    keep_whole(kernel)

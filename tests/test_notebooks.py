@@ -22,6 +22,7 @@ from tools.execute import (
 )
 
 PATHS = notebooks.stored()
+LINUX = {"13": "triton"}  # what a notebook needs that is for Linux only
 TAGS = {"predict", "stub", "solution", "figure", "volatile", "nbval-ignore-output"}
 each = pytest.mark.parametrize("path", PATHS, ids=notebooks.number)
 
@@ -302,9 +303,15 @@ def test_numbers_in_prose_are_known_to_a_cell(path):
 # ---- stored as they run
 
 
+def skip_without_its_library(path):
+    if library := LINUX.get(notebooks.number(path)):
+        pytest.importorskip(library, reason=f"{library} is for Linux")
+
+
 @pytest.mark.slow
 @each
 def test_runs_again_to_the_same_outputs_and_figures(path):
+    skip_without_its_library(path)
     fresh, seconds, peak = execute(path)
     print(f"{path.name}: {seconds:.0f} s, {peak / 1e6:.0f} MB")
     complaints = differences(read(path), fresh, path.name)
@@ -315,6 +322,7 @@ def test_runs_again_to_the_same_outputs_and_figures(path):
 @pytest.mark.slow
 @each
 def test_nbval(path, tmp_path):
+    skip_without_its_library(path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["--nbval"]
     command += ["--nbval-current-env", "--nbval-cell-timeout", "180"]

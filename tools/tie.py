@@ -30,6 +30,7 @@ TAUGHT = {
     "08": ["block", "cache", "forms", "qwen", "plain"],  # the last: around the model
     "10": ["vision", "rope.positions"],
     "11": ["mtp"],
+    "13": ["step"],  # around the model: the delta rule's step on a GPU
 }
 NOT_TAUGHT = {
     "family": "the eight sizes and the checks of config.json: tables to look up",
@@ -39,7 +40,8 @@ MODEL_PART = sorted(
     for path in (ROOT / "minqwen" / "model").glob("*.py")
     if path.stem != "__init__"
 )
-AROUND_IT = {"processor": "prompt", "plain": "weights"}  # taught as well; their rooms
+# Taught as well, and the rooms they are in.
+AROUND_IT = {"processor": "prompt", "plain": "weights", "step": "kernels/gpu"}
 
 
 class Source:

@@ -18,7 +18,7 @@ unexport PYTHONPATH
 
 help:
 	@echo "make tour    install into $(VENV), then see the small model read and answer"
-	@echo "make explore see in the browser which experts read what, on a sample"
+	@echo "make explore see in the browser what a memory keeps of a note, and which experts fire"
 	@echo "make lab     install the course's tools and open the notebooks"
 	@echo "make test    install the test tools, then lint and run every test"
 	@echo "make quick   the same without the slow ones: two minutes, before each commit"
@@ -35,7 +35,7 @@ tour: $(VENV)/.installed-package
 	@$(BIN)/minqwen tour
 
 explore: $(VENV)/.installed-package
-	@$(BIN)/minqwen explore assets/trace.safetensors
+	@$(BIN)/minqwen explore assets/note.safetensors
 
 test quick: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))  # an isolated build does not put it there
 from tools import address  # noqa: E402
 
 # Of assets/, what `minqwen tour`, `explore` and `bench` read; the rest is for pages.
-SHIPPED = ("tiny/*.*", "seven.png", "trace.safetensors")
+SHIPPED = ("tiny/*.*", "seven.png", "*.safetensors")
 
 
 class WithAssets(build_py):

@@ -1,13 +1,16 @@
 """What the notebooks share: colours, described figures, sliders over figures."""
 
+import ast
 import base64
 import html
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
 import torch
+from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
 
@@ -143,3 +146,115 @@ def arrow(ax, start, end, paint, label="", offset=(6, 4), **kw):
     style = {"color": paint, "lw": 2, "shrinkA": 0, "shrinkB": 0, **kw}
     ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", **style})
     ax.annotate(label, end, offset, textcoords="offset points")
+
+
+def keep_whole(shell):
+    """Classes told in several cells, `class X` and later `class X(X):`, stay whole.
+
+    When the first cell is run again, the others are too, as they were last run.
+    """
+    rest = {}  # name -> {its first method: source}
+
+    def after(result):
+        try:
+            cell = result.info.raw_cell
+            classes = [n for n in ast.parse(cell).body if isinstance(n, ast.ClassDef)]
+        except (SyntaxError, ValueError):
+            return
+        for node in classes:
+            known = rest.setdefault(node.name, {})
+            if node.name in [getattr(base, "id", "") for base in node.bases]:
+                if result.success:
+                    known[node.body[0].name] = ast.get_source_segment(cell, node)
+                elif isinstance(result.error_in_exec, NameError):
+                    print(f"{node.name} begins in an earlier cell: run that one first.")
+            elif known and result.success:
+                exec("\n\n".join(known.values()), shell.user_ns)
+                print(f"{node.name} goes on in later cells, which were run again.")
+
+    shell.events.register("post_run_cell", after)
+
+
+PAD = """
+export default {
+  render({ model, el }) {
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 64;
+    canvas.style = "width: 256px; border: 1px solid #767676; touch-action: none";
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", "A square to draw a digit in");
+    const button = document.createElement("button");
+    button.textContent = "Wipe";
+    const pen = canvas.getContext("2d");
+    let given = true, down = false;
+    const picture = new Image();
+    picture.onload = () => given && pen.drawImage(picture, 0, 0, 64, 64);
+    picture.src = model.get("picture");
+    const wipe = () => {
+      given = false;
+      pen.fillStyle = "white";
+      pen.fillRect(0, 0, 64, 64);
+    };
+    const send = () => {
+      model.set("picture", canvas.toDataURL());
+      model.save_changes();
+    };
+    const stroke = (event) => {
+      const scale = 64 / canvas.clientWidth;
+      Object.assign(pen, { lineWidth: 5, lineCap: "round", lineJoin: "round" });
+      pen.lineTo(event.offsetX * scale, event.offsetY * scale);
+      pen.stroke();
+    };
+    canvas.onpointerdown = (event) => {
+      if (given) wipe();
+      down = true;
+      canvas.setPointerCapture(event.pointerId);
+      pen.beginPath();
+      stroke(event);
+    };
+    canvas.onpointermove = (event) => down && stroke(event);
+    canvas.onpointerup = canvas.onpointercancel = () => {
+      if (down) send();
+      down = false;
+    };
+    button.onclick = () => { wipe(); send(); };
+    const box = document.createElement("div");
+    box.style = "display: flex; gap: 12px; align-items: end";
+    box.append(canvas, button);
+    el.append(box);
+  },
+};
+"""
+
+
+def pad(path):
+    """A square to draw in, shown: its `png()` are a file's bytes, at first the path's.
+
+    The first stroke wipes that picture away. Where no kernel runs, it is what stands.
+    """
+    view, given = drawing_pad(path)
+    kind = "application/vnd.jupyter.widget-view+json"
+    text = "A square of 64 x 64 pixels to draw a digit in; before that it shows a 7."
+    _display(given, 256, 256, text, **{kind: view._repr_mimebundle_()[0][kind]})
+    return view
+
+
+def drawing_pad(path):
+    """The widget of `pad`, and its first picture."""
+    import anywidget
+    import traitlets
+
+    class Pad(anywidget.AnyWidget):
+        _esm = PAD
+        picture = traitlets.Unicode().tag(sync=True)  # a data URL
+
+        def png(self):
+            return base64.b64decode(self.picture.split(",")[1])
+
+    given = Path(path).read_bytes()
+    data = base64.b64encode(given).decode()
+    return Pad(picture=f"data:image/png;base64,{data}"), given
+
+
+if kernel := get_ipython():
+    keep_whole(kernel)

@@ -82,7 +82,12 @@ def test_rounding_is_close_and_more_is_not():
         (lambda S, k, v: solution(S, k, v) / 0, "inf or nan"),
         (lambda S, k, v: solution(S, k, v) + (S > 0), "differs first at ["),
         (lambda S, k, v: S @ v[:1], "raised RuntimeError"),
-        (lambda S, k: S, "raised TypeError"),
+        (lambda S, k: S, "takes (S, k); it is called by name, so keep the names (S, k"),
+        (
+            lambda S, key, v: S,
+            "takes (S, key, v); it is called by name, so keep the na",
+        ),
+        (torch.outer, "raised TypeError"),  # a built-in one does not tell its names
         (lambda S, k, v: S + ..., "… not finished yet: there is a `...` left"),
         (lambda S, k, v: S.add_(torch.outer(k, v - S.T @ k)), "`S` in place"),
         (torch.zeros(2, 2), "is not a function"),
@@ -111,6 +116,54 @@ def test_a_list_where_a_tensor_is_asked_for_is_told_how_to_become_one():
         check.gated_step(lambda S, q, k, v, g, beta: S)
     )
     assert check.write(lambda S, k, v: (solution(S, k, v),))  # a comma too many
+
+
+def test_what_was_right_and_is_not_enough_is_told():
+    """Answers that passed once: in written text, without slopes, by reading anew."""
+
+    def in_the_text(tokens, left, right):
+        return "|".join(tokens).replace(f"{left}|{right}", left + right).split("|")
+
+    assert in_the_text(["ba", "n"], "a", "n") == ["ban"]
+    assert "is not a, n. Compare whole tokens" in repr(check.merge(in_the_text))
+
+    def numbers(a, A_log, dt_bias):
+        rows = [[(x + dt_bias[h]).exp().log1p() for h, x in enumerate(r)] for r in a]
+        return torch.tensor(
+            [[-A_log[h].exp() * x for h, x in enumerate(r)] for r in rows]
+        )
+
+    def numpys(a, A_log, dt_bias):
+        return torch.from_numpy(check.decay.right(a, A_log, dt_bias).numpy())
+
+    def kept(a, A_log, dt_bias):
+        return -A_log.exp() * torch.log1p((a + dt_bias).exp())
+
+    for answer in (numbers, numpys):
+        assert "no slope comes back. Work on the tensors" in repr(check.decay(answer))
+    assert check.decay(kept)
+
+    def where(g):
+        gap = g.cumsum(0)[:, None] - g.cumsum(0)
+        return torch.where(torch.ones_like(gap).tril() > 0, gap.exp(), 0)
+
+    assert "and its slope nan even where a mask" in repr(check.decays(where))
+
+    def anew(model, ids, count):
+        start = ids.shape[1]
+        for _ in range(count):
+            logits = model(input_ids=ids)
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
+        return ids[0, start:]
+
+    assert "the whole text is read again for each" in repr(check.greedy(anew))
+
+
+def test_a_mistake_that_fails_on_some_inputs_is_told_all_the_same():
+    """S @ k fails where S is not square, and is told by what it gave where it was."""
+    said = repr(check.write(lambda S, k, v: S + torch.outer(k, v - S @ k)))
+    assert "S @ k is another product" in said and "raised" not in said
+    assert "raised RuntimeError" in repr(check.write(lambda S, k, v: S + v @ k))
 
 
 def test_lists_are_compared_item_by_item():

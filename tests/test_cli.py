@@ -17,8 +17,11 @@ from tiny_models import scatter, small_config, small_model
 import minqwen
 from minqwen import terminal
 from minqwen.cli import commands as cli
-from minqwen.cli.tour import experts_table, heat, sketch
+from minqwen.cli.drawn import heat, sketch
+from minqwen.cli.evidence import evidence
+from minqwen.cli.tour import experts_by_task
 from minqwen.model.config import Config
+from minqwen.model.taps import listen
 from minqwen.prompt.processor import CONFIG_IDS, Processor
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -345,16 +348,17 @@ def test_tour(run, checkpoint, monkeypatch):
     code, out, err = run("tour")
     lines = out.splitlines()
     assert code == 0 and not err and "\x1b" not in out
-    for words in ("> What", "> Which", "33 experts", "MB of memory"):
-        assert words in out
-    shown = checkpoint.parent / "trace.safetensors"  # in a clone it is `make lab`
+    asked = [line for line in lines if line.startswith("> ")]
+    assert asked == [f"> {stop.question}" for stop in minqwen.cli.tour.STOPS]
+    assert out.count("not write what was expected") == 4 and "MB of memory" in out
+    shown = checkpoint.parent / "note.safetensors"  # in a clone it is `make lab`
     assert (
         f" explore {shown} shows" in lines[-1] and f" chat {checkpoint} " in lines[-1]
     )
-    (head,) = (i for i, line in enumerate(lines) if line.startswith("layer"))
+    (head,) = (i for i, line in enumerate(lines) if "expert 0 ..." in line)
     table = lines[head + 1 : head + 5]
-    assert [line.split()[1] for line in table] == ["delta", "delta", "delta", "full"]
-    assert max(map(len, table)) <= 80
+    assert [line.split()[0] for line in table] == ["note", "picture", "sum", "tool"]
+    assert max(map(len, lines[head - 1 : head + 5])) <= 80 and "33 experts" in out
 
 
 def test_tour_without_its_checkpoint(run, monkeypatch, tmp_path):
@@ -376,7 +380,42 @@ def test_experts_are_counted_from_the_routers(checkpoint):
     for count, logits in zip(fired, seen, strict=True):
         top = logits.argsort(descending=True)[:, :k].flatten()
         assert count.tolist() == top.bincount(minlength=33).tolist()
-    assert str(fired[0].argmax().item()) in experts_table(fired, model.cfg.text)
+
+
+def test_the_layer_is_shown_whose_experts_differ_by_task():
+    alike = torch.full((3, 8), 5)
+    apart = {"a": alike.clone(), "b": alike.clone()}
+    apart["a"][1], apart["b"][1] = 0, 0
+    apart["a"][1, 2], apart["b"][1, 6] = 40, 40
+    lines = experts_by_task(apart, 2).splitlines()
+    assert "of layer 1 " in lines[0] and "25%" in lines[0]
+    assert lines[2].endswith(" 2 (200% of tokens)"), "each token chose it twice here"
+    assert lines[3].split()[2] == "6"
+
+
+def test_shares_of_a_logit_add_up_and_looks_are_attention(checkpoint):
+    """Beside the model's own logits, and softmax worked out at the same tap."""
+    model, processor = minqwen.load(checkpoint), Processor.load(checkpoint)
+    inputs = processor.chat([{"role": "user", "content": "Hello"}])
+    written = [7, 11, 13]
+    found = evidence(model, inputs, written, 2)
+    ids = torch.cat([inputs["input_ids"], torch.tensor([written[:2]])], 1)
+    logits = model(ids)[0, -1]
+    assert found.logit == pytest.approx(float(logits[13] - logits.mean()), abs=1e-4)
+    kinds = model.cfg.text.layer_types
+    assert len(found.shares) == 1 + 2 * len(kinds)
+    full = [i for i, kind in enumerate(kinds) if kind == "full_attention"]
+    assert list(found.looks) == full
+    heard = []
+    with listen(model, qkv=lambda layer, **said: heard.append(said)):
+        model(ids)
+    said = heard[0]
+    H = said["q"].shape[2]
+    for head in range(H):
+        own = said["k"][0, :, head * said["k"].shape[2] // H]
+        scores = own @ said["q"][0, -1, head] / own.shape[1] ** 0.5
+        want = scores.softmax(0)
+        assert torch.allclose(found.looks[full[0]][head], want, atol=1e-5)
 
 
 def test_pictures_in_characters(tmp_path, monkeypatch):

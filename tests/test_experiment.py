@@ -11,9 +11,11 @@ from minqwen.model.qwen import Qwen
 from minqwen.model.shapes import LINEAR
 from minqwen.model.taps import listen
 from minqwen.train.card import table
+from minqwen.train.corpus import Corpus, write_processor
 from minqwen.train.parts import SHORT, parts_text
 from minqwen.train.recipe import tiny_config
 from minqwen.train.start import start
+from minqwen.weights import save
 from tools import experiment
 
 
@@ -134,3 +136,19 @@ def test_the_table_has_damage_and_worth_one_below_the_other(tmp_path):
     assert "| 3 trained without | 20 % (10 to 30) |" in lines[at + 1]
     assert any("two delta layers" in x and "38 % (25 to 50)" in x for x in lines)
     assert "| notes | 100 % | 50 % | 90 % |" in lines
+
+
+@pytest.mark.slow
+def test_the_commands_write_what_the_card_reads(tmp_path):
+    """A retraining of a few steps and the damage, on a chat a figure."""
+    write_processor(tmp_path)
+    corpus = Corpus.build(tmp_path)
+    config = tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)
+    save(Qwen(config).to(torch.bfloat16), tmp_path)
+    experiment.run("whole", (3,), steps=2, count=1, threads=2, model=tmp_path)
+    written = json.loads((tmp_path / "experiments" / "whole.json").read_text())
+    (made,) = written["runs"]
+    assert made["seed"] == 3 and set(made["figures"]) == set(SHORT)
+    experiment.run("damage", (), steps=0, count=1, threads=2, model=tmp_path)
+    text = parts_text(tmp_path, table)
+    assert "1 trained without" in text and text.count("\n| ") > 10

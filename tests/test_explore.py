@@ -15,12 +15,13 @@ import pytest
 from browser.chromium import node
 from test_trace import changed
 
+import minqwen
 from minqwen.trace import Trace
 from minqwen.widgets.bundle import bundle
 from tools.sample_trace import sample
 
 ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT / "assets" / "trace.safetensors"
+SAMPLE = ROOT / "assets" / "picture.safetensors"
 
 
 @contextmanager
@@ -53,15 +54,23 @@ def ask(url, method="GET", path=None, host=None):
 # ---- the sample
 
 
-def test_the_sample_is_what_the_checkpoint_does_now():
+@pytest.mark.parametrize("name", ["note", "picture", "film"])
+def test_the_samples_are_what_the_checkpoint_does_now(name):
     """If this fails, the checkpoint has changed: run tools/sample_trace.py again."""
-    stored, now = Trace.load(SAMPLE), sample()
+    file = ROOT / "assets" / f"{name}.safetensors"
+    stored = Trace.load(file)
+    folder = ROOT / "assets" / "tiny"
+    now = sample(name, minqwen.load(folder), minqwen.Processor.load(folder))
     assert (stored["token_ids"] == now["token_ids"]).all()
     assert stored.meta == now.meta and stored.tensors.keys() == now.tensors.keys()
     assert stored.compare(now).share.min() > 0.98
-    for name in ("router_margin", "shared_gate", "state_norm"):
-        assert np.abs(stored[name].astype(float) - now[name]).mean() < 1e-2
-    assert SAMPLE.stat().st_size < 1_000_000 and stored.meta["pictures"]
+    for part in ("router_margin", "shared_gate", "state_norm"):
+        assert np.abs(stored[part].astype(float) - now[part]).mean() < 1e-2
+    assert file.stat().st_size < 1_000_000
+    assert [p["kind"] for p in stored.meta["pictures"]][:1] == {
+        "note": [], "picture": ["image"], "film": ["video"]
+    }[name]  # fmt: skip
+    assert ("head" in stored.meta["opens"]) == (name == "note")
 
 
 # ---- minqwen trace

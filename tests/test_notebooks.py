@@ -22,6 +22,7 @@ from tools.execute import (
 )
 
 PATHS = notebooks.stored()
+LINUX = {"13": "triton"}  # what a notebook needs that is for Linux only
 TAGS = {"predict", "stub", "solution", "figure", "volatile", "nbval-ignore-output"}
 each = pytest.mark.parametrize("path", PATHS, ids=notebooks.number)
 
@@ -124,6 +125,60 @@ def test_a_class_may_go_on_in_another_cell():
     assert torch.equal(scope["RMSNorm"](8)(x), RMSNorm(8)(x))
 
 
+@pytest.fixture
+def shell(monkeypatch, tmp_path):
+    """A kernel's shell in the notebooks' folder."""
+    monkeypatch.chdir(NOTEBOOKS)
+    monkeypatch.syspath_prepend(str(NOTEBOOKS))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    import course
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    shell = InteractiveShell(config=Config(HistoryManager=Config(enabled=False)))
+    course.keep_whole(shell)
+    return shell
+
+
+@pytest.mark.parametrize("name", ["01", "05", "08"])
+def test_a_first_cell_may_be_run_again(name, shell):
+    """A class that goes on in later cells stays whole when it is begun again."""
+    [path] = notebooks.find([name])
+    imports, *_ = code_cells(path)
+    cells = [cell.source for _, cell, _ in tie.tied_cells(read(path))]
+    for source in [imports.source, *cells]:
+        shell.run_cell(source).raise_error()
+
+    begun = {}  # class -> its first cell, where another goes on
+    for source in cells:
+        for node in tie.Source(source).order:
+            if isinstance(node, tie.ast.ClassDef) and not tie.continues(node):
+                begun[node.name] = source
+            elif tie.continues(node):
+                begun[node.name, "more"] = begun[node.name]
+    again = [key[0] for key in begun if isinstance(key, tuple)]
+    assert again
+    for one in again:
+        before = set(dir(shell.user_ns[one]))
+        shell.run_cell(begun[one]).raise_error()
+        assert before == set(dir(shell.user_ns[one])), one
+
+
+def test_a_continued_class_says_what_comes_first(shell, capsys):
+    more = "class Pair(Pair):  # continued\n    def two(self):\n        return 2"
+    shell.run_cell(more)
+    assert "Pair begins in an earlier cell: run that" in capsys.readouterr().out
+    shell.run_cell("class Pair:\n    def one(self):\n        return 1")
+    assert not capsys.readouterr().out
+    shell.run_cell(more)
+    shell.run_cell(more.replace("return 2", "return 3"))  # the last one counts
+    shell.run_cell("class Pair:\n    def one(self):\n        return 4")
+    assert "Pair goes on in later cells, which were run" in capsys.readouterr().out
+    shell.run_cell("p = Pair()\nassert (p.one(), p.two()) == (4, 3)").raise_error()
+    assert not shell.run_cell("class Pair(:").success  # no sentence of ours on this
+
+
 def test_what_was_synced_once_stays_as_it_is():
     stub = "# minqwen/model/taps.py\nNAMES = ...\nNOBODY = ...\n_heard = ..."
     cell = {"cell_type": "code", "source": stub}
@@ -156,8 +211,13 @@ def test_what_is_missing_doubled_or_misplaced_is_reported():
 def test_form(path):
     first, *_, last = markdown(path)
     assert re.match(rf"# {notebooks.number(path)} · .+\n\n\*\*.+\?\*\*\n", first)
-    cost = r"\*Reading \d+ minutes · running \d+ seconds · memory \d+ MB\*"
-    assert re.search(cost, first) and "**You will build**" in first
+    cost = r"\*Reading (\d+) minutes · running \d+ seconds · memory \d+ MB\*"
+    told, counted = (
+        int(re.search(cost, first)[1]),
+        notebooks.reading_minutes(read(path)),
+    )
+    assert counted / 1.2 <= told <= counted * 1.2, f"reading takes {counted} minutes"
+    assert "**You will build**" in first
     text = "\n".join(markdown(path))
     assert "**You can now**" in text and "**Next:**" in last
     assert 2 <= len(re.findall(r"^- .*\n?.*\]\(https://", last, flags=re.M)) <= 4
@@ -172,7 +232,7 @@ def test_exercises(path):
     for number, i in enumerate(stubs, 1):
         task, stub, solution = cells[i - 1 : i + 2]
         assert f"### Exercise {number}: " in task.source
-        assert re.search(r"\*\*[●○]{3} · \d+ minutes\.\*\*", task.source)
+        assert notebooks.EXERCISE.search(task.source)
         [check] = re.findall(r"^(check\.\w+)\(my_\w+\)$", stub.source, flags=re.M)
         assert f"\n{check}(solution_" in solution.source
         assert said(stub).startswith("… not finished yet")
@@ -197,6 +257,8 @@ def test_cells(path):
         assert len(lines) <= 45 + tied or (tied and len(body) == 1), where
         assert not [line for line in lines if len(line) > 88], where
         assert not re.search(r"^\s*[%!]", cell.source, flags=re.M), f"{where}: magic"
+        for node in ast.walk(ast.parse(cell.source)):  # what was expected, in words
+            assert not isinstance(node, ast.Assert) or node.msg or tied, where
         for output in cell.outputs:
             assert output.output_type != "error", where
             assert output.get("name") != "stderr", where
@@ -241,9 +303,15 @@ def test_numbers_in_prose_are_known_to_a_cell(path):
 # ---- stored as they run
 
 
+def skip_without_its_library(path):
+    if library := LINUX.get(notebooks.number(path)):
+        pytest.importorskip(library, reason=f"{library} is for Linux")
+
+
 @pytest.mark.slow
 @each
 def test_runs_again_to_the_same_outputs_and_figures(path):
+    skip_without_its_library(path)
     fresh, seconds, peak = execute(path)
     print(f"{path.name}: {seconds:.0f} s, {peak / 1e6:.0f} MB")
     complaints = differences(read(path), fresh, path.name)
@@ -254,6 +322,7 @@ def test_runs_again_to_the_same_outputs_and_figures(path):
 @pytest.mark.slow
 @each
 def test_nbval(path, tmp_path):
+    skip_without_its_library(path)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["--nbval"]
     command += ["--nbval-current-env", "--nbval-cell-timeout", "180"]

@@ -195,10 +195,10 @@ def test_the_wheel_tours_from_an_empty_folder(built, tmp_path):
                   PYTHONPATH=str(installed))  # fmt: skip
     assert "> Which digit is this?\n" in out and "7" in out and "s in all" in out
     place = installed / "minqwen" / "assets"
-    assert f"explore {place / 'trace.safetensors'} shows" in out
+    assert f"explore {place / 'note.safetensors'} shows" in out
     page = empty / "page.html"
     command = [sys.executable, "-m", "minqwen", "explore"]
-    command += [place / "trace.safetensors", "--html", page]
+    command += [place / "note.safetensors", "--html", page]
     quietly(command, empty, PYTHONPATH=str(installed))
     assert page.stat().st_size > 300_000
 
@@ -215,7 +215,7 @@ def test_the_wheel_holds_the_package_its_assets_and_no_more(built):
     assert package <= set(names)
     assert {name.split("/")[0] for name in extra} == {"assets"}
     assert {name.split("/")[1] for name in extra} == {
-        "tiny", "seven.png", "trace.safetensors"
+        "tiny", "seven.png", *(f"{n}.safetensors" for n in ("note", "picture", "film"))
     }  # fmt: skip
     urls = dict(line.split(", ") for line in shown.get_all("Project-URL"))
     assert urls == address.urls(PLACE)

@@ -12,7 +12,8 @@ import nbformat
 import pytest
 
 from minqwen.errors import InputError
-from tools import quant_error, remake
+from minqwen.train.cases import CASES
+from tools import quant_error, quant_tasks, remake
 from tools.remake import RECORD, ROOT, TARGETS, Target
 
 # ---- the table of the repository
@@ -74,13 +75,17 @@ def test_the_record_knows_every_target():
             warnings.warn(f"{target.name} is out of date: {why}", stacklevel=1)
 
 
-def test_the_page_has_the_table_that_its_tool_would_replace():
+def test_the_page_has_the_tables_that_its_tools_would_replace():
     text = quant_error.PAGE.read_text()
-    (old,) = quant_error.TABLE.findall(text)
-    labels = [line.split(" | ")[0][2:] for line in old.splitlines()[2:]]
-    assert labels == [quant_error.FORMS[form] for form in quant_error.SHOWN]
-    assert quant_error.in_page(text, old) == text
-    assert quant_error.in_page(text, "") == text.replace(old, "")
+    heads = [quant_error.HEAD, quant_tasks.HEAD.split("{}")[0]]
+    found = [[], []]
+    for head, rows in zip(heads, found, strict=True):
+        (old,) = re.findall(rf"^{re.escape(head)}.*\n(?:\|.*\n)+", text, re.M)
+        assert quant_error.in_page(text, head, old) == text
+        assert quant_error.in_page(text, head, "") == text.replace(old, "")
+        rows += [line.split(" | ")[0][2:] for line in old.splitlines()[2:]]
+    assert found[0] == [quant_error.FORMS[form] for form in quant_error.SHOWN]
+    assert found[1] == [f"{case.task}: {case.what}" for case in CASES]
     written = {
         ("fp8", 0.00085, 0.98156, 8.26e6): "| fp8 | 0.00085 | 98.2 % | 8.3 MB |\n",
         ("bf16", 0, 1, 13.47e6): "| bf16 | 0 | 100 % | 13.5 MB |\n",
@@ -242,8 +247,8 @@ def test_the_command_line_tells_and_touches(run, tmp_path):
     (tmp_path / "assets" / "tiny" / "config.json").write_text("{}")
     listed = run("--list").stdout
     assert re.findall(r"^(\w+) .*up to date$", listed, re.M) == []
-    assert "\nrouting    after trace\n" in listed
-    assert re.search(r"^card .*assets/tiny/\*.json changed$", listed, re.M)
+    assert "\nrouting    after traces\n" in listed
+    assert re.search(r"^card .*assets/tiny/\*config.json changed", listed, re.M)
     planned = run("--dry-run", "01", "state", "00").stdout.splitlines()
     assert [line.split(":")[0] for line in planned] == ["00", "01"]
     assert planned[0].startswith("00: python -m tools.notebooks run 00 (assets/tiny/")

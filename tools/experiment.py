@@ -53,8 +53,9 @@ def figures(model, corpus, count):
     for case in CASES:
         if (name := f"{case.task}: {case.what}") in SHORT:
             found[name] = sum(answered(model, corpus, case.chats(count))) / count
-    found["bits a token, 64 random tokens again"] = copy_bits(model, corpus, 20)
-    found["bits a byte, Python"], _ = bits_per_byte(model, corpus, "source", limit=20)
+    few = min(count, 20)
+    found["bits a token, 64 random tokens again"] = copy_bits(model, corpus, few)
+    found["bits a byte, Python"], _ = bits_per_byte(model, corpus, "source", limit=few)
     return found
 
 

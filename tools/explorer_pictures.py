@@ -46,7 +46,7 @@ def shoot(page, trace, name, **traits):
 
 
 def main():
-    trace = minqwen.Trace.load(ASSETS / "trace.safetensors")
+    trace = minqwen.Trace.load(ASSETS / "picture.safetensors")
     word = trace.tokens.index(" this")  # in the question about the picture
     layer, expert = particular(trace)
     with sync_playwright() as driver:

@@ -11,13 +11,30 @@ NB is a number (04, 05b) or a path; none means all. See notebooks/README.md.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 import nbformat
 
 from . import percent, tie
-from .execute import NOTEBOOKS, differences, execute, tidy, write
+from .execute import FOLDED, NOTEBOOKS, differences, execute, tidy, write
+
+WORDS, LINES = 150, 15  # that a reader of a textbook takes in a minute; lines of code
+EXERCISE = re.compile(r"\*\*[●○]{3} · (\d+) minutes\.\*\*")
+
+
+def reading_minutes(notebook):
+    """What a title cell should say, to 5 minutes: prose, open code, and exercises."""
+    minutes = 0.0
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"\]\(.*?\)", "]", cell.source)  # not where links lead
+            minutes += len(re.findall(r"\b\w[\w'.,-]*", prose)) / WORDS
+            minutes += sum(map(int, EXERCISE.findall(prose)))
+        elif not FOLDED & set(cell.metadata.get("tags", [])):
+            minutes += len(re.findall(r"^.*\S", cell.source, flags=re.M)) / LINES
+    return 5 * round(minutes / 5)
 
 
 def stored():
@@ -60,7 +77,8 @@ def run(paths, compare=False):
     complaints = []
     for path in paths:
         fresh, seconds, peak = execute(path)
-        print(f"{path.name}: {seconds:.0f} s, {peak / 1e6:.0f} MB", flush=True)
+        costs = f"{seconds:.0f} s, {peak / 1e6:.0f} MB"
+        print(f"{path.name}: reading {reading_minutes(fresh)} min, {costs}", flush=True)
         if compare:
             old = nbformat.read(path, as_version=4)
             complaints += differences(old, fresh, path.name)

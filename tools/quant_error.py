@@ -22,7 +22,7 @@ from minqwen.weights.convert import convert
 
 LENGTH = 512  # tokens of a window
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "quantisation.md"
-TABLE = re.compile(r"^\| `assets/tiny`, on .*\n(?:\|.*\n)+", re.MULTILINE)
+HEAD = "| `assets/tiny`, on "  # of the page's table
 FORMS = {
     "bf16": "bf16, as trained", "fp8": "fp8", "int8:bf16": "int8, experts alone",
     "int8": "int8", "int4:bf16": "int4, experts alone",
@@ -52,9 +52,16 @@ def row(label, divergence, agreed, size):
     return f"| {label} | {kl} | {share} % | {size / 1e6:.1f} MB |\n"
 
 
-def in_page(text, table):
-    """The page's text with the table in place of the one that it has."""
-    new, count = TABLE.subn(lambda _: table, text)
+def into_page(head, table):
+    """Write the table in the place of the page's one that begins with `head`."""
+    text = PAGE.read_text(encoding="utf-8")
+    write_whole(PAGE, in_page(text, head, table).encode())
+
+
+def in_page(text, head, table):
+    """The text with `table` in place of the one that begins with `head`."""
+    old = re.compile(rf"^{re.escape(head)}.*\n(?:\|.*\n)+", re.MULTILINE)
+    new, count = old.subn(lambda _: table, text)
     if count != 1:
         raise SystemExit(f"minqwen: {PAGE.name} has {count} such tables, and not one")
     return new
@@ -89,8 +96,7 @@ def main():
         print(line, end="", flush=True)
         table += line
     if options.page:
-        text = in_page(PAGE.read_text(encoding="utf-8"), table)
-        write_whole(PAGE, text.encode())
+        into_page(HEAD, table)
 
 
 if __name__ == "__main__":

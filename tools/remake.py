@@ -26,17 +26,18 @@ from minqwen.files import as_json, read_whole, write_whole
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = "assets/remade.json"
 
-PROCESSOR = ("assets/tiny/*.json", "assets/tiny/*.jinja")  # config.json among them
+PROCESSOR = (  # NOTE: not card.json, which the card writes
+    "assets/tiny/*config.json", "assets/tiny/tokenizer.json", "assets/tiny/*.jinja",
+)  # fmt: skip
 CHECKPOINT = ("assets/tiny/*.safetensors", *PROCESSOR)
 PICTURE = "assets/seven.png"  # drawn once; nothing makes it again
-TRACE = "assets/trace.safetensors"
+NOTE, SEEN, FILM = (
+    f"assets/{name}.safetensors" for name in ("note", "picture", "film")
+)
 CARD = "python -m minqwen.train.card assets/tiny"
 CORPUS = "minqwen/train/corpus/**/*.py"
-MEASURES = (
-    "minqwen/train/abilities.py",
-    "minqwen/train/cases.py",
-    "minqwen/train/card.py",
-)
+MEASURES = ("minqwen/train/abilities.py", "minqwen/train/cases.py")
+CARDS = ("minqwen/train/card.py", "minqwen/train/parts.py", "minqwen/train/*.txt")
 SHARED = "minqwen/widgets/shared/*.mjs"
 
 
@@ -56,32 +57,37 @@ def notebook(name, *inputs):
 # Each after what it is made from.
 TARGETS = (
     Target(
-        "card", CARD, ("assets/tiny/README.md",),
-        (*CHECKPOINT, *MEASURES, "minqwen/train/*.txt", CORPUS),
+        "card", CARD, ("assets/tiny/README.md", "assets/tiny/card.json"),
+        (*CHECKPOINT, *MEASURES, *CARDS, CORPUS),
     ),
     Target(
         "quantised", "python -m tools.quant_error --page", ("docs/quantisation.md",),
         (*CHECKPOINT, "tools/quant_error.py", CORPUS),
     ),
     Target(
-        "trace", "python tools/sample_trace.py", (TRACE,),
-        (*CHECKPOINT, PICTURE, "tools/sample_trace.py"),
+        "tasks", "python -m tools.quant_tasks --page", ("docs/quantisation.md",),
+        (*CHECKPOINT, *MEASURES, "tools/quant_tasks.py", CORPUS),
+    ),
+    Target(
+        "traces", "python -m tools.sample_trace", (NOTE, SEEN, FILM),
+        (*CHECKPOINT, PICTURE, "tools/sample_trace.py", "minqwen/cli/tour.py"),
     ),
     Target(
         "routing", "python tools/explorer_pictures.py",
         ("assets/routing_token.png", "assets/routing_expert.png"),
-        (TRACE, "tools/explorer_pictures.py", "minqwen/widgets/routing/*.mjs", SHARED),
+        (SEEN, "tools/explorer_pictures.py", "minqwen/widgets/routing/*.mjs", SHARED),
     ),
     Target(
         "state", "python tools/state_picture.py", ("assets/state.png",),
-        (TRACE, "tools/state_picture.py", "minqwen/widgets/state/*.mjs", SHARED),
+        (NOTE, "tools/state_picture.py", "minqwen/widgets/state/*.mjs", SHARED),
     ),
     notebook("00_the_name", "assets/tiny/config.json"),
     notebook("01_text", *PROCESSOR, PICTURE),
-    notebook("04_the_delta_rule", TRACE),
+    notebook("04_the_delta_rule", NOTE),
     notebook("05b_a_trained_layer", *CHECKPOINT),
     notebook("07_experts", *CHECKPOINT, "notebooks/five_files.json"),
     notebook("08_sixty_layers", *CHECKPOINT),
+    notebook("10_pictures_and_films", *CHECKPOINT, PICTURE),
     notebook("11_two_tokens_at_once", *CHECKPOINT),
 )  # fmt: skip
 

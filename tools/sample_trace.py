@@ -1,64 +1,133 @@
-"""Makes assets/trace.safetensors: assets/tiny in a short talk on Python and a picture.
+"""Makes the sample traces: assets/tiny recalls a note, reads a picture, sees a film.
 
-python tools/sample_trace.py [FILE]        run it again when the checkpoint has changed
+    python -m tools.sample_trace [NAME ...]     note, picture, film; default: all
+
+Each says at which token the explorers open it, and the note's in which head: the one
+that at the answer still gives back what was written last, and least of what stood
+before. Run it again when the checkpoint has changed.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+import torch
+
 import minqwen
-from minqwen.model.config import FULL
+from minqwen.cli.tour import STOPS
+from minqwen.model.delta import delta_recurrent
+from minqwen.model.shapes import FULL
+from minqwen.train.corpus import films
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
-QUESTION = "What does textwrap.dedent do?"
-PICTURE = {"type": "image", "image": ASSETS / "seven.png"}
-SECOND = [PICTURE, {"type": "text", "text": "Which digit is this?"}]
+HEADS = 4  # of the delta rule in each trace, and two of attention
+OLD, NEW = " drawer", " mat"  # what the note says first, and then
 
 
-def user(content):
-    return {"role": "user", "content": content}
+def film(seed=6):
+    """A film that no training saw, as frames, and what is asked about it."""
+    rng = np.random.default_rng([seed, 2**41])
+    frames, facts = films.moving(rng, 0.5, True, 3)
+    frames = [frame for pair in frames for frame in (pair, pair)]
+    return frames, facts[0].ways[0]
 
 
-def answered(model, processor, messages):
-    """The messages with the model's answer, and how long the prompt was."""
+def asked(name):
+    """The messages of a trace, and the word at which it opens."""
+    if name == "film":
+        frames, question = film()
+        shown = {"type": "video", "video": frames, "fps": films.FPS}
+        content = [shown, {"type": "text", "text": question}]
+        return [{"role": "user", "content": content}], " moves"
+    (stop,) = (stop for stop in STOPS if stop.name == name)
+    content = [{"type": "text", "text": stop.question}]
+    if stop.picture:
+        content.insert(0, {"type": "image", "image": ASSETS / stop.picture})
+    return [{"role": "user", "content": content}], stop.word
+
+
+def recorded(model, processor, messages, states=()):
+    """The trace of a prompt and of the answer to it."""
     inputs = processor.chat(messages)
-    steps = minqwen.generate(model, inputs, max_new_tokens=80, processor=processor)
-    text = "".join(step.text for step in steps)
-    answer = {"role": "assistant", "content": text}
-    return [*messages, answer], inputs["input_ids"].shape[1]
-
-
-def heads(model, messages, processor):
-    """Four delta heads from fast to slow in forgetting, and two full ones.
-
-    The very slowest would show little: within so short a talk it forgets nothing.
-    """
-    inputs = processor.chat(messages)
-    with minqwen.record(model, norms=True) as trace:
-        model(**inputs)
-    kinds = model.cfg.text.layer_types
-    delta = [i for i, kind in enumerate(kinds) if kind != FULL]
-    decay = trace["state_decay"].astype("float32").mean(0)  # [Ld, H]
-    order = decay.flatten().argsort()
-    places = [order[round(part * (len(order) - 1))] for part in (0.2, 0.5, 0.8, 0.95)]
-    chosen = [(delta[n // decay.shape[1]], int(n % decay.shape[1])) for n in places]
-    full = [i for i, kind in enumerate(kinds) if kind == FULL]
-    return [*chosen, (full[0], 0), (full[-1], 0)]
-
-
-def sample():
-    """The trace of the second turn, which has the first in its prompt."""
-    model = minqwen.load(ASSETS / "tiny")
-    processor = minqwen.Processor.load(ASSETS / "tiny")
-    first, _ = answered(model, processor, [user(QUESTION)])
-    talk = [*first, user(SECOND)]
-    chosen = heads(model, talk, processor)
-    with minqwen.record(model, chosen, norms=True, processor=processor) as trace:
-        _, prompt = answered(model, processor, talk)
-    trace.meta.update(model="assets/tiny", prompt_length=prompt)
+    with minqwen.record(model, states, norms=True, processor=processor) as trace:
+        list(minqwen.generate(model, inputs, max_new_tokens=60, processor=processor))
+    trace.meta.update(model="assets/tiny", prompt_length=inputs["input_ids"].shape[1])
     return trace
 
 
+def heads_of(model, full):
+    """All (layer, head) of full layers, or all of delta layers."""
+    text = model.cfg.text
+    count = text.num_attention_heads if full else text.linear_num_value_heads
+    layers = [i for i, kind in enumerate(text.layer_types) if (kind == FULL) == full]
+    return [(layer, head) for layer in layers for head in range(count)]
+
+
+def given_back(trace, layer, head, token, probe):
+    """What a head's memory after `token` gives back for what was written at `probe`.
+
+    The cosine with what was written: 1, all is there; 0, nothing is.
+    """
+    q, k, v, g, beta = (
+        torch.tensor(trace[f"delta.{layer}.{head}.{part}"]).float()[None, :, None]
+        for part in ("q", "k", "v", "g", "beta")
+    )  # [1, T, 1, ...]
+    seen = slice(token + 1)
+    _, state = delta_recurrent(
+        q[:, seen], k[:, seen], v[:, seen], g=g[:, seen], beta=beta[:, seen]
+    )
+    back = k[0, probe, 0] @ state[0, 0]
+    return float(torch.cosine_similarity(back, v[0, probe, 0], dim=0))
+
+
+def begins(texts, word):
+    """The token with which `word` begins for the first time; 0 if it never does."""
+    place, at = max(0, "".join(texts).find(word)), 0
+    while len("".join(texts[: at + 1])) <= place:
+        at += 1
+    return at
+
+
+def sample(name, model, processor):
+    """The trace, with where it opens."""
+    messages, word = asked(name)
+    record = partial(recorded, model, processor, messages)
+    trace = record(heads_of(model, full=False))
+    texts, prompt = trace.tokens, trace.meta["prompt_length"]
+    # the token that is followed by the word; the prompt's last one if none is
+    before = prompt - 1 + begins(texts[prompt:], word)
+    opens = {"token": before}
+    delta = heads_of(model, full=False)
+    if name == "note":
+        old, new = begins(texts, OLD), begins(texts, NEW)
+        kept = {
+            pair: given_back(trace, *pair, before, new)
+            - abs(given_back(trace, *pair, before, old))
+            for pair in delta
+        }
+        delta.sort(key=kept.get, reverse=True)
+        opens |= {"head": list(delta[0]), "probe": new}
+    else:
+        decay = dict(zip(delta, trace["state_decay"].mean(0).flatten(), strict=True))
+        delta.sort(key=decay.get)
+        delta = [delta[i] for i in np.linspace(0, len(delta) - 1, HEADS).astype(int)]
+    full = heads_of(model, full=True)
+    trace = record([*delta[:HEADS], full[0], full[-1]])
+    trace.meta["opens"] = opens
+    return trace
+
+
+def main(names):
+    model = minqwen.load(ASSETS / "tiny")
+    processor = minqwen.Processor.load(ASSETS / "tiny")
+    for name in names or ("note", "picture", "film"):
+        trace = sample(name, model, processor)
+        trace.save(ASSETS / f"{name}.safetensors")
+        answer = "".join(trace.tokens[trace.meta["prompt_length"] :])
+        print(f"{name}: {answer!r}, opens {trace.meta['opens']}")
+
+
 if __name__ == "__main__":
-    sample().save(sys.argv[1] if len(sys.argv) > 1 else ASSETS / "trace.safetensors")
+    main(sys.argv[1:])

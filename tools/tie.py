@@ -32,6 +32,7 @@ TAUGHT = {
            "sampling.draw"],  # from "plain" on: around the model
     "10": ["vision", "rope.positions"],
     "11": ["mtp", "generate", "sampling"],  # what 08 has left of the last two
+    "13": ["step"],  # around the model: the delta rule's step on a GPU
 }  # fmt: skip
 NOT_TAUGHT = {  # a module, or one name of it
     "family": "the eight sizes and the checks of config.json: tables to look up",
@@ -46,9 +47,9 @@ MODEL_PART = sorted(
     for path in (ROOT / "minqwen" / "model").glob("*.py")
     if path.stem != "__init__"
 )
-AROUND_IT = {  # taught as well; their rooms
+AROUND_IT = {  # taught as well, and the rooms they are in
     "processor": "prompt", "plain": "weights", "generate": "engine",
-    "sampling": "engine",
+    "sampling": "engine", "step": "kernels/gpu",
 }  # fmt: skip
 
 

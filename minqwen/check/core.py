@@ -1,7 +1,10 @@
 """How an answer is judged: run it beside the right one, on inputs never seen before."""
 
+import inspect
 import itertools
 import traceback
+import warnings
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
@@ -14,6 +17,16 @@ RTOL, ATOL = 1e-4, 1e-5  # beyond the rounding of fp32 in another order of opera
 def unit(x):
     """x at length one, as keys and queries are."""
     return x / x.norm(dim=-1, keepdim=True)
+
+
+def given(function, **changes):
+    """The function with some of its arguments replaced; a change may be f(case)."""
+
+    def changed(**case):
+        news = {k: f(case) if callable(f) else f for k, f in changes.items()}
+        return function(**case | news)
+
+    return changed
 
 
 class Verdict:
@@ -38,11 +51,15 @@ class Exercise:
     inputs     draw(rand) -> list of keyword-argument dicts, where rand(*shape) draws
     wrong      {why: function}: an answer equal to one of these is told why
     returns    a name for each thing returned
+    through    function -> function: what is made of any answer before it is compared
     """
 
-    def __init__(self, notebook, title, right, inputs, wrong=(), returns=("result",)):
+    def __init__(
+        self, notebook, title, right, inputs, wrong=(), returns=("result",),
+        through=lambda answer: answer,
+    ):  # fmt: skip
         self.notebook, self.title, self.right = notebook, title, right
-        self.inputs, self.returns = inputs, returns
+        self.inputs, self.returns, self.through = inputs, returns, through
         self.wrong = list(dict(wrong).items())
         self.draws = itertools.count()
 
@@ -59,13 +76,16 @@ class Exercise:
             return Verdict(f"✗ {name} is not a function; give the function itself")
         # Another seed each time: what was right for one draw only does not last.
         cases = self.cases(seed=next(self.draws))
-        answers = []
+        if told := misnamed(mine, cases[0]):
+            return Verdict(f"✗ {name} {told}")
+        mine, answers = self.through(mine), []
         for case in cases:
             before = deepcopy(case)  # so that a change in place is noticed
             try:
                 answer = mine(**case)
             except Exception as error:
-                return self.raised(error, name)
+                why = self.famous(answers, cases) if answers else ""
+                return Verdict(f"✗ {name}: {why}") if why else raised(error, name)
             if unfinished(answer):
                 return Verdict(f"… not finished yet: {name} returns `...`")
             for key in case:
@@ -82,7 +102,7 @@ class Exercise:
 
     def compare(self, answers, cases, name):
         """All cases against the right answer, then against the wrong ones."""
-        rights = [self.right(**deepcopy(case)) for case in cases]
+        rights = outcomes(self.through(self.right), cases)
         pairs = list(zip(answers, rights, strict=True))
         if all(same(a, b) for a, b in pairs):
             return Verdict(f"✓ exact: {name} equals the right answer, bit for bit")
@@ -90,23 +110,63 @@ class Exercise:
         if not found:
             error = max(largest(a, b) for a, b in pairs)
             return Verdict(f"✓ close: {name} is right within rounding ({error:.0e})")
-        for why, function in self.wrong:
-            theirs = [function(**deepcopy(case)) for case in cases]
-            pairs = zip(answers, theirs, strict=True)
-            if not any(difference(a, b, self.returns) for a, b in pairs):
-                return Verdict(f"✗ {name}: {why}")
-        return Verdict(f"✗ {name}: {found[0]}")
+        return Verdict(f"✗ {name}: {self.famous(answers, cases) or found[0]}")
 
-    def raised(self, error, name):
-        """An exception in the answer, told as a sentence."""
-        if "ellipsis" in str(error):
-            return Verdict(f"… not finished yet: there is a `...` left in {name}")
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.name == name]
-        kind = type(error).__name__
-        place = f" in line {lines[-1]} of its cell" if lines else ""
-        told = " ".join(str(error).split()) or "no message"
-        return Verdict(f"✗ {name} raised {kind}{place}: {told:.160}")
+    def famous(self, answers, cases):
+        """Why: of the wrong answer that gives the same, and fails where they do."""
+        for why, function in self.wrong:
+            theirs = outcomes(self.through(function), cases)
+            pairs = zip(answers, theirs, strict=False)
+            differ = any(difference(a, b, self.returns) for a, b in pairs)
+            if not differ and len(theirs) == len(answers):
+                return why
+        return ""
+
+
+def outcomes(function, cases):
+    """What it returns for each case, up to one that it fails on."""
+    found = []
+    with suppress(RuntimeError):
+        for case in cases:
+            found.append(function(**deepcopy(case)))
+    return found
+
+
+def misnamed(mine, case):
+    """What is said of a function that cannot be called with these names."""
+    with suppress(ValueError):  # a built-in function may not tell
+        named, wanted = inspect.signature(mine), ", ".join(case)
+        try:
+            named.bind(**case)
+        except TypeError:
+            return f"takes {named}; it is called by name, so keep the names ({wanted})"
+    return ""
+
+
+def raised(error, name):
+    """An exception in the answer, told as a sentence."""
+    if "ellipsis" in str(error):
+        return Verdict(f"… not finished yet: there is a `...` left in {name}")
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.name == name]
+    place = f" in line {lines[-1]} of its cell" if lines else ""
+    told = " ".join(str(error).split()) or "no message"
+    return Verdict(f"✗ {name} raised {type(error).__name__}{place}: {told:.160}")
+
+
+def with_slopes(answer):
+    """For `through`: beside what is returned, its slopes by all tensors given to it."""
+
+    def run(**case):
+        made = answer(**case)
+        leaves = {k: v.clone().requires_grad_() for k, v in case.items()}
+        with suppress(AttributeError, RuntimeError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # no tensor, or no way back: no slope
+            answer(**leaves).sum().backward()
+        slopes = (0 * x if x.grad is None else x.grad for x in leaves.values())
+        return made, torch.cat([slope.flatten() for slope in slopes])
+
+    return run
 
 
 def difference(mine, right, returns):
@@ -173,7 +233,7 @@ def one_difference(label, mine, right):
         return f"{label} is a {type(mine).__name__}; a tensor is asked for"
     if a.shape != b.shape:
         return f"{label} has shape {list(a.shape)}; {list(b.shape)} is asked for"
-    wrong = ~torch.isclose(a, b, rtol=RTOL, atol=ATOL)
+    wrong = ~torch.isclose(a, b, rtol=RTOL, atol=ATOL, equal_nan=True)
     if not wrong.any():
         return ""
     if not a.isfinite().all():

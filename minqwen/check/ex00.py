@@ -1,6 +1,8 @@
 """Notebook 00, the name: four counts."""
 
-from .core import Exercise
+from functools import partial
+
+from .core import Exercise, given
 
 
 def whole(rand, low, high):
@@ -31,67 +33,55 @@ expert_size = Exercise(
 )
 
 
-def _attention_size(D, H, Hkv, K):
-    return 2 * H * K * D + 2 * Hkv * K * D + D * H * K + 2 * K
+def _mixer(D, H, Hkv, K, q=2, kv=2, o=1, norms=2):
+    return (q * H + kv * Hkv + o * H) * K * D + norms * K
 
 
 attention_size = Exercise(
     "00",
     "a full layer's mixer",
-    _attention_size,
+    _mixer,
     lambda rand: [
         {"D": whole(rand, 8, 15), "H": H, "Hkv": Hkv, "K": whole(rand, 3, 6)}
         for H, Hkv in [(4, 1), (6, 2), (8, 2)]
     ],
     wrong={
         "q_proj is twice as tall: beside each query it makes a gate of the same "
-        "width, 2 H K rows in all": (
-            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) - H * K * D
-        ),
-        "the two norms are missing, K numbers each": (
-            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) - 2 * K
-        ),
+        "width, 2 H K rows in all": partial(_mixer, q=1),
+        "the two norms are missing, K numbers each": partial(_mixer, norms=0),
         "keys and values have Hkv heads only; several query heads share one": (
-            lambda D, H, Hkv, K: _attention_size(D, H, H, K)
+            given(_mixer, Hkv=lambda case: case["H"])
         ),
-        "keys and values each have a matrix of Hkv K rows; one is missing": (
-            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) - Hkv * K * D
-        ),
-        "o_proj reads H K numbers: the gate has been used up before it": (
-            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) + H * K * D
-        ),
+        "keys and values each have Hkv K rows; one is missing": partial(_mixer, kv=1),
+        "o_proj reads H K numbers: the gate is used up before": partial(_mixer, o=2),
         "all heads share one q_norm and one k_norm of K numbers each": (
-            lambda D, H, Hkv, K: _attention_size(D, H, Hkv, K) + (H + Hkv - 2) * K
+            given(_mixer, norms=lambda case: case["H"] + case["Hkv"])
         ),
     },
     returns=("the number of parameters",),
 )
 
 
+def _active(total, layers, experts, top_k, one):
+    return total - layers * (experts - top_k) * one
+
+
 active_size = Exercise(
     "00",
     "what one token uses",
-    lambda total, layers, experts, top_k, one: total - layers * (experts - top_k) * one,
+    _active,
     lambda rand: [
-        {
-            "total": layers * experts * one + whole(rand, 400, 900),
-            "layers": layers,
-            "experts": experts,
-            "top_k": top_k,
-            "one": one,
-        }
-        for layers, experts, top_k, one in [
-            (2, 5, 2, whole(rand, 30, 60)),
-            (4, 8, 1, whole(rand, 30, 60)),
-            (3, 16, 4, whole(rand, 30, 60)),
-        ]
+        {"total": L * E * one + whole(rand, 400, 900), "layers": L}
+        | {"experts": E, "top_k": k, "one": one}
+        for L, E, k in [(2, 5, 2), (4, 8, 1), (3, 16, 4)]
+        for one in [whole(rand, 30, 60)]
     ],
     wrong={
         "each layer has experts of its own; that is one layer's idle ones": (
-            lambda total, layers, experts, top_k, one: total - (experts - top_k) * one
+            given(_active, layers=1)
         ),
         "that takes all experts away; top_k of them are used": (
-            lambda total, layers, experts, top_k, one: total - layers * experts * one
+            given(_active, top_k=0)
         ),
         "top_k are used; those that sit idle are experts - top_k": (
             lambda total, layers, experts, top_k, one: total - layers * top_k * one
@@ -99,14 +89,11 @@ active_size = Exercise(
         "that is the experts alone; a token passes through all of the rest too": (
             lambda total, layers, experts, top_k, one: layers * top_k * one
         ),
-        "only experts are chosen from; all of the rest is used by every token, so "
-        "do not scale the total": (
-            lambda total, layers, experts, top_k, one: total * top_k / experts
-        ),
+        "only experts are chosen from; all of the "
+        "rest is used by every token, so do not scale "
+        "the total": lambda total, layers, experts, top_k, one: total * top_k / experts,
         "the shared expert is not among `experts`; it is in the rest already": (
-            lambda total, layers, experts, top_k, one: (
-                total - layers * (experts - top_k - 1) * one
-            )
+            given(_active, experts=lambda case: case["experts"] - 1)
         ),
     },
     returns=("the number of parameters",),
@@ -118,19 +105,11 @@ experts_for_budget = Exercise(
     "experts for a budget",
     lambda budget, rest, layers, one: (budget - rest) // (layers * one),
     lambda rand: [
-        {
-            "budget": (rest := 3 * layers * one + whole(rand, 2, 20))
-            + k * layers * one
-            + layers * one // 2,
-            "rest": rest,
-            "layers": layers,
-            "one": one,
-        }
-        for layers, k, one in [
-            (2, 3, whole(rand, 30, 60)),
-            (4, 1, whole(rand, 30, 60)),
-            (3, 7, whole(rand, 30, 60)),
-        ]
+        {"budget": rest + k * L * one + L * one // 2}
+        | {"rest": rest, "layers": L, "one": one}
+        for L, k in [(2, 3), (4, 1), (3, 7)]
+        for one in [whole(rand, 30, 60)]
+        for rest in [3 * L * one + whole(rand, 2, 20)]
     ],
     wrong={
         "the rest is used by every token and has its share of the budget: take it "

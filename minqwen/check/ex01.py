@@ -42,9 +42,14 @@ def _first_only(tokens, left, right):
     return merged[: at + 1] + tokens[at + 2 :]
 
 
+def _written(tokens, left, right):
+    return " ".join(tokens).replace(f"{left} {right}", left + right).split()
+
+
 def _merge_inputs(rand):
     a, b, ab, c = renamed(rand, "a", "b", "ab", "c")
     return [
+        {"tokens": [a, b, c + a, b, a, b + c, a, b], "left": a, "right": b},
         {"tokens": [a, b, c, a, b, a, c], "left": a, "right": b},
         {"tokens": [c, a, a, a, c], "left": a, "right": a},
         {"tokens": [a, b + a, ab, a, c, b], "left": ab, "right": a},
@@ -65,6 +70,8 @@ merge = Exercise(
         "it compares the joined text; a + ba is another pair than ab + a": (
             partial(_merge, text_alone=True)
         ),
+        "it joins in the written text, where a pair may begin inside a token: ba, n "
+        "is not a, n. Compare whole tokens": _written,
         "the last token is lost; it may be in no pair, but it stays": (
             partial(_merge, leave=1)
         ),
@@ -252,10 +259,14 @@ prompt = Exercise(
         "the assistant's turn is closed; the model is still to write it": (
             lambda messages, thinking: _prompt(messages, thinking) + "<|im_end|>\n"
         ),
+        "the thought is opened twice, as training prompts once were (TRL #6361)": (
+            lambda **case: _prompt(**case) + "<think>\n" * case["thinking"]
+        ),
+        "the empty thought has lost a newline, as in llama.cpp #28356; it has two": (
+            lambda **case: _prompt(**case).replace("\n\n</think>", "\n</think>")
+        ),
         "after </think> an empty line follows: two newlines": (
-            lambda messages, thinking: (
-                _prompt(messages, thinking).removesuffix("\n") + "\n" * thinking
-            )
+            lambda **case: _prompt(**case).removesuffix("\n") + "\n" * case["thinking"]
         ),
     },
     returns=("the prompt",),

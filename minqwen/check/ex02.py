@@ -9,8 +9,8 @@ from ..model.norm import l2norm
 from .core import Exercise, unit
 
 
-def _rms(x, eps):
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+def _rms(x, eps, over=-1):
+    return x * torch.rsqrt(x.square().mean(over, keepdim=True) + eps)
 
 
 unit_length = Exercise(
@@ -32,6 +32,9 @@ unit_length = Exercise(
         ),
         "the numbers have size one, not the vector: it divides by the root of the "
         "mean; divide by the root of the sum": lambda x: _rms(x, 1e-6),
+        "all vectors are measured together; sum over the last axis alone": (
+            lambda x: x * torch.rsqrt(x.square().sum() + 1e-6)
+        ),
         "the root is missing: it divides by the length squared": (
             lambda x: x / (x.square().sum(-1, keepdim=True) + 1e-6)
         ),
@@ -55,9 +58,8 @@ centred_norm = Exercise(
     wrong={
         "the gain is w; the checkpoint stores the distance from one, so the gain "
         "is 1 + w": lambda x, w, eps: _rms(x, eps) * w,
-        "the one is added twice: the gain is 1 + w, not 2 + w": (
-            lambda x, w, eps: _rms(x, eps) * (2 + w)
-        ),
+        "the one is added twice: the gain is 1 + w, not 2 + w. (So a converter "
+        "did to a draft head: omlx #3742.)": lambda x, w, eps: _rms(x, eps) * (2 + w),
         "w is not used": lambda x, w, eps: _rms(x, eps),
         "w is added to the vector; it changes the factor, (1 + w) times": (
             lambda x, w, eps: _rms(x, eps) + w
@@ -68,7 +70,13 @@ centred_norm = Exercise(
             )
         ),
         "the mean is subtracted, as LayerNorm does; an RMS norm leaves it": (
-            lambda x, w, eps: _centred(x - x.mean(-1, keepdim=True), w, eps)
+            lambda x, w, eps: F.layer_norm(x, w.shape, 1 + w, eps=eps)
+        ),
+        "that is LayerNorm; an RMS norm takes no mean off, and its gain is 1 + w": (
+            lambda x, w, eps: F.layer_norm(x, w.shape, w, eps=eps)
+        ),
+        "all vectors are measured together; take the mean over the last axis alone": (
+            lambda x, w, eps: _rms(x, eps, over=None) * (1 + w)
         ),
         "eps is not used": lambda x, w, eps: _centred(x, w, 0.0),
         "eps is added after the root; add it to the mean square": (
@@ -99,6 +107,12 @@ norm_then_gate = Exercise(
     wrong={
         "it adds the one here too; this norm stores its gain as it is, so w": (
             lambda x, z, w, eps: _norm_then_gate(x, z, 1 + w, eps)
+        ),
+        "that is LayerNorm, which takes the mean off; an RMS norm leaves it": (
+            lambda x, z, w, eps: F.layer_norm(x, w.shape, w, eps=eps) * F.silu(z)
+        ),
+        "all vectors are measured together; take the mean over the last axis alone": (
+            lambda x, z, w, eps: _rms(x, eps, over=None) * w * F.silu(z)
         ),
         "the gate comes before the norm, as in Mamba 2; here: norm, then gate": (
             lambda x, z, w, eps: _rms(x * F.silu(z), eps) * w
@@ -135,20 +149,15 @@ def _turn_pairs(x, angle, **mistake):
     return _turn(x, angle, slice(pairs), slice(pairs, 2 * pairs), **mistake)
 
 
-def _neighbours(x, angle):
-    end = 2 * len(angle)
-    return _turn(x, angle, slice(0, end, 2), slice(1, end, 2))
+def _others(first, second):
+    """Other partners: where the pairs' two halves are, first, last and stride."""
 
+    def turn(x, angle):
+        n, half = len(angle), len(x) // 2
+        a, b = (slice(*place(n, half)) for place in (first, second))
+        return _turn(x, angle.repeat(len(x[a]) // n), a, b)
 
-def _across(x, angle):
-    """Dimension i with i + K/2, the other half of the whole head."""
-    pairs, half = len(angle), len(x) // 2
-    return _turn(x, angle, slice(pairs), slice(half, half + pairs))
-
-
-def _from_the_end(x, angle):
-    pairs = len(angle)
-    return _turn(x, angle, slice(-2 * pairs, -pairs), slice(-pairs, None))
+    return turn
 
 
 def _zero_rest(x, angle):
@@ -165,17 +174,23 @@ turn_pairs = Exercise(
     ],
     wrong={
         "neighbours are paired (0 with 1); dimension i turns with i + pairs": (
-            _neighbours
+            _others(lambda n, half: (0, 2 * n, 2), lambda n, half: (1, 2 * n, 2))
         ),
-        "dimension i is paired with i + K/2; only the first 2 * pairs dimensions "
-        "turn, so its partner is i + pairs": _across,
+        "dimension i is paired with i + K/2; only the "
+        "first 2 * pairs dimensions turn, so its partner "
+        "is i + pairs": _others(lambda n, half: (n,), lambda n, half: (half, half + n)),
+        "the whole head turns; only the first 2 * pairs dimensions do. "
+        "(A trainer lost this wherever positions have three axes: maxtext "
+        "#4616.)": _others(lambda n, half: (half,), lambda n, half: (half, 2 * half)),
         "it turns the other way: a cos - b sin comes first, a sin + b cos second": (
             lambda x, angle: _turn_pairs(x, -angle)
         ),
         "a minus is missing: the first of a pair is a cos - b sin": (
             partial(_turn_pairs, sign=1)
         ),
-        "the last dimensions turn; it should be the first": _from_the_end,
+        "the last dimensions turn; it should be the first": (
+            _others(lambda n, half: (-2 * n, -n), lambda n, half: (-n, None))
+        ),
         "what does not turn is lost; it passes unchanged": _zero_rest,
         "only the turned dimensions are returned; the rest passes unchanged": (
             lambda x, angle: _turn_pairs(x, angle)[: 2 * len(angle)]

@@ -21,14 +21,6 @@ def _one_head(q, k, v, **mistake):
     return _weights(q, k, **mistake) @ v
 
 
-def _zero_score(q, k, v):
-    return (q @ k.T / q.shape[1] ** 0.5).tril().softmax(-1) @ v
-
-
-def _cut_after(q, k, v):
-    return _weights(q, k, look=torch.ones_like).tril() @ v
-
-
 def _over_queries(q, k, v):
     scores = q @ k.T / q.shape[1] ** 0.5
     future = torch.ones_like(scores).triu(1).bool()
@@ -53,13 +45,18 @@ one_head = Exercise(
         "tokens look into the future; nothing is masked": (
             partial(_one_head, look=torch.ones_like)
         ),
+        "a token does not see itself, and the first sees "
+        "nothing, which is nan: triu() has the diagonal in it, "
+        "triu(1) has the future": partial(_one_head, look=lambda ones: ones.tril(-1)),
         "the future is all that is seen; the mask is the wrong way round": (
             partial(_one_head, look=torch.triu)
         ),
-        "a score of 0 is a score like any other and gets a weight; the future "
-        "needs -inf, whose exponential is 0": _zero_score,
-        "the future is cut away after the softmax, so the weights no longer add "
-        "up to one; put -inf into the scores before it": _cut_after,
+        "a score of 0 is a score like any other and gets a "
+        "weight; the future needs -inf, whose exponential "
+        "is 0": lambda q, k, v: (q @ k.T / q.shape[1] ** 0.5).tril().softmax(-1) @ v,
+        "the future is cut away after the softmax, so the weights "
+        "no longer add up to one; put -inf into the scores "
+        "before it": lambda q, k, v: _weights(q, k, look=torch.ones_like).tril() @ v,
         "the softmax runs over the queries; each query's weights over the keys "
         "add up to one, which is dim=-1": _over_queries,
     },
@@ -81,15 +78,16 @@ kv_bytes = Exercise(
         {"cfg": Config.named(name).text} for name in ("397B-A17B", "0.8B", "27B")
     ],
     wrong={
-        "every layer is counted; only those of `layer_types` called "
-        "full_attention keep keys and values": (
-            lambda cfg: _bytes(cfg, layers=cfg.num_hidden_layers)
-        ),
+        "every layer is counted; only those of `layer_types` called full_attention "
+        "keep keys and values": lambda cfg: _bytes(cfg, layers=cfg.num_hidden_layers),
         "all query heads are counted; only the key and value heads are kept": (
             lambda cfg: _bytes(cfg, heads=cfg.num_attention_heads)
         ),
         "a factor of two is missing: keys and values are both kept, and bf16 takes "
         "two bytes for each number": lambda cfg: _bytes(cfg) // 2,
+        "four bytes a number, as in fp32, are twice too many; bf16 takes two": (
+            lambda cfg: 2 * _bytes(cfg)
+        ),
         "those are numbers of keys; values are kept as well, and bf16 takes two "
         "bytes for each number": lambda cfg: _bytes(cfg) // 4,
         "that is one layer; how many keep something?": partial(_bytes, layers=1),
@@ -129,6 +127,9 @@ causal_mask = Exercise(
         "a padding token may look at nothing, not even itself; its row of the "
         "softmax would be NaN": (
             _mask_with(lambda query, key, real: (key <= query) & real[:, None, None])
+        ),
+        "a token does not see itself: triu() has the diagonal in it, triu(1) has not": (
+            _mask_with(lambda query, key, real: (key < query) & real[:, None, None])
         ),
         "the queries are numbered from 0; they are the last T of the S tokens, "
         "so they begin at S - T": (

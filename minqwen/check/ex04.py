@@ -18,6 +18,8 @@ write = Exercise(
     wrong={
         "it adds v itself, as a Hebbian memory does; only what the memory gets "
         "wrong should be added, v - S^T k": lambda S, k, v: S + torch.outer(k, v),
+        "S @ k is another product, which agrees for a symmetric S only; a key reads "
+        "S^T k": lambda S, k, v: S + torch.outer(k, v - S @ k),
         "the memory is unchanged; is the write returned?": lambda S, k, v: S,
         "the old content is gone: return S plus the write, not the write alone": (
             lambda S, k, v: torch.outer(k, v - S.T @ k)
@@ -55,10 +57,16 @@ def _correction(v, read, beta):
     return beta * (v - read)
 
 
-def _gated(S, q, k, v, g, beta, decay=torch.exp, add=_correction):
+def _read(S, k):
+    return S.T @ k
+
+
+def _gated(
+    S, q, k, v, g, beta, decay=torch.exp, add=_correction, ask=_read, answer=_read
+):  # fmt: skip
     S = decay(g) * S
-    S = S + torch.outer(k, add(v, S.T @ k, beta))
-    return S.T @ q, S
+    S = S + torch.outer(k, add(v, ask(S, k), beta))
+    return answer(S, q), S
 
 
 def _error_first(S, q, k, v, g, beta):
@@ -102,10 +110,9 @@ gated_step = Exercise(
         "the new pair is forgotten as well: decay the old memory, then write": (
             _forget_all
         ),
-        "the correction is missing: it adds beta v, not beta (v - S^T k). That is a "
-        "Hebbian memory with decay": (
-            partial(_gated, add=lambda v, read, beta: beta * v)
-        ),
+        "the correction is missing: it adds beta v, "
+        "not beta (v - S^T k). That is a Hebbian "
+        "memory with decay": partial(_gated, add=lambda v, read, beta: beta * v),
         "(1 - beta) shrinks the whole memory; the delta rule changes it along k only": (
             _interpolate
         ),
@@ -117,6 +124,15 @@ gated_step = Exercise(
         ),
         "g is a logarithm: the memory is multiplied by exp(g), not by g": (
             partial(_gated, decay=lambda g: g)
+        ),
+        "the error is from S @ k, another product; a key reads S^T k": (
+            partial(_gated, ask=torch.matmul)
+        ),
+        "the output is S @ q, another product; a query reads S^T q": (
+            partial(_gated, answer=torch.matmul)
+        ),
+        "S @ k and S @ q are other products; it is read by S^T k and S^T q": (
+            partial(_gated, ask=torch.matmul, answer=torch.matmul)
         ),
         "nothing is forgotten: g is not used": partial(_gated, decay=torch.ones_like),
         "beta is not used": partial(_gated, add=lambda v, read, beta: v - read),
@@ -195,16 +211,10 @@ transition = Exercise(
         "the decay is missing from A: everything that was there is multiplied "
         "by exp(g)": lambda k, v, g, beta: _transition(k, v, torch.zeros_like(g), beta),
         "the decay reaches B: the new pair is written after forgetting": (
-            lambda k, v, g, beta: (
-                _transition(k, v, g, beta)[0],
-                g.exp() * beta * torch.outer(k, v),
-            )
+            lambda k, v, g, beta: _transition(k, g.exp() * v, g, beta)
         ),
         "A only decays; the read S^T k is also linear in S, so it belongs to A": (
-            lambda k, v, g, beta: (
-                g.exp() * torch.eye(len(k)),
-                beta * torch.outer(k, v),
-            )
+            lambda k, v, g, beta: (_transition(k, v, g, 0)[0], beta * torch.outer(k, v))
         ),
         "only the identity decays; the read is of the decayed memory too, so "
         "exp(g) multiplies both terms of A": (

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..model.delta import delta_recurrent
 from ..model.deltanet import GatedDeltaNet
 from ..model.norm import l2norm
-from .core import Exercise
+from .core import Exercise, with_slopes
 
 LN2 = math.log(2)
 
@@ -28,6 +28,12 @@ decay = Exercise(
         for T, H in [(1, 1), (3, 2), (4, 5)]
     ],
     wrong={
+        "right, and cannot be trained: no slope comes back. "
+        "Work on the tensors as they are, without item(), "
+        "detach(), numpy() or torch.tensor()": lambda **case: _decay(**case).detach(),
+        "right, and cannot be trained: no slope comes back to A_log and dt_bias": (
+            lambda a, A_log, dt_bias: _decay(a, A_log.detach(), dt_bias.detach())
+        ),
         "g is positive: exp(g) is above one and the memory grows; a minus is missing": (
             partial(_decay, sign=1)
         ),
@@ -55,7 +61,8 @@ decay = Exercise(
             lambda a, A_log, dt_bias: _decay(a, A_log, dt_bias).exp()
         ),
     },
-    returns=("g",),
+    returns=("g", "its slopes"),
+    through=with_slopes,
 )
 
 
@@ -125,10 +132,9 @@ short_conv = Exercise(
         "the new window holds outputs; keep the inputs, from before taps and silu": (
             partial(_conv, keep=lambda old, x, y: _moved_on(old, y, y))
         ),
-        "the new window has only tokens of this call; when the call is shorter than "
-        "the window, older ones stay in it": (
-            partial(_conv, keep=lambda old, x, y: x[-len(old) :])
-        ),
+        "the new window has only tokens of this call; "
+        "when the call is shorter than the window, "
+        "older ones stay in it": partial(_conv, keep=lambda old, x, y: x[-len(old) :]),
         "the new window is the old one; it moves on with the text": (
             partial(_conv, keep=lambda old, x, y: old)
         ),
@@ -192,14 +198,12 @@ head_inputs = Exercise(
         "queries and keys keep the size they came with; l2norm makes it one": (
             partial(_heads, norm=lambda x: x)
         ),
-        "that is the root mean square norm, whose vectors have length K^0.5; l2norm "
-        "divides by the length": (
-            partial(_heads, norm=lambda x: l2norm(x) * x.shape[-1] ** 0.5)
-        ),
-        "all heads of a token were normed together; each has a length of its own, so "
-        "cut into heads before the norm": (
-            partial(_heads, norm=lambda x: l2norm(x.flatten(1)).view(x.shape))
-        ),
+        "that is the root mean square norm, whose "
+        "vectors have length K^0.5; l2norm divides "
+        "by the length": partial(_heads, norm=lambda x: l2norm(x) * x.shape[-1] ** 0.5),
+        "all heads of a token were normed together; each "
+        "has a length of its own, so cut into heads before "
+        "the norm": partial(_heads, norm=lambda x: l2norm(x.flatten(1)).view(x.shape)),
         "queries and keys are swapped; the order is q, k, v": _swapped,
         "the numbers are not grouped by key head, as they are in Qwen3-Next: all "
         "queries come first, then all keys, then all values": _grouped,

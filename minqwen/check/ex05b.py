@@ -84,7 +84,7 @@ class _Failure(Exception):
 
 
 def _around(answer):
-    """Uses an answer as a block, and tells who listens in it and after it."""
+    """Uses a generator with one yield, or a block; tells who listens in and after."""
 
     def run(table, functions):
         told = []
@@ -119,13 +119,6 @@ def _names(table):
     )
 
 
-class Around(Exercise):
-    """An exercise whose answer is a generator with one yield, or a block."""
-
-    def judge(self, mine, name):
-        return super().judge(_around(mine) if callable(mine) else mine, name)
-
-
 def _listen(table, functions, add=list.append, take=list.remove, surely=True):
     """Right by default; each option is one mistake."""
     for name, function in functions.items():
@@ -156,10 +149,10 @@ def _instead(table, functions):
         table.update(before)
 
 
-listen = Around(
+listen = Exercise(
     "05b",
     "listen for a while",
-    _around(_listen),
+    _listen,
     lambda rand: [
         {
             "table": {"x": [_twice], "g": []},
@@ -169,25 +162,22 @@ listen = Around(
     ],
     wrong={
         "the functions still listen after the block; take them out again": (
-            _around(partial(_listen, take=lambda functions, function: None))
+            partial(_listen, take=lambda functions, function: None)
         ),
         "after a block that failed the functions still listen: put what comes after "
-        "the yield into a `finally`": _around(partial(_listen, surely=False)),
+        "the yield into a `finally`": partial(_listen, surely=False),
         "what fails in the block is hushed up: `finally` would let it pass on, where "
-        "`except` does not": _around(_hushed),
-        "whoever listened before is silenced in the block; add to the list": (
-            _around(_instead)
-        ),
+        "`except` does not": _hushed,
+        "whoever listened before is silenced in the block; add to the list": _instead,
         "at the end all listeners of the tap are gone; take out your own alone": (
-            _around(
-                partial(_listen, take=lambda functions, function: functions.clear())
-            )
+            partial(_listen, take=lambda functions, function: functions.clear())
         ),
         "the new listeners come first; those who were there before hear first": (
-            _around(partial(_listen, add=lambda fs, function: fs.insert(0, function)))
+            partial(_listen, add=lambda fs, function: fs.insert(0, function))
         ),
     },
     returns=("who listens",),
+    through=_around,
 )
 
 
@@ -222,14 +212,12 @@ whose_values = Exercise(
         for T, K in [(3, 2), (6, 4), (5, 8)]
     ],
     wrong={
-        "nothing is corrected: these are the weights of a memory that only adds, where "
-        "a later token with a similar key takes nothing away": (
-            lambda q, k, g, beta: _faded(g) * (q @ k.T) * beta
-        ),
-        "these are the weights of the errors that were written; an error is a value "
-        "less what was known before, and values are asked for": (
-            lambda q, k, g, beta: _faded(g) * (q @ k.T)
-        ),
+        "nothing is corrected: these are the weights of a memory "
+        "that only adds, where a later token with a similar "
+        "key takes nothing away": lambda q, k, g, beta: _faded(g) * (q @ k.T) * beta,
+        "these are the weights of the errors that were "
+        "written; an error is a value less what was known "
+        "before, and values are asked for": lambda q, k, g, beta: _faded(g) * (q @ k.T),
         "nothing fades: g is not used": (
             lambda q, k, g, beta: _whose(q, k, 0 * g, beta)
         ),
@@ -274,10 +262,9 @@ still_known = Exercise(
         "all are asked for by the last token's key; ask for each by its own": (
             lambda k, g, beta: k[-1] @ _memory(k, g, beta) / beta
         ),
-        "that counts the values of all tokens; of what key t reads, the weight of "
-        "value t is asked for": (
-            lambda k, g, beta: (k @ _memory(k, g, beta)).sum(1) / beta
-        ),
+        "that counts the values of all tokens; of "
+        "what key t reads, the weight of value "
+        "t is asked for": lambda k, g, beta: (k @ _memory(k, g, beta)).sum(1) / beta,
         "a pair does not fade at its own token, which writes after it has forgotten": (
             lambda k, g, beta: _known(k, g, beta) * g.exp()
         ),

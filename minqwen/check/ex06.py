@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from .core import Exercise, unit
+from .core import Exercise, unit, with_slopes
 
 
 def _gates(rand, C):
@@ -24,10 +24,9 @@ triangle = Exercise(
         for C, K in [(2, 2), (4, 3), (6, 8)]
     ],
     wrong={
-        "the diagonal is filled; an error needs those before it, not itself, so L "
-        "is zero from the diagonal on: tril(-1)": (
-            lambda k, beta: (beta[:, None] * (k @ k.T)).tril()
-        ),
+        "the diagonal is filled; an error needs those "
+        "before it, not itself, so L is zero from "
+        "the diagonal on: tril(-1)": lambda k, beta: (beta[:, None] * (k @ k.T)).tril(),
         "that is I + L; the ones of the diagonal are left to the solver": (
             lambda k, beta: _triangle(k, beta) + torch.eye(len(k))
         ),
@@ -65,20 +64,26 @@ decays = Exercise(
     wrong={
         "above the diagonal it is not zero: mask the difference with -inf, "
         "before exp": lambda g: (g.cumsum(0)[:, None] - g.cumsum(0)).exp(),
+        "right, and cannot be trained: above the diagonal exp is inf, and its slope "
+        "nan even where a mask covers it; put -inf there "
+        "first, then exp": lambda g: (g.cumsum(0)[:, None] - g.cumsum(0)).exp().tril(),
+        "right, and cannot be trained: no slope comes back to g": (
+            lambda g: _decays(g).detach()
+        ),
         "the diagonal is zero; from a token to itself nothing fades: it is 1": (
             lambda g: _decays(g).tril(-1)
         ),
         "g itself is subtracted; what fades between two tokens is the sum over "
         "all between them: cumsum first": lambda g: (g[:, None] - g).exp().tril(),
-        "one factor too many: a pair does not fade at its own token, so the decay "
-        "is G_i - G_j with G the sum up to and with the token": (
-            lambda g: _decays(g) * g.exp()
-        ),
+        "one factor too many: a pair does not fade "
+        "at its own token, so the decay is G_i "
+        "- G_j with G the sum up to and with the token": lambda g: _decays(g) * g.exp(),
         "that is the decay since the chunk began, exp(G_i), for every j": (
             lambda g: g.cumsum(0).exp()[:, None].expand(len(g), len(g)).tril()
         ),
     },
-    returns=("the decays",),
+    returns=("the decays", "their slopes"),
+    through=with_slopes,
 )
 
 
@@ -96,10 +101,8 @@ carry_state = Exercise(
         for C, K, V in [(2, 2, 2), (4, 4, 3), (5, 3, 5)]
     ],
     wrong={
-        "the writes do not fade; what token j wrote fades from there to the end "
-        "of the chunk, by exp(G_last - G_j)": (
-            lambda S, k, E, g: g.sum().exp() * S + k.T @ E
-        ),
+        "the writes do not fade; what token j wrote fades from there to the end of the "
+        "chunk, by exp(G_last - G_j)": lambda S, k, E, g: g.sum().exp() * S + k.T @ E,
         "exp(G_j) is the decay before token j; its write fades after it, by "
         "exp(G_last - G_j)": (
             lambda S, k, E, g: (

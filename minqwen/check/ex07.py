@@ -32,10 +32,11 @@ router = Exercise(
         "the winners' shares do not add up to one: divide them by their sum": (
             partial(_router, share_out=lambda chosen: chosen)
         ),
-        "a softmax of shares: they are between 0 and 1, so it makes all nearly "
-        "equal; divide them by their sum instead": (
-            partial(_router, share_out=lambda chosen: chosen.softmax(-1))
-        ),
+        "divided by the sum of all tokens' shares; each token's add up to one: "
+        "sum(-1, keepdim=True)": partial(_router, share_out=lambda c: c / c.sum()),
+        "a softmax of shares: they are between 0 and 1, so "
+        "it makes all nearly equal; divide them by their "
+        "sum instead": partial(_router, share_out=lambda chosen: chosen.softmax(-1)),
         "that is DeepSeek-V3's way, where each expert has a sigmoid of its own; "
         "here they compete in one softmax": partial(_router, shares=torch.sigmoid),
         "the softmax goes over the tokens; it goes over the experts, the last axis": (
@@ -133,10 +134,9 @@ one_token = Exercise(
     _token,
     _token_inputs,
     wrong={
-        "the shared expert comes in whole: multiply it by sigmoid(gate . x). (A "
-        "softmax over one number is 1, so it changes nothing.)": (
-            partial(_token, join=lambda routed, s, y: routed + y)
-        ),
+        "the shared expert comes in whole: multiply it by "
+        "sigmoid(gate . x). (A softmax over one number is 1, so "
+        "it changes nothing.)": partial(_token, join=lambda routed, s, y: routed + y),
         "the shared expert is missing; every token uses it": (
             partial(_token, join=lambda routed, s, y: routed)
         ),
@@ -197,10 +197,9 @@ sort_by_expert = Exercise(
         "i % k is a choice's rank for its token; the token is i // k": (
             partial(_plan, tokens=lambda ids, order: order % ids.shape[1])
         ),
-        "grouped well, but an expert's tokens are not in the order of the text: "
-        "flatten ids as it is, and argsort with stable=True": (
-            partial(_plan, tokens=_by_rank)
-        ),
+        "grouped well, but an expert's tokens are "
+        "not in the order of the text: flatten "
+        "ids as it is, and argsort with stable=True": partial(_plan, tokens=_by_rank),
         "argsort of argsort says where a choice goes; asked for is the token that "
         "stands at each place: one argsort, not two": (
             partial(_plan, tokens=lambda ids, order: order.argsort() // ids.shape[1])
@@ -253,10 +252,9 @@ balance = Exercise(
         "the E in front is missing, with which an even use costs k for any E": (
             lambda logits, ids: _balance(logits, ids) / logits.shape[1]
         ),
-        "that is the share of all choices; the share of tokens that chose e is "
-        "k times as large: divide the count by N": (
-            lambda logits, ids: _balance(logits, ids) / ids.shape[1]
-        ),
+        "that is the share of all choices; the share of "
+        "tokens that chose e is k times as large: divide "
+        "the count by N": lambda logits, ids: _balance(logits, ids) / ids.shape[1],
         "that is a count; divide it by the number of tokens": (
             lambda logits, ids: _balance(logits, ids) * len(logits)
         ),

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 from ..model.norm import rms_norm
-from .core import Exercise
+from .core import Exercise, given
 
 
 def _block(x, mixer, mlp, norm1, norm2):
@@ -76,9 +76,7 @@ block = Exercise(
             lambda x, mixer, mlp, norm1, norm2: _block(x, mixer, mlp, norm2, norm1)
         ),
         "nothing is normed": (
-            lambda x, mixer, mlp, norm1, norm2: _block(
-                x, mixer, mlp, _identity, _identity
-            )
+            given(_block, norm1=lambda case: _identity, norm2=lambda case: _identity)
         ),
         "the mlp is missing": lambda x, mixer, mlp, norm1, norm2: x + mixer(norm1(x)),
     },
@@ -107,14 +105,7 @@ def _model_inputs(rand):
     return [one(4, 3, 7, False, False), one(5, 4, 6, True, True)]
 
 
-def _with(**changes):
-    """The right model with some of its arguments replaced."""
-
-    def model(**case):
-        news = {k: f(case) if callable(f) else f for k, f in changes.items()}
-        return _model(**case | news)
-
-    return model
+_with = partial(given, _model)  # the right model with some arguments replaced
 
 
 def _wrong_end(**case):
@@ -139,16 +130,15 @@ whole_model = Exercise(
     _model,
     _model_inputs,
     wrong={
-        "the final norm is missing: the head reads the stream at whatever size it "
-        "has grown to": _with(norm=lambda case: _identity),
-        "the embedding is multiplied by the square root of the width; some models "
-        "do that, this one takes the row as it is": (
-            _with(enter=lambda case: lambda x: x * x.shape[-1] ** 0.5)
-        ),
-        "the embedding is normed before the first block; each block norms what it "
-        "reads, and `norm` comes once, at the end": (
-            _with(enter=lambda case: case["norm"])
-        ),
+        "the final norm is missing: the head reads the stream at whatever size it has "
+        "grown to, as draft heads did in "
+        "LightLLM #1402": _with(norm=lambda case: _identity),
+        "the embedding is multiplied by the square root of "
+        "the width; some models do that, this one takes "
+        "the row as it is": _with(enter=lambda case: lambda x: x * x.shape[-1] ** 0.5),
+        "the embedding is normed before the first "
+        "block; each block norms what it reads, "
+        "and `norm` comes once, at the end": _with(enter=lambda case: case["norm"]),
         "the stream is normed after every block; `norm` comes once, at the end": (
             _with(between=lambda case: case["norm"])
         ),
@@ -190,12 +180,8 @@ def _turn_to(x, at):
     return torch.stack(pair, 1).flatten()
 
 
-def _query_stays(q, k, v, keys, values, turn):
-    return _step(turn(q, -len(keys)), k, v, keys, values, turn)
-
-
-def _key_stays(q, k, v, keys, values, turn):
-    return _step(q, turn(k, -len(keys)), v, keys, values, turn)
+def _stays(case, name):
+    return case["turn"](case[name], -len(case["keys"]))
 
 
 def _turned_again(q, k, v, keys, values, turn):
@@ -218,14 +204,8 @@ cached_step = Exercise(
     "one token through a cache",
     _step,
     lambda rand: [
-        {
-            "q": 2 * rand(K),
-            "k": 2 * rand(K),
-            "v": rand(V),
-            "keys": 2 * rand(S, K),
-            "values": rand(S, V),
-            "turn": _turn_to,
-        }
+        {"q": 2 * rand(K), "k": 2 * rand(K), "v": rand(V), "turn": _turn_to}
+        | {"keys": 2 * rand(S, K), "values": rand(S, V)}
         for S, K, V in [(0, 2, 2), (3, 4, 3), (5, 2, 3)]
     ],
     wrong={
@@ -235,8 +215,12 @@ cached_step = Exercise(
         "holds": partial(_step, at=0),
         "the position is one too far: tokens count from 0, so with S kept the new "
         "one is at S": lambda **case: _step(**case, at=len(case["keys"]) + 1),
-        "the query is not turned to its position": _query_stays,
-        "the new key is kept as it came; turn it to its position first": _key_stays,
+        "the query is not turned to its position": (
+            given(_step, q=lambda case: _stays(case, "q"))
+        ),
+        "the new key is kept as it came; turn it to its position first": (
+            given(_step, k=lambda case: _stays(case, "k"))
+        ),
         "the kept keys are turned once more; they were turned when they came": (
             _turned_again
         ),

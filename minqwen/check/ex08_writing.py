@@ -7,7 +7,7 @@ import torch
 from ..engine import sampling
 from ..model.config import Config
 from ..model.qwen import Qwen
-from .core import Exercise
+from .core import Exercise, given
 
 
 def _top_p(logits, temperature, top_p, shift=0, scale=True, back=True):
@@ -49,10 +49,9 @@ nucleus = Exercise(
         "one token too many is kept: stop as soon as top_p is reached": (
             partial(_top_p, shift=1)
         ),
-        "the temperature has no effect: dividing probabilities by it cancels when "
-        "they are made to sum to one. Divide the logits, before the softmax": (
-            lambda logits, temperature, top_p: _top_p(logits, 1, top_p)
-        ),
+        "the temperature has no effect: dividing probabilities by it cancels when they "
+        "are made to sum to one. Divide the logits, before "
+        "the softmax": lambda logits, temperature, top_p: _top_p(logits, 1, top_p),
         "the logits are multiplied by the temperature; divide them": (
             lambda logits, temperature, top_p: _top_p(logits, 1 / temperature, top_p)
         ),
@@ -94,6 +93,30 @@ def _drawn_model(rand):
     return model
 
 
+def _watched(answer):
+    """Uses an answer, and tells beside its tokens whether it read any of them twice."""
+
+    def run(model, ids, count):
+        read = []
+        hook = model.register_forward_pre_hook(
+            lambda _, args, named: read.append((args or [*named.values()])[0].shape[1]),
+            with_kwargs=True,
+        )
+        try:
+            written = answer(model=model, ids=ids, count=count)
+        finally:
+            hook.remove()
+        return written, sum(read) > ids.shape[1] + count
+
+    return run
+
+
+def _reread(model, ids, count):
+    for _ in range(count):
+        ids = torch.cat([ids, model(ids, last_only=True).argmax(-1)], 1)
+    return ids[0, -count:]
+
+
 def _greedy(model, ids, count, whole=False, first=-1):
     """Right by default; each option is one mistake."""
     cache = model.new_cache(1, (ids.shape[1] + count) * (count + 1))
@@ -113,10 +136,6 @@ def _forgetful(model, ids, count):
     return torch.cat(written, 1)[0]
 
 
-def _last_twice(model, ids, count):
-    return _greedy(model, torch.cat([ids, ids[:, -1:]], 1), count)
-
-
 greedy = Exercise(
     "08",
     "the loop that writes",
@@ -127,6 +146,8 @@ greedy = Exercise(
         for ids in [(rand(1, T).sigmoid() * 97).long() for T in (3, 4, 5, 6)]
     ],
     wrong={
+        "the right tokens, but the whole text is read again for each; a cache "
+        "remembers it, so after the prompt feed only the new token": _reread,
         "the whole text is fed again, to a cache that holds it already; after the "
         "prompt feed only the new token": partial(_greedy, whole=True),
         "a new cache at every step: the model has forgotten the text. Make one, "
@@ -134,7 +155,12 @@ greedy = Exercise(
         "the first new token is what follows the prompt's first token; take the "
         "logits of its last": partial(_greedy, first=0),
         "the prompt's last token is read twice; what follows it is in the logits "
-        "of the first call": _last_twice,
+        "of the first call": (
+            given(
+                _greedy,
+                ids=lambda case: torch.cat([case["ids"], case["ids"][:, -1:]], 1),
+            )
+        ),
         "the first new token is missing: the prompt's logits already give one": (
             lambda model, ids, count: _greedy(model, ids, count + 1)[1:]
         ),
@@ -142,5 +168,6 @@ greedy = Exercise(
             lambda model, ids, count: torch.cat([ids[0], _greedy(model, ids, count)])
         ),
     },
-    returns=("the new tokens",),
+    returns=("the new tokens", "whether tokens are read twice"),
+    through=_watched,
 )

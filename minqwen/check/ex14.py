@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from .core import Exercise
+from .core import Exercise, given
 from .ex00 import whole
 
 
@@ -15,13 +15,8 @@ step_bytes = Exercise(
     "the bytes of a step",
     _step,
     lambda rand: [
-        {
-            "weights": whole(rand, 200, 400),
-            "batch": batch,
-            "tokens": whole(rand, 11, 30),
-            "kv": kv,
-            "state": whole(rand, 5, 9),
-        }
+        {"weights": whole(rand, 200, 400), "batch": batch, "kv": kv}
+        | {"tokens": whole(rand, 11, 30), "state": whole(rand, 5, 9)}
         for batch, kv in [(1, 2), (3, 5), (8, 1)]
     ],
     wrong={
@@ -31,18 +26,17 @@ step_bytes = Exercise(
         "weights travel once a step, whatever the number of texts; that is what a "
         "batch is for": lambda **case: _step(**case, copies=case["batch"]),
         "every text has keys, values and states of its own: times `batch`": (
-            lambda **case: _step(**case | {"batch": 1})
+            given(_step, batch=1)
         ),
         "a token looks at all tokens of its text, not at one: kv * tokens": (
-            lambda **case: _step(**case | {"tokens": 1})
+            given(_step, tokens=1)
         ),
-        "the state is the same size after any number of tokens; only keys and values "
-        "are kept for each": (
-            lambda **case: _step(**case | {"state": case["state"] * case["tokens"]})
-        ),
-        "the states are missing": lambda **case: _step(**case | {"state": 0}),
+        "the state is the same size after any number "
+        "of tokens; only keys and values are kept "
+        "for each": given(_step, state=lambda case: case["state"] * case["tokens"]),
+        "the states are missing": given(_step, state=0),
         "keys and values are only read here; it is the state that travels twice": (
-            lambda **case: _step(**case | {"kv": 2 * case["kv"]})
+            given(_step, kv=lambda case: 2 * case["kv"])
         ),
         "those are the bytes for each text; a step's are asked for": (
             lambda **case: _step(**case) / case["batch"]
@@ -84,17 +78,16 @@ touched_experts = Exercise(
         "that is a share; times the number of experts": (
             lambda experts, top_k, batch: _touched(experts, top_k, batch) / experts
         ),
-        "a text's own choices are all different: it leaves an expert out with "
-        "probability 1 - top_k / experts": (
-            lambda experts, top_k, batch: _touched(experts, 1, top_k * batch)
-        ),
+        "a text's own choices are all different: it "
+        "leaves an expert out with probability 1 - top_k "
+        "/ experts": lambda experts, top_k, batch: _touched(experts, 1, top_k * batch),
     },
     returns=("the number of experts",),
 )
 
 
-def _fit(memory, weights, kv, tokens, state, states=1):
-    return max(0, (memory - weights) // (kv * tokens + states * state))
+def _fit(memory, weights, kv, tokens, state, states=1, least=0):
+    return max(least, (memory - weights) // (kv * tokens + states * state))
 
 
 texts_that_fit = Exercise(
@@ -102,31 +95,21 @@ texts_that_fit = Exercise(
     "texts that fit",
     _fit,
     lambda rand: [
-        {
-            "memory": (weights := whole(rand, 200, 300))
-            + count * (kv * tokens + state)
-            + spare * kv,
-            "weights": weights,
-            "kv": kv,
-            "tokens": tokens,
-            "state": state,
-        }
+        {"memory": weights + count * (kv * tokens + state) + spare * kv}
+        | {"weights": weights, "kv": kv, "tokens": tokens, "state": state}
         for count, spare, kv, tokens, state in [
             (9, 2, 2, whole(rand, 8, 12), whole(rand, 12, 16)),
             (5, 3, 3, whole(rand, 8, 12), whole(rand, 20, 30)),
             (-6, 2, 1, whole(rand, 12, 16), whole(rand, 5, 9)),
         ]
+        for weights in [whole(rand, 200, 300)]
     ],
     wrong={
         "a state is moved twice a step, but it is kept once": partial(_fit, states=2),
         "the states take room too": partial(_fit, states=0),
-        "the weights take their room first": (
-            lambda **case: _fit(**case | {"weights": 0})
-        ),
+        "the weights take their room first": given(_fit, weights=0),
         "where even the weights do not fit, no text does: 0, not less": (
-            lambda memory, weights, kv, tokens, state: (
-                (memory - weights) // (kv * tokens + state)
-            )
+            partial(_fit, least=-1000)
         ),
         "a text fits whole or not at all: round down": (
             lambda memory, weights, kv, tokens, state: max(
@@ -135,7 +118,7 @@ texts_that_fit = Exercise(
         ),
         "that is one too many; round down": lambda **case: _fit(**case) + 1,
         "a text keeps keys and values of all its tokens: kv * tokens": (
-            lambda **case: _fit(**case | {"tokens": 1})
+            given(_fit, tokens=1)
         ),
     },
     returns=("the number of texts",),
@@ -151,25 +134,19 @@ ceiling = Exercise(
     "the ratio in a large batch",
     _ceiling,
     lambda rand: [
-        {
-            "slow_kv": whole(rand, 40, 60),
-            "fast_kv": whole(rand, 5, 9),
-            "fast_state": whole(rand, 300, 500),
-            "tokens": tokens,
-        }
+        {"slow_kv": whole(rand, 40, 60), "fast_kv": whole(rand, 5, 9)}
+        | {"fast_state": whole(rand, 300, 500), "tokens": tokens}
         for tokens in (whole(rand, 100, 200), 1000)
     ],
     wrong={
         "the states of the fast model are moved as well, twice": (
-            lambda **case: _ceiling(**case | {"fast_state": 0})
+            given(_ceiling, fast_state=0)
         ),
         "a state is read and written: it is moved twice": partial(_ceiling, states=1),
         "that is how many times as slow; fewer bytes are faster, so the slow model's "
         "bytes stand above": lambda **case: 1 / _ceiling(**case),
         "the state is moved once a step, not once for each token of the text": (
-            lambda slow_kv, fast_kv, fast_state, tokens: (
-                slow_kv / (fast_kv + 2 * fast_state)
-            )
+            given(_ceiling, fast_state=lambda case: case["fast_state"] * case["tokens"])
         ),
     },
     returns=("the ratio",),

@@ -1,11 +1,12 @@
-"""`minqwen tour`: the embedded model reads, looks, answers and shows its experts."""
+"""`minqwen tour`: the embedded model remembers, looks, reckons, calls a tool, and
+shows which part of it did what."""
 
-import math
 import os
 import resource
 import shutil
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
@@ -14,16 +15,48 @@ import torch
 from ..engine.generate import generate
 from ..errors import InputError
 from ..files import ASSETS
-from ..model.shapes import FULL
 from ..model.taps import listen
 from ..prompt.processor import Processor
 from ..terminal import follow, styled
 from ..weights import load
+from .drawn import COLUMNS, heat, sketch
+from .evidence import evidence
 
-QUESTION = "What does textwrap.dedent do?"
 PICTURE = "seven.png"
-PICTURE_QUESTION = "Which digit is this?"
-COLUMNS = 32  # of the table of experts, so that a line fits 80
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Tells the weather in a town.",
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"type": "string"}},
+            "required": ["town"],
+        },
+    },
+}
+FORECAST = "it is sunny, 21 degrees"  # what the tool returns, here from no one
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A question, and the word in what is written that is looked into."""
+
+    name: str
+    question: str
+    word: str
+    picture: str | None = None
+    thinking: bool = False
+    tools: tuple = ()
+
+
+STOPS = (
+    Stop("note", "The key is in the drawer. The lamp is in the hall. Now the key is "
+         "under the mat. Where is the key?", " mat"),
+    Stop("picture", "Which digit is this?", "7", picture=PICTURE),
+    Stop("sum", "478 + 356", "14", thinking=True),
+    Stop("tool", "What is the weather in Oslo?", "weather", tools=(WEATHER,)),
+)  # fmt: skip
 
 
 def tour(assets=ASSETS):
@@ -43,37 +76,70 @@ def tour(assets=ASSETS):
         shape += f", {text.num_experts} experts in each"
     print(styled("A whole Qwen3.5, but small", 1), end=": ")
     print(f"{shape}, {count['total'] / 1e6:.1f} million numbers.\n")
-    with watch(model) as fired:
-        answer(model, processor, QUESTION)
-        print(sketch(assets / PICTURE))
-        answer(model, processor, PICTURE_QUESTION, assets / PICTURE)
+    fired = {}
+    for stop in STOPS:
+        with watch(model) as fired[stop.name]:
+            show(stop, model, processor, assets)
     if text.num_experts:
-        print(experts_table(fired, text))
+        print(experts_by_task(fired, text.num_experts_per_tok))
     took = perf_counter() - begun
     print(f"{took:.1f} s in all, {loaded:.1f} s of them to load; {memory()}.")
-    command = "minqwen" if shutil.which("minqwen") else os.path.relpath(sys.argv[0])
-    command = command.replace(
-        os.path.join("minqwen", "__main__.py"), "python -m minqwen"
-    )
-    if (assets.parent / "Makefile").is_file():
-        first = styled("make lab", 1) + " opens the course"
-    else:  # installed, and no clone
-        trace = assets / "trace.safetensors"
-        first = styled(f"{command} explore {trace}", 1) + " shows the experts"
-    near = folder.is_relative_to(Path.cwd())
-    folder = folder.relative_to(Path.cwd()) if near else folder
-    print(f"Next: {first},", styled(f"{command} chat {folder}", 1), "talks on.")
+    print(what_next(assets, folder))
 
 
-def answer(model, processor, question, picture=None):
-    """One question, with or without a picture, and its answer as it is written."""
-    content = [{"type": "text", "text": question}]
-    if picture:
-        content.insert(0, {"type": "image", "image": picture})
-    inputs = processor.chat([{"role": "user", "content": content}])
-    print(styled("> " + question, 1), flush=True)
-    follow(generate(model, inputs, max_new_tokens=96, processor=processor))
+def show(stop, model, processor, assets):
+    """One question, its answer as it is written, and which part of the model did it."""
+    content = [{"type": "text", "text": stop.question}]
+    if stop.picture:
+        print(sketch(assets / stop.picture))
+        content.insert(0, {"type": "image", "image": assets / stop.picture})
+    messages = [{"role": "user", "content": content}]
+    print(styled("> " + stop.question, 1), flush=True)
+    inputs, answer = write(stop, messages, model, processor)
+    print(styled(who_wrote(stop, model, processor, inputs, answer), 2))
+    if "<tool_call>" in answer["text"]:
+        print(styled(f"< {FORECAST}", 1), flush=True)
+        said = {"role": "assistant", "content": answer["text"]}
+        messages += [said, {"role": "tool", "content": FORECAST}]
+        write(stop, messages, model, processor)
     print()
+
+
+def write(stop, messages, model, processor):
+    """The prompt's tensors, and what `follow` tells of the answer that it prints."""
+    inputs = processor.chat(messages, stop.thinking, list(stop.tools) or None)
+    steps = generate(model, inputs, max_new_tokens=120, processor=processor)
+    return inputs, follow(steps)
+
+
+def who_wrote(stop, model, processor, inputs, answer):
+    """What most of a word's logit came from, and where that part looked."""
+    prompt, ids = inputs["input_ids"][0].tolist(), answer["token_ids"]
+    texts = [processor.decode([i]) for i in ids]
+    place = "".join(texts).find(stop.word)
+    if place < 0:
+        return "  (It did not write what was expected.)"
+    at = 0  # the token that the word begins with
+    while len("".join(texts[: at + 1])) <= place:
+        at += 1
+    found = evidence(model, inputs, ids, at)
+    (layer, part), share = found.best()
+    word = texts[at].strip()
+    line = f"  {word!r} is mostly from layer {layer}'s {part}: {share:.1f} of a logit "
+    line += f"of {found.logit:.1f}"
+    if layer in found.looks:
+        line += looking(found.looks[layer], prompt + ids[:at], ids[at], model.cfg)
+    return line + "."
+
+
+def looking(look, ids, token, config):
+    """Which head looked most at the same token earlier on, or at the picture."""
+    ids = torch.tensor(ids)
+    there, what = ids == token, "the same word above"
+    if (ids == config.image_token_id).any():
+        there, what = ids == config.image_token_id, "the picture"
+    share, head = look[:, there].sum(1).max(0)
+    return f",\n  whose head {head} looked at {what} ({share:.0%})" * (share > 0.5)
 
 
 @contextmanager
@@ -90,60 +156,41 @@ def watch(model):
         yield counts
 
 
-def experts_table(counts, text):
-    """A line a layer of counts [L, E]: how often each fired, and which did most."""
-    tokens = int(counts[0].sum()) // text.num_experts_per_tok
-    share = text.num_experts_per_tok / text.num_experts
+def experts_by_task(fired, top_k):
+    """A line a task of the layer whose experts differ most by task.
+
+    fired {task: counts [L, E]}; a token counts for its `top_k` experts.
+    """
+    counts = torch.stack(list(fired.values())).double()  # [tasks, L, E]
+    shares = counts / counts.sum(-1, keepdim=True)
+    layer = int((shares - shares.mean(0)).abs().sum((0, 2)).argmax())
+    E = shares.shape[-1]
     lines = [
-        f"Which of the {text.num_experts} experts fired, over {tokens} tokens "
-        f"({text.num_experts_per_tok} a token; evenly: {share:.0%} each)",
-        f"layer          {'expert 0 ...':<{min(text.num_experts, COLUMNS)}} most often",
+        f"Which of the {E} experts of layer {layer} fired ({top_k} for each token; "
+        f"evenly: {top_k / E:.0%} of tokens each)",
+        f"{'':9}{'expert 0 ...':<{min(E, COLUMNS)}} most of all",
     ]
-    for i, count in enumerate(counts):
-        kind = "full" if text.layer_types[i] == FULL else "delta"
-        top = count.topk(min(3, len(count)))
-        most = ", ".join(
-            f"{e} ({n / tokens:.0%})"
-            for e, n in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        )
-        lines.append(f"{i:5} {kind:8} {heat(count)} {most}")
+    for name, share in zip(fired, shares[:, layer], strict=True):
+        best = int(share.argmax())
+        drawn = heat(fired[name][layer])
+        lines.append(f"{name:8} {drawn} {best} ({share[best] * top_k:.0%} of tokens)")
     return "\n".join(lines) + "\n"
 
 
-def heat(count):
-    """A character an expert, the taller the oftener; many experts share one."""
-    shades = ramp(" ▁▂▃▄▅▆▇█", " .:-=+*#@")
-    each = math.ceil(len(count) / COLUMNS)
-    sums = [int(part.sum()) for part in count.split(each)]
-    steps = [math.ceil(n / max(sums) * (len(shades) - 1)) if n else 0 for n in sums]
-    return styled("".join(shades[step] for step in steps), 36)
-
-
-def sketch(path, width=28, height=14):
-    """The picture in characters: a terminal's are twice as high as wide."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        grey = picture.convert("L").resize((width, height))
-    values = list(grey.tobytes())
-    if sorted(values)[len(values) // 2] > 127:  # a bright ground: let it be empty
-        values = [255 - value for value in values]
-    low, high = min(values), max(values)
-    shades = ramp(" ░▒▓█", " .+#@")
-    step = (high - low + 1) / len(shades)
-    rows = [values[i : i + width] for i in range(0, len(values), width)]
-    return "\n".join(
-        "  " + "".join(shades[int((v - low) / step)] for v in r) for r in rows
+def what_next(assets, folder):
+    """The last line: commands that go on from here."""
+    command = "minqwen" if shutil.which("minqwen") else os.path.relpath(sys.argv[0])
+    command = command.replace(
+        os.path.join("minqwen", "__main__.py"), "python -m minqwen"
     )
-
-
-def ramp(fine, plain):
-    """Shades from light to dark that stdout's encoding has."""
-    try:
-        fine.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return plain
-    return fine
+    if (assets.parent / "Makefile").is_file():
+        first = styled("make lab", 1) + " opens the course"
+    else:  # installed, and no clone
+        trace = assets / "note.safetensors"
+        first = styled(f"{command} explore {trace}", 1) + " shows the memory"
+    near = folder.is_relative_to(Path.cwd())
+    folder = folder.relative_to(Path.cwd()) if near else folder
+    return f"Next: {first}, {styled(f'{command} chat {folder}', 1)} talks on."
 
 
 def memory():

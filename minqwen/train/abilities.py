@@ -116,6 +116,22 @@ def draft_accuracy(model, corpus, window=WINDOW, limit=20):
 
 
 @torch.inference_mode()
+def drafts_in_answers(model, corpus, chats):
+    """The same in the answers to chats without pictures, of all their tokens."""
+    agreed = total = 0
+    for chat in chats:
+        whole, start = encoded(corpus, chat)
+        ids = torch.tensor(whole)[None]
+        hidden = model.hidden(ids)
+        own = model.logits(hidden)[0].argmax(-1)
+        guess = model.draft(hidden[:, :-1], ids[:, 1:])[0][0].argmax(-1)
+        same = guess[start - 1 : -1] == own[start:-1]  # both of the token after next
+        agreed += int(same.sum())
+        total += same.numel()
+    return agreed / total
+
+
+@torch.inference_mode()
 def copy_bits(model, corpus, count, tokens=64):
     """Bits a token of random tokens that the prompt says and the answer repeats."""
     asked = corpus.tokenizer.encode("<|im_start|>user\nRepeat: ").ids

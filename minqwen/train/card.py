@@ -27,6 +27,7 @@ from .abilities import (
     bits_per_byte,
     copy_bits,
     draft_accuracy,
+    drafts_in_answers,
     specialists,
 )
 from .cases import CASES, strangers
@@ -95,6 +96,9 @@ def measure(folder, seed=0, count=COUNT):
     numbers["share of drafts that are the model's own choice"] = draft_accuracy(
         model, corpus
     )
+    numbers["the same in answers"] = drafts_in_answers(
+        model, corpus, spoken(min(count, 20), seed)
+    )
     return {
         "shares": shares,
         "numbers": numbers,
@@ -102,6 +106,13 @@ def measure(folder, seed=0, count=COUNT):
         "size": model.num_parameters(),
         "corpus": corpus.summary(),
     }
+
+
+def spoken(count, seed):
+    """Chats of the cases without pictures, `count` of each but the longest."""
+    cases = [case for case in CASES if case.task not in ("pictures", "films")]
+    short = [case for case in cases if "2,048" not in case.what]
+    return [chat for case in short for chat in case.chats(count, seed)]
 
 
 def timed(function, *args):

@@ -11,7 +11,7 @@ from test_trace import HOSTILE, METADATA, changed
 from minqwen.trace import Trace
 from minqwen.widgets.bundle import bundle
 
-SAMPLE = Path(__file__).resolve().parents[2] / "assets" / "trace.safetensors"
+SAMPLE = Path(__file__).resolve().parents[2] / "assets" / "picture.safetensors"
 READ = """
 import { readFileSync } from "node:fs";
 const trace = module_shared_trace.parseTrace(readFileSync(process.argv[2]));

@@ -23,7 +23,7 @@ from minqwen.train.corpus import films
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
 HEADS = 4  # of the delta rule in each trace, and two of attention
-OLD, NEW = " drawer", " mat"  # what the note says first, and then
+OLD, NEW = " kitchen", " garden"  # what the note says first, and then
 
 
 def film(seed=6):

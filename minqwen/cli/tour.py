@@ -51,8 +51,8 @@ class Stop:
 
 
 STOPS = (
-    Stop("note", "The key is in the drawer. The lamp is in the hall. Now the key is "
-         "under the mat. Where is the key?", " mat"),
+    Stop("note", "The key is in the kitchen. The lamp is in the hall. Now the key is "
+         "in the garden. Where is the key?", " garden"),
     Stop("picture", "Which digit is this?", "7", picture=PICTURE),
     Stop("sum", "478 + 356", "14", thinking=True),
     Stop("tool", "What is the weather in Oslo?", "weather", tools=(WEATHER,)),

@@ -92,7 +92,7 @@ def test_it_answers(ours):
         inputs = processor.chat([{"role": "user", "content": content}])
         steps = minqwen.generate(model, inputs, processor=processor)
         answers.append("".join(step.text for step in steps).strip())
-    assert answers == ["The key is in the garden.", "This is the digit 7."]
+    assert answers == ["The key is in the box.", "This is the digit 7."]
 
 
 # ---- the card: samples of the chats that it was made of, asked again

@@ -3,7 +3,7 @@
     python -m tools.sample_trace [NAME ...]     note, picture, film; default: all
 
 Each says at which token the explorers open it, and the note's in which head: the one
-that at the answer still gives back what was written last, and least of what stood
+that, when the answer is due, most prefers what was written last to what stood there
 before. Run it again when the checkpoint has changed.
 """
 
@@ -23,7 +23,7 @@ from minqwen.train.corpus import films
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "assets"
 HEADS = 4  # of the delta rule in each trace, and two of attention
-OLD, NEW = " kitchen", " garden"  # what the note says first, and then
+OLD, NEW = " table", " box"  # what the note says first, and then
 
 
 def film(seed=6):

@@ -21,8 +21,7 @@ from views import FRAME, mount  # noqa: E402
 
 def main(path):
     trace = minqwen.Trace.load(ROOT / "assets" / "note.safetensors")
-    token = min(trace.length, 160) - 12  # both maps' triangles are seen around it
-    traits = {"token": token, "probe": token // 2, "step": "write"}
+    traits = trace.meta["opens"] | {"step": "answer"}
     with sync_playwright() as driver:
         browser = chromium.launch(driver)
         size = {"width": 1180, "height": 900}

@@ -51,8 +51,8 @@ class Stop:
 
 
 STOPS = (
-    Stop("note", "The key is in the kitchen. The lamp is in the hall. Now the key is "
-         "in the garden. Where is the key?", " garden"),
+    Stop("note", "The key is on the table. The lamp is in the hall. Now the key is "
+         "in the box. Where is the key?", " box"),
     Stop("picture", "Which digit is this?", "7", picture=PICTURE),
     Stop("sum", "478 + 356", "14", thinking=True),
     Stop("tool", "What is the weather in Oslo?", "weather", tools=(WEATHER,)),

@@ -166,8 +166,8 @@ def experts_by_task(fired, top_k):
     layer = int((shares - shares.mean(0)).abs().sum((0, 2)).argmax())
     E = shares.shape[-1]
     lines = [
-        f"Which of the {E} experts of layer {layer} fired ({top_k} for each token; "
-        f"evenly: {top_k / E:.0%} of tokens each)",
+        f"Who fired in layer {layer}: {top_k} of {E} experts for each token "
+        f"(evenly: {top_k / E:.0%} of tokens)",
         f"{'':9}{'expert 0 ...':<{min(E, COLUMNS)}} most of all",
     ]
     for name, share in zip(fired, shares[:, layer], strict=True):

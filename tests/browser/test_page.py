@@ -58,7 +58,7 @@ def has_drawn(page):
 def test_a_file_opens_from_disk(new_page, trace, tmp_path):
     page = opened(new_page, file_of(trace, tmp_path))
     assert page.title() == "assets/tiny: minqwen explorer"
-    assert f"{trace.length} tokens, 8 layers, 4 of 32 experts" in page.inner_text(
+    assert f"{trace.length} tokens, 8 layers, 2 of 16 experts" in page.inner_text(
         "header"
     )
     page.wait_for_timeout(300)
@@ -76,7 +76,7 @@ def test_a_file_opens_from_disk(new_page, trace, tmp_path):
 def test_a_trace_opens_where_it_says(new_page, trace, tmp_path):
     kinds = trace.meta["layer_types"]
     layer, head = next(place for place in trace.heads if kinds[place[0]] == LINEAR)
-    meta = trace.meta | {"opens": {"token": 7, "head": [layer, head], "probe": 3}}
+    meta = trace.meta | {"opens": {"token": 12, "head": [layer, head], "probe": 3}}
     page = opened(new_page, file_of(Trace(meta, trace.tensors), tmp_path))
     experts, memory = page.get_by_role("tab").all()
     assert memory.get_attribute("aria-selected") == "true"
@@ -85,9 +85,9 @@ def test_a_trace_opens_where_it_says(new_page, trace, tmp_path):
         f"layer {layer}, head {head}"
         in shown.get_by_role("combobox").first.inner_text()
     )
-    assert shown.get_by_role("slider").first.input_value() == "7"
+    assert shown.get_by_role("slider").first.input_value() == "12"
     experts.click()
-    word = trace.tokens[7].replace(" ", "␣").replace("\n", "↵")
+    word = trace.tokens[12].replace(" ", "␣").replace("\n", "↵")
     assert f"“{word}”" in page.locator(".caption").first.inner_text()
 
 

@@ -8,6 +8,7 @@ import sys
 
 import nbformat
 import pytest
+import torch
 
 from tools import notebooks, percent, tie
 from tools.execute import (
@@ -127,7 +128,8 @@ def test_a_class_may_go_on_in_another_cell():
 
 @pytest.fixture
 def shell(monkeypatch, tmp_path):
-    """A kernel's shell in the notebooks' folder."""
+    """A kernel's shell in the notebooks' folder; what cells switch is put back."""
+    gradients, threads = torch.is_grad_enabled(), torch.get_num_threads()
     monkeypatch.chdir(NOTEBOOKS)
     monkeypatch.syspath_prepend(str(NOTEBOOKS))
     monkeypatch.setenv("MPLBACKEND", "agg")
@@ -138,7 +140,9 @@ def shell(monkeypatch, tmp_path):
 
     shell = InteractiveShell(config=Config(HistoryManager=Config(enabled=False)))
     course.keep_whole(shell)
-    return shell
+    yield shell
+    torch.set_grad_enabled(gradients)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", ["01", "05", "08"])

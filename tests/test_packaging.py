@@ -200,7 +200,7 @@ def test_the_wheel_tours_from_an_empty_folder(built, tmp_path):
     command = [sys.executable, "-m", "minqwen", "explore"]
     command += [place / "note.safetensors", "--html", page]
     quietly(command, empty, PYTHONPATH=str(installed))
-    assert page.stat().st_size > 300_000
+    assert page.stat().st_size > 250_000  # the page's script, and the trace
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import minqwen
-from minqwen.cli.tour import STOPS
+from minqwen.cli.tour import STOPS, begins
 from minqwen.model.delta import delta_recurrent
 from minqwen.model.shapes import FULL
 from minqwen.train.corpus import films
@@ -82,14 +82,6 @@ def given_back(trace, layer, head, token, probe):
     return float(torch.cosine_similarity(back, v[0, probe, 0], dim=0))
 
 
-def begins(texts, word):
-    """The token with which `word` begins for the first time; 0 if it never does."""
-    place, at = max(0, "".join(texts).find(word)), 0
-    while len("".join(texts[: at + 1])) <= place:
-        at += 1
-    return at
-
-
 def sample(name, model, processor):
     """The trace, with where it opens."""
     messages, word = asked(name)
@@ -97,7 +89,7 @@ def sample(name, model, processor):
     trace = record(heads_of(model, full=False))
     texts, prompt = trace.tokens, trace.meta["prompt_length"]
     # the token that is followed by the word; the prompt's last one if none is
-    before = prompt - 1 + begins(texts[prompt:], word)
+    before = prompt - 1 + (begins(texts[prompt:], word) or 0)
     opens = {"token": before}
     delta = heads_of(model, full=False)
     if name == "note":

@@ -116,12 +116,9 @@ def who_wrote(stop, model, processor, inputs, answer):
     """What most of a word's logit came from, and where that part looked."""
     prompt, ids = inputs["input_ids"][0].tolist(), answer["token_ids"]
     texts = [processor.decode([i]) for i in ids]
-    place = "".join(texts).find(stop.word)
-    if place < 0:
+    at = begins(texts, stop.word)
+    if at is None:
         return "  (It did not write what was expected.)"
-    at = 0  # the token that the word begins with
-    while len("".join(texts[: at + 1])) <= place:
-        at += 1
     found = evidence(model, inputs, ids, at)
     (layer, part), share = found.best()
     word = texts[at].strip()
@@ -130,6 +127,16 @@ def who_wrote(stop, model, processor, inputs, answer):
     if layer in found.looks:
         line += looking(found.looks[layer], prompt + ids[:at], ids[at], model.cfg)
     return line + "."
+
+
+def begins(texts, word):
+    """The first token in whose text `word` begins; None if none has it."""
+    place, read = "".join(texts).find(word), 0
+    for at, text in enumerate(texts):
+        read += len(text)
+        if 0 <= place < read:
+            return at
+    return None
 
 
 def looking(look, ids, token, config):

@@ -1,6 +1,7 @@
 """The card: what it calls right is what the model writes, and its figures are sound."""
 
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from minqwen.train.abilities import (
     pictures,
     specialists,
 )
-from minqwen.train.card import interval, write_card
+from minqwen.train.card import made_by, write_card
 from minqwen.train.cases import CASES, strangers
 from minqwen.train.corpus import Corpus
 from minqwen.train.corpus.about import ELSEWHERE
 from minqwen.train.corpus.chats import exchange
 from minqwen.train.corpus.tasks import TASKS, sample
 from minqwen.train.loop import run
+from minqwen.train.page import interval
 from minqwen.train.recipe import Recipe
 
 TINY = Path(__file__).resolve().parent.parent / "assets" / "tiny"
@@ -122,6 +124,27 @@ def fives(text):
     return {tuple(words[i : i + 5]) for i in range(len(words) - 4)}
 
 
+def further(folder, recipe):
+    """Another run that begins with the model in `folder`: its card tells of both."""
+    after, resume = folder / "after", folder / "resume.pt"
+    (folder / "after").mkdir()
+    recipe = replace(recipe, steps=1, lr=0.0, matrix_lr=0.0, word_lr=0.0, seed=1)
+    run(after, recipe, resume, count=1, begin=folder)
+    for name in ("tokenizer.json", "model.safetensors"):  # no rates: nothing learned
+        assert (after / name).read_bytes() == (folder / name).read_bytes(), name
+    first, second = made_by(after)
+    assert first == made_by(folder)[0] and second["recipe"]["steps"] == 1
+    text = (after / "README.md").read_text()
+    assert (
+        text.index("steps = 2") < text.index("Then further") < text.index("steps = 1")
+    )
+    with pytest.raises(InputError, match="card.json is missing"):
+        run(after, recipe, resume, begin=folder.parent)
+    torch.save({"recipe": asdict(recipe), "facts": {"before": [first]}}, resume)
+    with pytest.raises(InputError, match="another model than a new one"):
+        run(after, recipe, resume)
+
+
 @pytest.mark.slow
 def test_a_run_writes_model_card_and_figures(tmp_path):
     """A few steps from nothing: the folder loads, and the card can be made again."""
@@ -135,6 +158,7 @@ def test_a_run_writes_model_card_and_figures(tmp_path):
     model, processor = minqwen.load(tmp_path), minqwen.Processor.load(tmp_path)
     inputs = processor.chat([{"role": "user", "content": "Hi"}])
     assert len(list(minqwen.generate(model, inputs, max_new_tokens=3))) <= 3
+    further(tmp_path, recipe)
     again = write_card(tmp_path, count=2)
     del again["shares"], figures["shares"]  # which hold seconds
     assert again == figures

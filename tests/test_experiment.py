@@ -10,7 +10,6 @@ from minqwen.model.forms import using
 from minqwen.model.qwen import Qwen
 from minqwen.model.shapes import LINEAR
 from minqwen.model.taps import listen
-from minqwen.train.card import table
 from minqwen.train.corpus import Corpus, write_processor
 from minqwen.train.parts import SHORT, parts_text
 from minqwen.train.recipe import tiny_config
@@ -110,7 +109,7 @@ def test_a_model_without_a_part_starts_and_learns(name):
 
 
 def test_the_table_has_damage_and_worth_one_below_the_other(tmp_path):
-    assert parts_text(tmp_path, table) == ""
+    assert parts_text(tmp_path) == ""
     (tmp_path / "experiments").mkdir()
 
     def write(name, content):
@@ -126,9 +125,9 @@ def test_the_table_has_damage_and_worth_one_below_the_other(tmp_path):
     write("damage", {"rows": rows, "experts": {"notes": task}, "chats": 10})
     runs = [{"figures": dict.fromkeys(SHORT, v)} for v in (0.1, 0.2, 0.3)]
     write("all-delta", {"runs": runs, "steps": 5})
-    assert "steps" not in parts_text(tmp_path, table)  # of none that was made
+    assert "steps" not in parts_text(tmp_path)  # of none that was made
     write("whole", {"runs": runs, "steps": 5})
-    text = parts_text(tmp_path, table)
+    text = parts_text(tmp_path)
     assert "in 5 steps, from 3 seeds" in text
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if "| both attention" in line)
@@ -150,5 +149,5 @@ def test_the_commands_write_what_the_card_reads(tmp_path):
     (made,) = written["runs"]
     assert made["seed"] == 3 and set(made["figures"]) == set(SHORT)
     experiment.run("damage", (), steps=0, count=1, threads=2, model=tmp_path)
-    text = parts_text(tmp_path, table)
+    text = parts_text(tmp_path)
     assert "1 trained without" in text and text.count("\n| ") > 10

@@ -14,9 +14,9 @@ from minqwen.train.abilities import (
     bits_per_byte,
     copy_bits,
     draft_accuracy,
-    drafts_in_answers,
+    encoded,
 )
-from minqwen.train.card import STRANGERS_FLOOR, spoken
+from minqwen.train.card import STRANGERS_FLOOR, spoken, windows
 from minqwen.train.cases import CASES, strangers
 from minqwen.train.corpus import Corpus
 from minqwen.weights import expected_tensors, open_checkpoint
@@ -133,7 +133,7 @@ def test_the_card_says_which_floors_are_met():
 def test_a_sample_is_as_the_card_says(ours, corpus, case):
     name = f"{case.task}: {case.what}"
     stated = CARD["shares"][name]["right"] / CARD["shares"][name]["asked"]
-    count = 8 if "2,048" in name else 40
+    count = 8 if case.long else 40
     right = sum(answered(ours[0], corpus, case.chats(count)))
     # one chat more or fewer is within what the last bit of a product may change
     assert likely(right, count, min(max(stated, 0.01), 0.99)), (right, stated)
@@ -159,10 +159,10 @@ def test_strangers_text_copies_and_drafts_are_as_the_card_says(ours, corpus):
         numbers["bits a token, 64 random tokens again"], abs=0.2
     )
     assert copied < 1
-    drafts = draft_accuracy(model, corpus, limit=4)
+    drafts = draft_accuracy(model, windows(corpus, 4))
     assert drafts == pytest.approx(
         numbers["share of drafts that are the model's own choice"], abs=0.08
     )
-    answers = drafts_in_answers(model, corpus, spoken(4, 0))
+    answers = draft_accuracy(model, [encoded(corpus, chat) for chat in spoken(4)])
     assert answers == pytest.approx(numbers["the same in answers"], abs=0.08)
     assert answers > 0.6

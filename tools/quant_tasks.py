@@ -23,11 +23,11 @@ from .quant_error import FORMS, into_page
 MODEL = ASSETS / "tiny"
 ASKED = ("bf16", "int8", "int4:int8", "int4")
 HEAD = "| right, of {} chats a task |"
-LONG = 4  # times fewer of the chats of about 2,048 tokens
+LONG = 4  # times fewer of the long chats
 
 
 def count_of(case, count):
-    return count // LONG if "2,048" in case.what else count
+    return count // LONG if case.long else count
 
 
 def rights(form, corpus, count):

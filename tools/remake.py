@@ -34,10 +34,9 @@ PICTURE = "assets/seven.png"  # drawn once; nothing makes it again
 NOTE, SEEN, FILM = (
     f"assets/{name}.safetensors" for name in ("note", "picture", "film")
 )
-CARD = "python -m minqwen.train.card assets/tiny"
+CARD = "python -m tools.card"
 CORPUS = "minqwen/train/corpus/**/*.py"
 MEASURES = ("minqwen/train/abilities.py", "minqwen/train/cases.py")
-CARDS = ("minqwen/train/card.py", "minqwen/train/parts.py", "minqwen/train/*.txt")
 SHARED = "minqwen/widgets/shared/*.mjs"
 
 
@@ -57,8 +56,13 @@ def notebook(name, *inputs):
 # Each after what it is made from.
 TARGETS = (
     Target(
-        "card", CARD, ("assets/tiny/README.md", "assets/tiny/card.json"),
-        (*CHECKPOINT, *MEASURES, *CARDS, CORPUS),
+        "card", CARD, ("assets/tiny/card.json",),
+        (*CHECKPOINT, *MEASURES, CORPUS,
+         "minqwen/train/card.py", "minqwen/train/*.txt"),
+    ),
+    Target(
+        "card's page", f"{CARD} --page", ("assets/tiny/README.md",),
+        ("assets/tiny/card.json", "minqwen/train/page.py", "minqwen/train/parts.py"),
     ),
     Target(
         "quantised", "python -m tools.quant_error --page", ("docs/quantisation.md",),

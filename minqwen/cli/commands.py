@@ -99,7 +99,7 @@ def parser():
     sub.add_argument("--other", metavar="TRACE", help="one to compare it with")
     sub.add_argument("--html", metavar="FILE", help="write one file to send, instead")
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
-    sub = command("train", run_train, "train the small model from nothing")
+    sub = command("train", run_train, "train the small model, from nothing or further")
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
     sub.add_argument("--steps", type=ranged(int, 1), metavar="N",
                      help="batches to learn from")  # fmt: skip
@@ -107,6 +107,9 @@ def parser():
                      help="1 or 2 (default): each takes half a batch")  # fmt: skip
     sub.add_argument("--seed", type=ranged(int, 0, 2**31))
     sub.add_argument("--recipe", metavar="FILE", help="a recipe.toml of your own")
+    sub.add_argument("--from", dest="begin", metavar="FOLDER",
+                     help="train the model in there further (default recipe: "
+                     "further.toml)")  # fmt: skip
     sub.add_argument("--resume", metavar="FILE",
                      help="where a run keeps what it needs to go on after a kill, and "
                      "finds it again (default: resume.pt in the folder)")  # fmt: skip
@@ -133,12 +136,13 @@ def run_plan(options):
 
 def run_train(options):
     from ..train.loop import run
-    from ..train.recipe import RECIPE, Recipe  # the corpus comes with it
+    from ..train.recipe import FURTHER, RECIPE, Recipe  # the corpus comes with it
 
     changes = {"steps": options.steps, "seed": options.seed}
     changes = {name: value for name, value in changes.items() if value is not None}
-    recipe = Recipe.read(options.recipe or RECIPE, **changes)
-    run(options.out, recipe, options.resume, options.threads)
+    default = FURTHER if options.begin else RECIPE
+    recipe = Recipe.read(options.recipe or default, **changes)
+    run(options.out, recipe, options.resume, options.threads, begin=options.begin)
 
 
 def run_convert(options):

@@ -102,28 +102,17 @@ def bits_per_byte(model, corpus, kind, window=WINDOW, limit=None):
 
 
 @torch.inference_mode()
-def draft_accuracy(model, corpus, window=WINDOW, limit=20):
-    """How often the MTP head's guess is the token the model itself would write next."""
-    agreed = total = 0
-    held = corpus.heldout("source", window, limit=limit)
-    for ids in held["input_ids"]:
-        hidden = model.hidden(ids[None])
-        own = model.logits(hidden).argmax(-1)  # own[t] follows ids[t]
-        guess = model.draft(hidden[:, :-1], ids[None, 1:])[0].argmax(-1)
-        agreed += (guess == own[:, 1:]).sum().item()
-        total += guess.numel()
-    return agreed / total
+def draft_accuracy(model, rows):
+    """How often the MTP head's guess is the token the model itself would write next.
 
-
-@torch.inference_mode()
-def drafts_in_answers(model, corpus, chats):
-    """The same in the answers to chats without pictures, of all their tokens."""
+    rows of (ids [T], start), each compared from the token `start` on, as `encoded`
+    gives the answer of a chat.
+    """
     agreed = total = 0
-    for chat in chats:
-        whole, start = encoded(corpus, chat)
-        ids = torch.tensor(whole)[None]
+    for ids, start in rows:
+        ids = torch.as_tensor(ids)[None]
         hidden = model.hidden(ids)
-        own = model.logits(hidden)[0].argmax(-1)
+        own = model.logits(hidden)[0].argmax(-1)  # own[t] follows ids[t]
         guess = model.draft(hidden[:, :-1], ids[:, 1:])[0][0].argmax(-1)
         same = guess[start - 1 : -1] == own[start:-1]  # both of the token after next
         agreed += int(same.sum())

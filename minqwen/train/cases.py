@@ -25,6 +25,7 @@ class Case:
     what: str
     make: Callable
     floor: float  # share that must be right
+    long: bool = False  # of so many tokens that a few chats must do for a quick look
 
     def chats(self, count, seed=0):
         """`count` chats, the same ones every time, which no training batch holds."""
@@ -100,7 +101,7 @@ CASES = (
     Case("notes", "8 facts, 2 overwritten", partial(remembered, changed=2), 0.95),
     Case("notes", "32 facts", partial(remembered, facts=32), 0.8),
     Case("notes", "8 facts, 2 overwritten, about 2,048 tokens",
-         partial(remembered, changed=2, filler=92), 0.8),
+         partial(remembered, changed=2, filler=92), 0.8, long=True),
     Case("sums", "3 digits, thinking", partial(summed, thinking=True), 0.95),
     Case("sums", "3 digits, at once", summed, 0.0),
     Case("sums", "compared", compared, 0.0),

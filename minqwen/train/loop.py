@@ -25,8 +25,9 @@ from ..model.moe import balance_loss
 from ..model.qwen import Qwen
 from ..model.rope import positions
 from ..model.taps import listen
+from ..weights import load, save
 from .abilities import glance
-from .card import COUNT, write_card
+from .card import COUNT, made_by, write_card
 from .corpus import Corpus, write_processor
 from .course import Course, learn, optimizers, threads_of
 from .recipe import Recipe, plan, tiny_config
@@ -71,42 +72,47 @@ def row_loss(model, hidden, targets):
     return (each * weight[learned]).sum()
 
 
-def run(out, recipe=None, resume=None, threads=2, count=COUNT):
+def run(out, recipe=None, resume=None, threads=2, count=COUNT, begin=None):
     """Train the tiny model, save it into folder `out`, measure it on `count` chats
     a case and write its card.
 
-    `resume` is the file in which a run that was killed finds where it was, by default
-    `out`/resume.pt; it is removed when the model is saved. A folder without a tokenizer
-    gets the one this corpus makes. Returns the card's figures. Raises InputError if the
-    resume file is of another recipe.
+    `begin` is the folder of a model that `run` made, to be trained further; by default
+    the weights are new. `resume` is the file in which a run that was killed finds where
+    it was, by default `out`/resume.pt; it is removed when the model is saved. A folder
+    without a tokenizer gets the one this corpus makes, or that of `begin`. Returns the
+    card's figures. Raises InputError if the resume file is of another recipe, or
+    `begin` not a model that `run` made.
     """
-    from ..weights import save
-
     recipe, out = recipe or Recipe.read(), Path(out)
     resume = Path(resume or out / "resume.pt")
-    kept(resume, recipe)
-    write_processor(out)
-    model, facts = train(out, recipe, resume, threads)
+    kept(resume, recipe, begin)
+    write_processor(out, begin)
+    model, facts = train(out, recipe, resume, threads, begin=begin)
     save(model.to(torch.bfloat16), out)
     figures = write_card(out, recipe, facts, count)
     resume.unlink(missing_ok=True)
     return figures
 
 
-def train(out, recipe, resume, threads=2, save_every=200, change=lambda config: config):
-    """The loop itself: the trained model (fp32), and {seconds, threads, curve}.
+def train(
+    out, recipe, resume, threads=2, save_every=200, change=lambda config: config,
+    begin=None,
+):  # fmt: skip
+    """The loop itself: the trained model (fp32), and {seconds, threads, curve, before}.
 
-    `change` makes another Config of the tiny model's, for experiments.
+    The tower learns alone first, unless there is a folder `begin`, whose model has one
+    that sees. `change` makes another Config of the tiny model's, for experiments.
     """
-    saved = kept(resume, recipe)
+    saved = kept(resume, recipe, begin)
     corpus = Corpus.build(out, seed=recipe.seed)
     corpus.check()
     torch.manual_seed(recipe.seed)
-    config = tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)
-    model = Qwen(change(config)).train()
-    start(model)
-    courses = [tower_course(model, corpus, recipe), course(model, corpus, recipe)]
+    model = load(begin, dtype=torch.float32) if begin else new(corpus, change)
+    courses = [course(model.train(), corpus, recipe)]
+    if not begin:
+        courses.insert(0, tower_course(model, corpus, recipe))
     facts = {"seconds": 0.0, "threads": threads, "curve": []}
+    facts["before"] = runs_before(begin)
     number, step = 0, 0
     if saved:
         number, step, facts = saved["course"], saved["step"], saved["facts"]
@@ -136,6 +142,14 @@ def train(out, recipe, resume, threads=2, save_every=200, change=lambda config: 
                 save((number, 0))
     facts["seconds"] = time.monotonic() - clock
     return model.eval(), facts
+
+
+def new(corpus, change):
+    """A model with the weights that training begins with."""
+    config = tiny_config(corpus.tokenizer.get_vocab_size(), corpus.end)
+    model = Qwen(change(config))
+    start(model)
+    return model
 
 
 def course(model, corpus, recipe):
@@ -184,8 +198,14 @@ def keep(path, model, course, recipe, place, facts):
         torch.save(whole, file)
 
 
-def kept(path, recipe):
-    """What `keep` wrote, or None; InputError if it belongs to another recipe."""
+def runs_before(begin):
+    return made_by(begin) if begin else []
+
+
+def kept(path, recipe, begin=None):
+    """What `keep` wrote, or None; InputError if it belongs to another recipe or began
+    with another model, or `begin` has no card."""
+    before = runs_before(begin)
     if not path.exists():
         return None
     try:
@@ -197,6 +217,10 @@ def kept(path, recipe):
         ) from None
     if written_by != asdict(recipe):
         raise InputError(f"{path} is of another recipe; delete it to start anew")
+    if saved["facts"]["before"] != before:
+        what = begin or "a new one"
+        raise InputError(f"{path} began with another model than {what}; delete it "
+                         "to start anew")  # fmt: skip
     return saved
 
 

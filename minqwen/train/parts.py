@@ -29,8 +29,8 @@ def parts_of(folder):
     return {file.stem: json.loads(file.read_text()) for file in files}
 
 
-def parts_text(folder, table):
-    """Markdown, or nothing where no experiment was made. `table` as in card.py."""
+def parts_text(folder):
+    """Markdown, or nothing where no experiment was made."""
     found = parts_of(folder)
     if "damage" not in found:
         return ""
@@ -88,3 +88,8 @@ def cells(figures):
         )
         spread = f" ({least} to {most})" if len(values) > 1 else ""
         yield mean + " %" * (not bits) + spread
+
+
+def table(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

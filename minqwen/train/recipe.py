@@ -9,6 +9,7 @@ from ..model.config import Config
 from .corpus import KINDS
 
 RECIPE = Path(__file__).with_name("recipe.toml")
+FURTHER = Path(__file__).with_name("further.toml")  # for a model that is trained
 
 
 @dataclass(frozen=True)

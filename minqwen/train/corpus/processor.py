@@ -16,18 +16,18 @@ MAX_POSITIONS = 32768
 EVERY = 24  # of so many documents one is read for the merges
 
 
-def write_processor(folder):
+def write_processor(folder, begin=None):
     """Write every file but config and weights into `folder`, learning the merges.
 
     The merges come from this Python's library, so a tokenizer that is there stays:
-    another version of Python would learn other ones.
+    another version of Python would learn other ones. Of a model that is trained
+    further, in the folder `begin`, the tokenizer is taken.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():
-        write_whole(
-            folder / "tokenizer.json", build_tokenizer(texts()).to_str().encode()
-        )
+        known = load_tokenizer(begin) if begin else build_tokenizer(texts())
+        write_whole(folder / "tokenizer.json", known.to_str().encode())
     tokenizer = load_tokenizer(folder)
     template = Path(__file__).with_name("chat_template.jinja")
     write_whole(folder / template.name, template.read_bytes())

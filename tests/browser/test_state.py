@@ -303,6 +303,8 @@ def test_maps_show_what_python_computes(show):
         assert right[written & ~cross].all() and ahead[~written & ~cross].all()
         lines = np.abs(drawn - table["accent"]).max(-1) < 60
         assert lines[30].mean() > 0.9 and lines[:, now].mean() > 0.9
+        edge = np.asarray(picture).astype(int)[:, :2]
+        assert (np.ptp(edge, axis=(0, 1)) < 3).all(), f"{panel}: a label is cut off"
 
 
 def test_weights_on_values_are_another_map(show):

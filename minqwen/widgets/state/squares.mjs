@@ -3,6 +3,8 @@
 import { sizeCanvas } from "../shared/look.mjs";
 import { brief, clear, image, text } from "./draw.mjs";
 
+const LEFT = 48; // a margin with room for 0.0512
+
 /**
  * A Square of numbers: tokens to the right ("now"), tokens asked about downwards, with
  * the column of the present token beside it and the row of the probe below it.
@@ -12,7 +14,7 @@ import { brief, clear, image, text } from "./draw.mjs";
 export function drawSquare(canvas, width, data, colours) {
   const { square, token, probe, top } = data;
   const { from, side } = square;
-  const [left, aside, below] = [34, 74, 64];
+  const [left, aside, below] = [LEFT, 74, 64];
   const space = Math.min(width - left - aside - 4, 400);
   const cell = space < 3 * side ? space / side : Math.min(24, Math.floor(space / side));
   const heat = { x: left, y: 16, w: cell * side, h: cell * side };
@@ -127,7 +129,7 @@ function drawCross(context, { cell, heat, from, side }, token, probe, colours) {
  * (upwards). Full dots can be opened, rings are known by these two numbers alone.
  */
 export function drawHeads(canvas, width, { heads, selected, height }, colours) {
-  const box = { x: 34, y: 14, w: width - 60, h: height - 52 };
+  const box = { x: LEFT, y: 14, w: width - LEFT - 26, h: height - 52 };
   const context = sizeCanvas(canvas, width, height);
   clear(context, width, height, colours);
   const top = Math.max(...heads.map(({ norm }) => norm)) * 1.08 || 1;

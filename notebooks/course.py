@@ -53,24 +53,34 @@ def figure(width=7.5, height=3.0, columns=1, rows=1, **kw):
     return plt.subplots(rows, columns, figsize=(width, height), **kw)
 
 
-def png(fig, colours=32):
-    """The figure as a PNG of few colours, closed so that it is not shown twice."""
+def png(fig, colours=32, flat=False):
+    """The figure as a PNG of few colours, closed so that it is not shown twice.
+
+    With `flat` they are those of most pixels: areas keep theirs, and edges come near.
+    """
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=2 * PIXELS)
     plt.close(fig)
     picture = Image.open(buffer).convert("RGB")
-    picture = picture.quantize(colours, dither=Image.Dither.NONE)
+    palette = None
+    if flat:
+        counted = sorted(picture.getcolors(picture.width * picture.height))
+        most = [part for _, paint in counted[-colours:] for part in paint]
+        palette = Image.new("P", (1, 1))
+        palette.putpalette(most)
+    picture = picture.quantize(colours, palette=palette, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     picture.save(buffer, format="png", optimize=True)
     return buffer.getvalue(), picture.width // 2, picture.height // 2
 
 
-def show(fig, text, colours=32):
+def show(fig, text, colours=32, flat=False):
     """Display a figure; `text` says in words what it shows, and is its alt text.
 
-    Fewer colours than 32 make a smaller file, where a figure has few to begin with.
+    Fewer colours than 32 make a smaller file, where a figure has few to begin with;
+    `flat` as in `png`.
     """
-    data, width, height = png(fig, colours)
+    data, width, height = png(fig, colours, flat)
     _display(data, width, height, text)
 
 

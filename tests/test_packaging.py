@@ -82,7 +82,7 @@ def test_with_an_address_all_of_it_appears_and_can_go_again(tmp_path):
         assert citation["repository-code"] == PLACE
     shown = address.description(readme, PLACE)
     pictures = re.findall(r"!\[[^]]+\]\((\S+?)\)", readme)[1:]
-    assert len(pictures) == 1 and not RELATIVE.search(shown)
+    assert len(pictures) == 2 and not RELATIVE.search(shown)
     for picture in pictures:
         assert f"]({PLACE}/raw/HEAD/{picture})" in shown
     assert f"[`delta.py`]({PLACE}/blob/HEAD/minqwen/" in shown

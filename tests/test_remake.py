@@ -1,4 +1,4 @@
-"""What stands on the small model: the table is right, and only what changed is made."""
+"""What is made from other files: the table is right, and only what changed is made."""
 
 import json
 import re
@@ -246,7 +246,7 @@ def test_the_command_line_tells_and_touches(run, tmp_path):
     assert run("--dry-run").stdout == "" and run().stdout == ""
     (tmp_path / "assets" / "tiny" / "config.json").write_text("{}")
     listed = run("--list").stdout
-    assert re.findall(r"^(\w+) .*up to date$", listed, re.M) == []
+    assert re.findall(r"^(\w+) .*up to date$", listed, re.M) == ["poster"]
     assert "\nrouting    after traces\n" in listed
     assert re.search(r"^card .*assets/tiny/\*config.json changed", listed, re.M)
     planned = run("--dry-run", "01", "state", "00").stdout.splitlines()

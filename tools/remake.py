@@ -1,4 +1,4 @@
-"""Makes again what stands on the small model, in order, and only what has changed.
+"""Makes again what is made from other files, in order, and only what has changed.
 
     python -m tools.remake [TARGET ...]            what is out of date; default: all
     python -m tools.remake --dry-run [TARGET ...]  what would run
@@ -38,6 +38,12 @@ CARD = "python -m tools.card"
 CORPUS = "minqwen/train/corpus/**/*.py"
 MEASURES = ("minqwen/train/abilities.py", "minqwen/train/cases.py")
 SHARED = "minqwen/widgets/shared/*.mjs"
+POSTER = "notebooks/poster/*.py"
+CONFIG = (
+    "minqwen/model/family.py",
+    "minqwen/model/shapes.py",
+    "minqwen/plan/budget.py",
+)
 
 
 class Target(NamedTuple):
@@ -85,7 +91,11 @@ TARGETS = (
         "state", "python tools/state_picture.py", ("assets/state.png",),
         (NOTE, "tools/state_picture.py", "minqwen/widgets/state/*.mjs", SHARED),
     ),
-    notebook("00_the_name", "assets/tiny/config.json"),
+    Target(
+        "poster", "python -m tools.poster_picture", ("assets/poster.png",),
+        (POSTER, "tools/poster_picture.py", "notebooks/course.py", *CONFIG),
+    ),
+    notebook("00_the_name", "assets/tiny/config.json", POSTER),
     notebook("01_text", *PROCESSOR, PICTURE),
     notebook("04_the_delta_rule", NOTE),
     notebook("05b_a_trained_layer", *CHECKPOINT),

@@ -59,7 +59,10 @@ def write_card(folder, recipe=None, facts=None, count=COUNT):
 
 def write_page(folder):
     """README.md of what was measured and tried: card.json and experiments/."""
-    text = text_of(read_card(folder), folder)
+    card = read_card(folder)
+    if "figures" not in card:
+        raise InputError(f"{folder}: nothing was measured yet; leave out --page")
+    text = text_of(card, folder)
     write_whole(Path(folder) / "README.md", text.encode())
 
 
@@ -69,7 +72,7 @@ def made_by(folder):
     Raises InputError where there is no card.
     """
     card = read_card(folder)
-    del card["figures"]
+    card.pop("figures", None)
     return [*card.pop("before", []), card]
 
 

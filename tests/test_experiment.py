@@ -138,7 +138,7 @@ def test_the_table_has_damage_and_worth_one_below_the_other(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_commands_write_what_the_card_reads(tmp_path):
+def test_the_commands_write_what_the_card_reads(tmp_path, monkeypatch):
     """A retraining of a few steps and the damage, on a chat a figure."""
     write_processor(tmp_path)
     corpus = Corpus.build(tmp_path)
@@ -148,6 +148,17 @@ def test_the_commands_write_what_the_card_reads(tmp_path):
     written = json.loads((tmp_path / "experiments" / "whole.json").read_text())
     (made,) = written["runs"]
     assert made["seed"] == 3 and set(made["figures"]) == set(SHORT)
+    with monkeypatch.context() as patched:  # what is there is not made again
+        patched.setattr(experiment, "retrained", lambda name, seed, *_: {"seed": seed})
+        experiment.run("whole", (3, 4), steps=2, count=1, threads=1, model=tmp_path)
+        written = json.loads((tmp_path / "experiments" / "whole.json").read_text())
+        assert written["runs"] == [made, {"seed": 4}]
+        experiment.run("whole", (3,), steps=3, count=1, threads=1, model=tmp_path)
+        written = json.loads((tmp_path / "experiments" / "whole.json").read_text())
+        assert written["runs"] == [{"seed": 3}]  # of another recipe
+    (tmp_path / "experiments" / "whole.json").write_text(
+        json.dumps({"steps": 2, "runs": [made]})
+    )
     experiment.run("damage", (), steps=0, count=1, threads=2, model=tmp_path)
     text = parts_text(tmp_path)
     assert "1 trained without" in text and text.count("\n| ") > 10

@@ -6,15 +6,18 @@
     python -m tools.experiment no-experts
     python -m tools.experiment whole           the short recipe with all parts
 
-Writes assets/tiny/experiments/NAME.json, of which the card makes a table (parts.py).
+Writes assets/tiny/experiments/NAME.json, seed by seed, and goes on where a run of the
+same recipe has stopped. Of these the card makes a table (parts.py).
 What a part is worth is seen when it is trained without: in a trained model all others
 rely on it, so taking it out says how much they do, and no more.
 """
 
 import argparse
 import itertools
+import json
 import sys
 import tempfile
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -194,14 +197,20 @@ CHANGES = {
 }
 
 
+def short(steps, seed=0):
+    """The short recipe."""
+    return Recipe.read(steps=steps, seed=seed, points=0)
+
+
 def retrained(name, seed, steps, count, threads, folder):
     """The short recipe's figures with one part never there; the folder's tokenizer."""
-    recipe = Recipe.read(steps=steps, seed=seed, points=0)
+    recipe = short(steps, seed)
     with tempfile.TemporaryDirectory() as elsewhere:
         resume = Path(elsewhere) / "resume.pt"
         model, facts = train(folder, recipe, resume, threads, change=CHANGES[name])
     return {
         "seed": seed,
+        "machine": hardware(threads),
         "seconds": facts["seconds"],
         "size": model.num_parameters(),
         "figures": figures(model, Corpus.build(folder), count),
@@ -227,20 +236,24 @@ def main():
 
 
 def run(name, seeds, steps, count, threads, model):
-    """Make the figures; write them after each seed."""
+    """Make the figures that are not there yet; write them after each seed."""
     folder = model
-    facts = {"machine": hardware(threads), "chats": count}
     file = folder / "experiments" / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
     if name == "damage":
         torch.set_num_threads(threads)
         found = damage(load(folder), Corpus.build(folder), count)
+        facts = {"machine": hardware(threads), "chats": count}
         return write_whole(file, as_json(facts | found))
-    runs = []
+    facts = {"chats": count, "steps": steps, "recipe": asdict(short(steps))}
+    facts = json.loads(as_json(facts))
+    found = json.loads(file.read_bytes()) if file.exists() else {}
+    runs = found.pop("runs", []) if found.items() >= facts.items() else []
     for seed in seeds:
-        runs.append(retrained(name, seed, steps, count, threads, folder))
-        print(name, runs[-1], flush=True)
-        write_whole(file, as_json(facts | {"steps": steps, "runs": runs}))
+        if not any(run["seed"] == seed for run in runs):
+            runs.append(retrained(name, seed, steps, count, threads, folder))
+            print(name, runs[-1], flush=True)
+            write_whole(file, as_json(facts | {"runs": runs}))
 
 
 if __name__ == "__main__":

@@ -242,7 +242,7 @@ def _squared(logits, ids):
 
 balance = Exercise(
     "07",
-    "a price for unevenness",
+    "a loss for unevenness",
     _balance,
     lambda rand: [
         {"logits": (logits := rand(N, E)), "ids": logits.topk(k)[1]}

@@ -1,4 +1,4 @@
-"""A small trainer: first the vision tower alone, then everything, on a CPU in two hours.
+"""A small trainer: first the vision tower alone, then everything, in hours on a CPU.
 
 `minqwen train --out FOLDER` makes the embedded checkpoint by recipe.toml. Every step
 is a function of (seed, step), so a run that was killed goes on from its last

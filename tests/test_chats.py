@@ -7,7 +7,7 @@ import pytest
 
 from minqwen.prompt.template import template_environment
 from minqwen.train.corpus import chats, tools
-from minqwen.train.corpus.chats import exchange, user, write
+from minqwen.train.corpus.chats import exchange, followed, user, write
 
 FILE = Path(chats.__file__).with_name("chat_template.jinja")
 TEMPLATE = template_environment().from_string(FILE.read_text())
@@ -40,6 +40,17 @@ def test_odd_chats_are_what_the_template_writes(messages, offers):
     offered = tools.described(tools.NOTES, np.random.default_rng(0), False)
     offered = [offered, offered] if offers else None
     assert whole(write(messages, offered)) == render(messages, offered)
+
+
+@pytest.mark.parametrize("first", ODD)
+@pytest.mark.parametrize("second", ODD[:2])
+def test_chats_one_after_the_other_are_what_the_template_writes(first, second):
+    """Earlier reasoning is dropped, tools stand in front, pictures stay in order."""
+    offered = [tools.described(tools.NOTES, np.random.default_rng(0), False)]
+    for offers in ((None, None), (offered, None), (None, offered)):
+        chat = followed(write(first, offers[0], [0]), write(second, offers[1], [1]))
+        assert whole(chat) == render(first + second, offers[0] or offers[1])
+        assert chat.images == [0, 1]
 
 
 def test_a_result_given_as_a_users_turn_is_no_new_question():

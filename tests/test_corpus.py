@@ -276,6 +276,18 @@ def test_little_of_a_row_is_a_chat_cut_short(corpus):
     assert np.mean(left) < 0.2
 
 
+def test_a_chat_may_go_on_with_another_task(corpus):
+    """Then it has more turns."""
+    tasks = dict.fromkeys(("notes", "sums", "about", "tools"), 0.25)
+    (start,) = corpus.tokenizer.encode("<|im_start|>").ids
+    turns = {}
+    for mixed in (0.0, 0.9):
+        parts = corpus.batch(0, tasks, rows=8, seq_len=512, level=0.3, mixed=mixed)
+        rows = torch.cat([part["input_ids"] for part in parts])
+        turns[mixed] = int((rows == start).sum()) / int((rows == corpus.end).sum())
+    assert turns[0.9] > 1.5 * turns[0.0]
+
+
 def test_only_what_the_assistant_says_is_learned(written):
     """All of it, to the end of its turn, and nothing of anybody else's."""
     corpus = Corpus.build(written)

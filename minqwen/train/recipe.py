@@ -27,6 +27,7 @@ class Recipe:
     weight_decay: float
     clip: float
     level: float
+    mixed: float
     drafts_from: float
     mtp_weight: float
     tower: float
@@ -104,6 +105,7 @@ def plan(step, recipe):
         "rows": recipe.rows[stage],
         "seq_len": recipe.seq_lens[stage],
         "level": min(1.0, done / recipe.level),
+        "mixed": recipe.mixed,
     }
 
 

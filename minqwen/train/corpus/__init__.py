@@ -12,6 +12,7 @@ import torch
 
 from ...errors import InputError
 from . import drills
+from .chats import followed
 from .processor import load_tokenizer, write_processor
 from .tasks import TASKS
 from .text import documents, fingerprint
@@ -67,10 +68,11 @@ class Corpus:
                     "train into an empty folder, which gets a tokenizer of its own"
                 )
 
-    def batch(self, step, mixture, rows, seq_len=256, level=1.0):
+    def batch(self, step, mixture, rows, seq_len=256, level=1.0, mixed=0.0):
         """A step's rows in two equal parts, each the keywords of `losses`.
 
-        mixture {task or text: share of the rows' room}; level 0 to 1, how hard.
+        mixture {task or text: share of the rows' room}; level 0 to 1, how hard; mixed,
+        the share of chats that go on with another task.
         A part has input_ids [B, T] int64 and targets [B, T] int64, already shifted:
         targets[b, t] follows input_ids[b, t], and is -100 where no loss is due (what
         the assistant does not write itself). Rows are full, so there is no mask. With
@@ -82,7 +84,9 @@ class Corpus:
             inputs, targets, images, videos = [], [], [], []
             for row in numbers:
                 rng = np.random.default_rng([self.seed, step, row])
-                ids, loss = self._row(rng, mixture, seq_len + 1, level, images, videos)
+                ids, loss = self._row(
+                    rng, mixture, seq_len + 1, level, mixed, images, videos
+                )
                 inputs.append(ids[:-1])
                 targets.append(np.where(loss[1:], ids[1:], IGNORED))
             part = {
@@ -92,7 +96,7 @@ class Corpus:
             parts.append(part | pixels(images, videos))
         return parts
 
-    def _row(self, rng, mixture, length, level, images, videos):
+    def _row(self, rng, mixture, length, level, mixed, images, videos):
         """A row of text or of drills, or one chat after another: ids, loss.
 
         The last chat is cut if the third draw does not fit either.
@@ -107,7 +111,7 @@ class Corpus:
         shares = np.array([mixture[task] for task in tasks])
         ids, loss, tries = [], [], 0
         while len(ids) < length:
-            chat = TASKS[rng.choice(tasks, p=shares / shares.sum())](rng, level)
+            chat = self._chat(rng, tasks, shares / shares.sum(), level, mixed)
             more, learned = self.encode(chat)
             fits = len(ids) + len(more) <= length
             tries += 1
@@ -123,6 +127,19 @@ class Corpus:
                     videos += chat.videos
             ids, loss = ids + more, loss + learned
         return np.array(ids[:length]), np.array(loss[:length])
+
+    def _chat(self, rng, tasks, shares, level, mixed):
+        """Of one task, or now and then of one after the other."""
+        name = rng.choice(tasks, p=shares)
+        chat, met = TASKS[name](rng, level), {name}
+        for _ in range(2 if mixed else 0):
+            name = rng.choice(tasks, p=shares)
+            # NOTE: never a task twice, whose second notes might contradict the first
+            if rng.random() < mixed and name not in met:
+                more = TASKS[name](rng, level)
+                if not (chat.tools and more.tools):
+                    chat, met = followed(chat, more), met | {name}
+        return chat
 
     def encode(self, chat):
         """Ids of a chat with the end of its text, and which of them are learned."""

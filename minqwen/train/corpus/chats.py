@@ -14,12 +14,15 @@ class Chat:
     """A conversation in pieces, and its pictures.
 
     `parts` are (text, is it the assistant's own), in order; the last one is.
-    `images` and `videos` hold (patches float32 [t*h*w, 1536], grid (t, h, w)).
+    `images` and `videos` hold (patches float32 [t*h*w, 1536], grid (t, h, w)). What
+    they were written from are `messages` and `tools`.
     """
 
     parts: list[tuple[str, bool]]
     images: list = field(default_factory=list)
     videos: list = field(default_factory=list)
+    messages: list = field(default_factory=list)
+    tools: list | None = None
 
     @property
     def prompt(self):
@@ -61,7 +64,18 @@ def write(messages, tools=None, images=(), videos=()):
             parts.append((tool_text(messages, i), False))
         elif message["role"] == "user" or not tools:
             parts.append((turn(message["role"], message["content"]), False))
-    return Chat(joined(parts), list(images), list(videos))
+    return Chat(joined(parts), list(images), list(videos), messages, tools)
+
+
+def followed(first, second):
+    """One conversation of two, of which one offers tools at most, and the first alone
+    may begin with the system's words."""
+    return write(
+        first.messages + second.messages,
+        first.tools or second.tools,
+        first.images + second.images,
+        first.videos + second.videos,
+    )
 
 
 def turn(role, content):

@@ -168,6 +168,8 @@ def test_chat_keeps_history_and_goes_on_after_a_mistake(checkpoint):
         "And this?",
         "",
         "Bye",
+        "/new",
+        "Hello",
         "/quit",
         "not reached",
     ]
@@ -178,9 +180,9 @@ def test_chat_keeps_history_and_goes_on_after_a_mistake(checkpoint):
     assert len(errors) == 2 and "missing.png: no such file" in errors[0]
     assert "config.json" in errors[1]
     read = [int(e.split()[0][1:]) for e in done.stderr.split("\n") if "read in" in e]
-    assert len(read) == 3  # Hello, Which digit?, Bye
+    assert len(read) == 4  # Hello, Which digit?, Bye, Hello
     # Each prompt holds the turns before it, the picture's placeholders too.
-    assert read[0] + 20 < read[1] < read[2]
+    assert read[0] + 20 < read[1] < read[2] and read[3] == read[0]
     assert "not reached" not in done.stdout
 
 

@@ -193,13 +193,16 @@ def run_explore(options):
 def run_chat(options):
     processor = Processor.load(options.tokenizer or options.path)
     model = load_model(options)
-    say("[/image FILE shows a picture with the next line; /quit or Ctrl-D ends]")
+    say("[/image FILE shows a picture with the next line; /new begins a new chat; "
+        "/quit or Ctrl-D ends]")  # fmt: skip
     messages, pictures = [], []
     for line in lines():
         word, _, rest = line.strip().partition(" ")
         if word == "/quit":
             break
-        if word == "/image":
+        if word == "/new":
+            messages, pictures = [], []
+        elif word == "/image":
             pictures += existing(rest.strip())
         elif line.strip():
             content = [*pictures, {"type": "text", "text": line.strip()}]

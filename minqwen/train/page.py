@@ -84,7 +84,7 @@ def text_of(card, folder):
     first, *later = [*card.get("before", []), card]
     again = "\n    minqwen train --from FOLDER --out FOLDER"
     further = "".join(
-        f"""Then further, in {spent(run)}, by further.toml:
+        f"""Then further, in {spent(run)}, by this recipe:
 
 {settings(run["recipe"])}
 

@@ -79,7 +79,7 @@ class Notes:
         }
         self.known = {}  # (relation, n, t) -> the value and how it was said last
         self.changed = []
-        self.filler = up_to(1, 8, level, rng) if rng.random() < 0.3 * level else 0
+        self.filler = up_to(1, 12, level, rng) if rng.random() < 0.3 * level else 0
         self.changes = rng.random() < 0.5
         self.speaks = rng.random() < 0.25 * level and not lists  # of oneself
         self.small = rng.random() < 0.06 and not lists  # letters, as one types in haste
@@ -161,7 +161,10 @@ class Notes:
             return person(self.rng, self.unseen)
         if self.rng.random() < 0.2:
             return invented(self.rng, self.unseen)
-        known = words.OBJECTS if relation.of == "object" else words.VARIABLES
+        known = words.OBJECTS
+        if relation.of == "variable":
+            often = self.unseen or self.rng.random() < 0.5
+            known = words.VARIABLES if often else words.code_words()
         return word_of(known, self.rng, self.unseen)
 
     def value(self, relation):

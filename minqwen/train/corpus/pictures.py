@@ -85,6 +85,9 @@ def number(rng, hard=1.0, unseen=False, length=None):
     """Two to four digits in a row, or `length` of them."""
     length = length or int(rng.integers(2, 3 + round(2 * hard)))
     text = str(rng.integers(10 ** (length - 1), 10**length))
+    if not unseen and rng.random() < 0.3:  # equal neighbours are the hardest to count
+        i = int(rng.integers(1, length))
+        text = text[:i] + text[i - 1] + text[i + 1 :]
     spelt = ", ".join(text)
     thought = f"From left to right: {spelt}."
     nth = int(rng.integers(length))
@@ -239,8 +242,8 @@ def which(pair, digit):
 
 
 KINDS = {
-    one_digit: 0.25, number: 0.2, shapes_seen: 0.25, nameless: 0.08, counting: 0.12,
-    compared: 0.1,
+    one_digit: 0.15, number: 0.32, shapes_seen: 0.25, nameless: 0.1, counting: 0.1,
+    compared: 0.08,
 }  # fmt: skip
 LESSONS = {
     one_digit: 0.4, number: 0.2, shapes_seen: 0.1, nameless: 0.2, counting: 0.1

@@ -55,12 +55,13 @@ def passage(rng, level, unseen):
             return text
 
 
-def some(draw, most):
-    """A maker of passages: at least two of what `draw` gives, side by side."""
+def some(draw, most, least=2):
+    """A maker of passages: at least `least` of what `draw` gives, side by side."""
 
     def make(rng, level, unseen):
         gap = pick((" ", " ", ", ", "\n"), rng)
-        return gap.join(draw(rng, unseen) for _ in range(up_to(2, most, level, rng)))
+        count = up_to(least, most, level, rng)
+        return gap.join(draw(rng, unseen) for _ in range(count))
 
     return make
 
@@ -72,6 +73,11 @@ def word(rng, unseen):
 
 def any_word(rng, unseen):
     return pick((word, person, invented, digit, letter, number), rng)(rng, unseen)
+
+
+def code_word(rng, unseen):
+    """Any, for no task hides how a word is written after a space and without one."""
+    return pick(words.code_words(), rng)
 
 
 def digit(rng, unseen):
@@ -134,6 +140,7 @@ def code_lines(unseen):
 KINDS = (
     some(word, 20), some(word, 20), some(person, 14), some(invented, 10),
     some(any_word, 20), some(digit, 30), some(letter, 30), some(number, 10),
+    some(code_word, 3, 1), some(code_word, 3, 1), some(code_word, 3, 1),
     some(mark, 30), digits, letters, row, sentence, sentence, line_of_code,
     line_of_code,
 )  # fmt: skip

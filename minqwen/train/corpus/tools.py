@@ -227,10 +227,11 @@ def offer(needed, barred, rng, level, unseen):
 def described(kind, rng, unseen):
     """A tool of one text argument, as a JSON schema; often under an odd name.
 
-    Else its name is guessed from the question and not read from the list.
+    Else its name is guessed from the question and not read from the list. Training has
+    more of them than the card, since to read is harder than to guess.
     """
-    name = invented(rng, unseen) if rng.random() < 0.4 else pick(kind.names, rng)
-    odd = rng.random() < 0.3
+    strange, odd = rng.random(2) < ((0.4, 0.3) if unseen else (0.6, 0.5))
+    name = invented(rng, unseen) if strange else pick(kind.names, rng)
     parameter = invented(rng, unseen) if odd else pick(kind.parameters, rng)
     schema = {"type": "object", "properties": {parameter: {"type": "string"}}}
     function = {

@@ -5,6 +5,7 @@ word says so; what it answers with (colours, towns, numbers) is not.
 """
 
 import re
+from collections import Counter
 from functools import cache
 
 from .text import documents
@@ -134,6 +135,14 @@ def invented(rng, unseen):
         word = "".join(pick(part, rng) for part in parts)
         if held_out(word) == unseen:
             return word
+
+
+@cache
+def code_words():
+    """Words that training files of the library use often."""
+    texts = (d.text for d in documents() if d.kind == "source" and not d.held_out)
+    counts = Counter(word for t in texts for word in re.findall(r"\b[a-z]{3,10}\b", t))
+    return tuple(word for word, _ in counts.most_common(1000))
 
 
 @cache

@@ -1,7 +1,9 @@
 """What the terminal shows: answers as they are written, one-line complaints, style."""
 
+import logging
 import os
 import sys
+from contextlib import contextmanager
 from time import perf_counter
 
 
@@ -13,6 +15,25 @@ def complain(error):
     elif isinstance(error, MemoryError):
         error = "out of memory"
     say("minqwen: " + printable(" ".join(str(error).split())))
+
+
+class Aloud(logging.Handler):
+    def emit(self, record):
+        say(f"[{record.getMessage()}]")
+
+
+@contextmanager
+def aloud():
+    """Within the block, what the package logs for information is said."""
+    logger, handler = logging.getLogger("minqwen"), Aloud()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def say(text="", end="\n"):

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 
+import numba
 import pytest
 import torch
 
 import minqwen
-from minqwen import kernels
+from minqwen import kernels, terminal
 from minqwen.engine.generate import decoder
 from minqwen.engine.prefill import prefill, reader
 from minqwen.kernels import cpu
@@ -306,3 +307,14 @@ def test_without_numba_nothing_is_missing(monkeypatch):
         assert forms.chosen("causal_conv", x) is None
     with pytest.raises(minqwen.InputError, match="needs numba: pip install"):
         forms.known("numba")
+
+
+def test_a_command_says_why_it_waits_for_the_compiler(capsys, monkeypatch):
+    monkeypatch.setattr(cpu.WAIT, "said", False)
+    numba.njit(lambda x: x + 1)(1)  # compiles, and is not kept on disk
+    assert capsys.readouterr() == ("", "")  # of a library nobody asks it
+    cpu.WAIT.said = False
+    with terminal.aloud():
+        numba.njit(lambda x: x + 2)(1)
+        numba.njit(lambda x: x + 3)(1)
+    assert capsys.readouterr() == ("", f"[{cpu.COMPILING}]\n")

@@ -17,7 +17,7 @@ from ..parallel import part, ranks
 from ..plan.contents import describe
 from ..plan.page import advise
 from ..prompt.processor import Processor
-from ..terminal import complain, follow, say, summary
+from ..terminal import aloud, complain, follow, say, summary
 from ..trace.record import record
 from ..units import human
 from ..weights import load
@@ -45,7 +45,7 @@ def main(argv=None):
         if hasattr(stream, "reconfigure"):  # a terminal may lack a character
             stream.reconfigure(errors="replace")
     try:
-        with warnings.catch_warnings(), ranks.together():
+        with warnings.catch_warnings(), ranks.together(), aloud():
             warnings.showwarning = lambda message, *_: complain(message)
             options = parser().parse_args(argv)
             if ranks.count() > 1 and options.run is not run_generate:

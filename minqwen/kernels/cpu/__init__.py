@@ -1,11 +1,33 @@
 """The numba loops under the names and signatures of the torch forms they stand for."""
 
+import logging
+
 import numba
 import torch
+from numba.core import event
 
 from . import loops
 
 CORES = numba.config.NUMBA_NUM_THREADS
+COMPILING = "numba compiles its loops: about a minute, once on this machine"
+
+
+class Wait(event.Listener):
+    """Says once why nothing seems to happen; loading from disk does not start it."""
+
+    said = False
+
+    def on_start(self, event):
+        if not self.said:
+            logging.getLogger(__name__).info(COMPILING)
+        self.said = True
+
+    def on_end(self, event):
+        pass
+
+
+WAIT = Wait()
+event.register("numba:compile", WAIT)
 
 
 def numbers(x):

@@ -14,11 +14,12 @@ SHELL := /bin/bash
 # A module of the same name elsewhere must not be picked up instead of the pinned one.
 unexport PYTHONPATH
 .NOTPARALLEL:
-.PHONY: help tour explore test quick lab sync notebooks clean
+.PHONY: help tour explore live test quick lab sync notebooks clean
 
 help:
 	@echo "make tour    install into $(VENV), then see the small model read and answer"
 	@echo "make explore see in the browser what a memory keeps of a note, and which experts fire"
+	@echo "make live    in the browser, with the small model in the page: type, and watch it"
 	@echo "make lab     install the course's tools and open the notebooks"
 	@echo "make test    install the test tools, then lint and run every test"
 	@echo "make quick   the same without the slow ones: two minutes, before each commit"
@@ -36,6 +37,9 @@ tour: $(VENV)/.installed-package
 
 explore: $(VENV)/.installed-package
 	@$(BIN)/minqwen explore assets/note.safetensors
+
+live: $(VENV)/.installed-package
+	@$(BIN)/minqwen explore --live
 
 test quick: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -92,11 +92,16 @@ def parser():
     answer_options(command("chat", run_chat, "talk, line by line, from stdin"))
     sub = command("trace", run_trace, "answer a prompt, and keep what happened")
     trace_options(sub)
-    sub = command("explore", run_explore, "look at a trace in the browser")
+    sub = command(
+        "explore", run_explore, "look at a trace, or try a small model, in the browser"
+    )
     sub.add_argument("trace", nargs="?", metavar="TRACE",
                      help="a trace; a .npy of vLLM or a .csv of llama.cpp will do; "
                      "without one the page opens files itself")  # fmt: skip
     sub.add_argument("--other", metavar="TRACE", help="one to compare it with")
+    sub.add_argument("--live", action="store_true",
+                     help="a page with a small model in it; TRACE is its folder "
+                     "(default: the small model that comes with minqwen)")  # fmt: skip
     sub.add_argument("--html", metavar="FILE", help="write one file to send, instead")
     sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub = command("train", run_train, "train the small model, from nothing or further")
@@ -187,7 +192,10 @@ def run_trace(options):
 
 
 def run_explore(options):
-    explore(options.trace, options.other, options.html, not options.no_browser)
+    explore(
+        options.trace, options.other, options.html, not options.no_browser,
+        options.live,
+    )  # fmt: skip
 
 
 def run_chat(options):

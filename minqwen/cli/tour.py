@@ -197,7 +197,9 @@ def what_next(assets, folder):
         first = styled(f"{command} explore {trace}", 1) + " shows the memory"
     near = folder.is_relative_to(Path.cwd())
     folder = folder.relative_to(Path.cwd()) if near else folder
-    return f"Next: {first}, {styled(f'{command} chat {folder}', 1)} talks on."
+    live = styled(f"{command} explore --live", 1) + " runs the model in a page"
+    talk = styled(f"{command} chat {folder}", 1) + " talks on"
+    return f"Next: {first}, {live}, {talk}."
 
 
 def memory():

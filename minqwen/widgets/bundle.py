@@ -20,9 +20,25 @@ OTHER = re.compile(r"^(?:import|export)\b.*", re.M)
 def bundle(entry, folder=HERE, default=""):
     """One self-contained module with the exports of `entry`, a file of `folder`.
 
+    `default`: the value of a default export to add. ValueError as of `joined`.
+    """
+    text, names = joined(entry, folder)
+    text += f"\nexport const {{ {names} }} = {variable(entry)};\n"
+    return text + f"\nexport default {default};\n" * bool(default)
+
+
+def script(entry, call, folder=HERE):
+    """A classic script, without exports: `entry` and its modules, then a call."""
+    # NOTE: a page opened from disk may start a worker from no other kind.
+    return f"{joined(entry, folder)[0]}\n{variable(entry)}.{call};\n"
+
+
+def joined(entry, folder):
+    """`entry` and what it imports, in one text; the names that it exports.
+
     Every module becomes a function that is called once, after those it imports from,
-    so that names inside one are not seen by another. `default`: the value of a default
-    export to add. ValueError for a circle, and for an import or export of another form.
+    so that names inside one are not seen by another. ValueError for a circle, and for
+    an import or export of another form.
     """
     parts, exports = [], {}
 
@@ -46,11 +62,7 @@ def bundle(entry, folder=HERE, default=""):
         )
 
     add(entry, [])
-    names = ", ".join(exports[entry])
-    parts.append(f"export const {{ {names} }} = {variable(entry)};\n")
-    if default:
-        parts.append(f"export default {default};\n")
-    return "\n".join(parts)
+    return "\n".join(parts), ", ".join(exports[entry])
 
 
 def widget(entry, folder=HERE):

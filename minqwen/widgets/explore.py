@@ -17,20 +17,25 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from ..errors import InputError
-from ..files import write_whole
+from ..files import ASSETS, write_whole
 from ..terminal import say
 from ..trace.engines import open_trace
-from .bundle import HERE, bundle
+from .bundle import HERE, script
+from .live import model_files
 
 STYLE = "html { color-scheme: light dark; } body { margin: 0; }"
 HOSTS = ("127.0.0.1", "localhost")
 TRAITS = ("trace", "other")
 
 
-def explore(path=None, other=None, html=None, browser=True):
-    """The command: show the trace at `path` beside `other`, or write them to `html`."""
-    if other and not path:
-        raise InputError("--other needs a TRACE to compare with")
+def explore(path=None, other=None, html=None, browser=True, live=False):
+    """The command: show the trace at `path` beside `other`, or write them to `html`;
+    `live`: a page with the model at `path`, or the small one, inside."""
+    if other and (live or not path):
+        raise InputError("--other needs a TRACE to compare with, and no --live")
+    if live:
+        whole = live_page(path or ASSETS / "tiny").encode()
+        return write_whole(html, whole) if html else serve((), browser, whole)
     traces = [open_trace(each) for each in (path, other) if each]
     if len(traces) == 2:
         say(f"[{traces[0].compare(traces[1])}]")
@@ -43,28 +48,44 @@ def explore(path=None, other=None, html=None, browser=True):
 def page(traces=(), paths=()):
     """The page's HTML. traces: up to two Traces, to be inside it; paths: or where, on
     the page's own server, their bytes are. With neither it waits for a file."""
-    script = "\n" + bundle("explorer.mjs") + "\nmodule_explorer.start();\n"
-    if "</script" in script.lower() or "<!--" in script:
-        raise ValueError("a module's text would end the script that holds it")
-    policy = [
-        "default-src 'none'", f"script-src {hashed(script)}",
-        f"style-src {hashed(STYLE)}", "img-src data:", "base-uri 'none'",
-        "form-action 'none'",
-    ]  # fmt: skip
-    if paths:
-        policy.append("connect-src 'self'")
-    held = [f">{packed(trace)}" for trace in traces]
+    held = [f">{packed(trace.compact())}" for trace in traces]
     held += [f' data-path="{path}">' for path in paths]
+    rules = ["connect-src 'self'"] if paths else []
+    return assembled("explorer.mjs", dict(zip(TRAITS, held, strict=False)), rules)
+
+
+def live_page(path):
+    """The page's HTML with the model at `path` inside, which runs in the browser."""
+    held = {name: f">{packed(data)}" for name, data in model_files(path).items()}
+    held["worker"] = f">\n{within_script(script('live/worker.mjs', 'serve(self)'))}"
+    return assembled("live/page.mjs", held, ["worker-src blob:"])
+
+
+def assembled(entry, held, rules):
+    """HTML that starts `entry`, may do what `rules` add, and holds {name: content}."""
+    code = within_script("\n" + script(entry, "start()"))
+    policy = [
+        "default-src 'none'", f"script-src {hashed(code)}",
+        f"style-src {hashed(STYLE)}", "img-src data:", "base-uri 'none'",
+        "form-action 'none'", *rules,
+    ]  # fmt: skip
     data = [
-        f'<script type="text/plain" id="minqwen-{trait}"{content}</script>'
-        for trait, content in zip(TRAITS, held, strict=False)
+        f'<script type="text/plain" id="minqwen-{name}"{content}</script>'
+        for name, content in held.items()
     ]
     text = (HERE / "explorer.html").read_text(encoding="utf-8")
     for name, value in {
         "policy": "; ".join(policy), "style": STYLE, "data": "\n".join(data),
-        "script": script,
+        "script": code,
     }.items():  # fmt: skip
         text = text.replace(f"{{{name}}}", value, 1)
+    return text
+
+
+def within_script(text):
+    """The text; ValueError if it would end the element that holds it."""
+    if "</script" in text.lower() or "<!--" in text:
+        raise ValueError("a module's text would end the script that holds it")
     return text
 
 
@@ -74,11 +95,10 @@ def hashed(text):
     return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
-def packed(trace):
-    """A trace's bytes, deflated and in base64: no character of it is markup."""
+def packed(data):
+    """Bytes, deflated and in base64: no character of it is markup."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    data = deflate.compress(trace.compact()) + deflate.flush()
-    return base64.b64encode(data).decode()
+    return base64.b64encode(deflate.compress(data) + deflate.flush()).decode()
 
 
 def write_html(path, traces):
@@ -126,12 +146,12 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, traces):
+    def __init__(self, traces, html=None):
         super().__init__((HOSTS[0], 0), Handler)
         # Others may be logged in on this machine, so all paths begin with a secret.
         secret = secrets.token_urlsafe(9)
         names = [trait for trait, _ in zip(TRAITS, traces, strict=False)]
-        html = page(paths=[f"/{secret}/{name}" for name in names]).encode()
+        html = html or page(paths=[f"/{secret}/{name}" for name in names]).encode()
         self.content = {f"/{secret}/": ("text/html; charset=utf-8", html)}
         for name, trace in zip(names, traces, strict=True):
             kind = "application/octet-stream"
@@ -144,13 +164,14 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def serve(traces, browser=True):
-    """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare."""
+def serve(traces, browser=True, html=None):
+    """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare;
+    html: a whole page in place of theirs."""
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    with Server(traces) as server:
+    with Server(traces, html) as server:
         before = signal.signal(signal.SIGTERM, stop)
         try:
             print(f"{server.url}", flush=True)

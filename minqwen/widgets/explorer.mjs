@@ -43,12 +43,13 @@ header { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: baseline; }
 [role="alert"] { color: var(--accent); font-weight: 600; }
 `;
 
-/** Fills the page's body; done when the traces that came with the page are shown. */
-export async function start() {
-  const page = new Page(frame(document.body, CSS));
+/** Fills the page's body, with `css` besides; gives the page when the traces that came
+ * with it are shown. */
+export async function start(css = "") {
+  const page = new Page(frame(document.body, CSS + css));
   for (const trait of ["trace", "other"]) {
     try {
-      const bytes = await given(trait);
+      const bytes = await held(trait);
       if (bytes) page.open(trait, bytes);
     } catch (error) {
       page.complain(error);
@@ -58,15 +59,16 @@ export async function start() {
   await new Promise(requestAnimationFrame);
   performance.mark("shown");
   document.documentElement.dataset.ready = "true";
+  return page;
 }
 
-/** A trace that came with the page: beside it, or inside it; null if none did. */
-async function given(trait) {
-  const place = document.getElementById(`minqwen-${trait}`);
+/** Bytes that came with the page: beside it, or inside it; null if none did. */
+export async function held(name) {
+  const place = document.getElementById(`minqwen-${name}`);
   if (!place) return null;
   if (place.dataset.path) {
     const answer = await fetch(place.dataset.path);
-    if (!answer.ok) throw new Error(`the server did not send the ${trait}.`);
+    if (!answer.ok) throw new Error(`the server did not send the ${name}.`);
     return answer.arrayBuffer();
   }
   const letters = atob(place.textContent);
@@ -78,6 +80,7 @@ async function given(trait) {
 
 class Page {
   constructor(look) {
+    this.look = look;
     this.model = localModel({});
     this.traces = {};
     this.title = node("p", { class: "muted" });
@@ -100,6 +103,11 @@ class Page {
       node("header", {}, node("h1", {}, "minqwen explorer"), this.title, files),
       this.alert, node("main", {}, this.hint, this.tablist, this.panels));
     this.clear();
+  }
+
+  /** Something to stand above the views, in place of the hint how to record a trace. */
+  above(element) {
+    this.hint.replaceWith(element);
   }
 
   picker(trait, label) {

@@ -1,0 +1,97 @@
+// An answer: the prompt is read, then token after token is written and told of.
+
+import { idsOf, patchesOf, promptOf } from "./chat.mjs";
+import { placed } from "./model.mjs";
+import { Recorder } from "./recorder.mjs";
+import { choose } from "./sampling.mjs";
+import { inBlocks } from "./tower.mjs";
+
+const STOPS = ["<|im_end|>", "<|endoftext|>"];
+const PATIENCE = 25; // milliseconds of work before others get a turn
+
+/**
+ * asked: {messages as `promptOf` takes them, pictures: RGBA pixels in turn, thinking,
+ * most: tokens to write at most, sampling}. tell(event) hears of every token that has
+ * been read {kind: "read", done, of, lights}, and of every token written {kind: "token",
+ * text, thinking}. turn() lets others have a turn, and says whether to go on. Returns
+ * {bytes: the trace, text, reason}.
+ */
+export async function answer(model, tokenizer, asked, tell, turn, random) {
+  const { messages, pictures = [], thinking = false, most = 256, sampling } = asked;
+  const seen = pictures.map((picture) => see(model, picture));
+  const ids = idsOf(tokenizer, promptOf(messages, thinking), seen.map(({ grid }) => grid));
+  const { tokens, next } = placed(ids, seen.map(({ grid }) => grid), tokenizer.id("<|image_pad|>"));
+  const run = new Run(model, turn, tell);
+  let state = null;
+  for (const { id, position, picture, patch } of tokens) {
+    const x = picture === undefined ? model.embed(id) : seen[picture].vectors[patch];
+    state = run.read(id, x, position, tokens.length);
+    if (!(await run.goesOn())) break;
+  }
+  const stops = STOPS.map((mark) => tokenizer.id(mark));
+  const reader = tokenizer.reader();
+  const closing = tokenizer.id("</think>");
+  let [inside, text, reason] = [thinking, "", "length"];
+  for (let n = 0; n < most && run.going; n++) {
+    const id = choose(model.logits(state), sampling, random);
+    if (stops.includes(id)) {
+      reason = "stop";
+      break;
+    }
+    const more = id === closing ? "" : reader(id);
+    if (!inside) text += more;
+    tell({ kind: "token", text: more, thinking: inside });
+    inside = inside && id !== closing;
+    state = run.read(id, model.embed(id), [next + n, next + n, next + n], tokens.length + n + 1);
+    await run.goesOn();
+  }
+  if (!run.going) reason = "stopped";
+  return { text: text.trimStart(), reason, bytes: run.trace(tokenizer, tokens, seen) };
+}
+
+/** A picture through the tower: its vectors, its size in tokens and its pixels. */
+function see({ tower, config }, pixels) {
+  const { patch_size: size, spatial_merge_size: m } = config.vision_config;
+  const [height, width] = [pixels.height / size, pixels.width / size];
+  const patches = patchesOf(pixels, inBlocks(height, width, m), size);
+  return { pixels, grid: [height / m, width / m], vectors: tower.see(patches, height, width) };
+}
+
+class Run {
+  constructor(model, turn, tell) {
+    Object.assign(this, { model, turn, tell, going: true, since: performance.now() });
+    this.memory = model.memory();
+    this.recorder = new Recorder(model);
+  }
+
+  read(id, x, position, of) {
+    const state = this.model.step(x, position, this.memory, (n) => this.recorder.heard(n));
+    const { layers } = this.recorder.keep(id, this.memory);
+    const lights = layers.map(({ router: { ids, weights }, rule }) => ({ ids, weights, beta: rule?.beta }));
+    this.tell({ kind: "read", done: this.recorder.tokens.length, of, lights });
+    return state;
+  }
+
+  async goesOn() {
+    if (performance.now() - this.since > PATIENCE) {
+      this.going = await this.turn();
+      this.since = performance.now();
+    }
+    return this.going;
+  }
+
+  /** Opens at the last word of what was read or written. */
+  trace(tokenizer, prompt, seen) {
+    const texts = tokenizer.texts(this.recorder.tokens.map(({ id }) => id));
+    const word = texts.findLastIndex((text) => /^[^<]*[\p{L}\p{N}]/u.test(text));
+    const pictures = seen.map(({ pixels, grid: [rows, columns] }, i) => {
+      const start = prompt.findIndex(({ picture }) => picture === i);
+      return { pixels, rows, columns, start };
+    });
+    const read = Math.min(prompt.length, texts.length);
+    const opens = word < 0 ? {} : { token: word };
+    const meta = { model: "the model in this page", tokens: texts, prompt_length: read, opens };
+    return this.recorder.bytes(meta, pictures.filter(({ start, rows, columns }) =>
+      start + rows * columns <= read));
+  }
+}

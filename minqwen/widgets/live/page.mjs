@@ -1,0 +1,21 @@
+// The explorer's page with a model in it: what it answers is shown as a trace at once.
+
+import { held, start as startExplorer } from "../explorer.mjs";
+import { LIVE_CSS, Live } from "./view.mjs";
+
+/** Fills the page's body; done when the model has been handed to its worker. */
+export async function start() {
+  const page = await startExplorer(LIVE_CSS);
+  const text = document.getElementById("minqwen-worker").textContent;
+  const source = new Blob([text], { type: "text/javascript" });
+  const worker = new Worker(URL.createObjectURL(source));
+  const live = new Live(worker, page.look, (bytes) => page.open("trace", bytes.buffer));
+  page.above(live.root);
+  const [config, tokenizer, weights] = await Promise.all(
+    ["config", "tokenizer", "weights"].map((name) => held(name)));
+  const json = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
+  worker.postMessage({
+    kind: "load", config: json(config), tokenizer: json(tokenizer),
+    weights: new Uint8Array(weights),
+  }, [weights]);
+}

@@ -1,0 +1,171 @@
+// The conversation with the model in the page: what is written, what lights up meanwhile,
+// and, when an answer is done, its trace.
+
+import { node, visible } from "../shared/look.mjs";
+import { Glow } from "./glow.mjs";
+import { Pad } from "./pad.mjs";
+
+export const LIVE_CSS = `
+.live { display: grid; gap: 10px 24px; grid-template-columns: minmax(0, 1fr) auto; margin: 10px 0 16px; }
+@container (max-width: 800px) { .live { grid-template-columns: minmax(0, 1fr); } }
+.log { display: grid; gap: 6px; max-height: 260px; overflow: auto; }
+.said { display: grid; grid-template-columns: 4.5em minmax(0, 1fr); white-space: pre-wrap; }
+.said canvas { width: 64px; border: 1px solid var(--line); }
+.greeting { max-width: 46em; }
+.thought { color: var(--muted); font-style: italic; }
+.live textarea { width: 100%; min-height: 3.6em; font: inherit; color: var(--ink);
+  background: var(--panel); border: 1px solid var(--edge); border-radius: 4px; padding: 6px; }
+.live form { display: grid; gap: 6px; margin-top: 8px; }
+.samples button { border-style: dotted; }
+.pad { border: 1px solid var(--edge); touch-action: none; cursor: crosshair; image-rendering: pixelated; }
+.pad-box { display: grid; gap: 6px; justify-content: start; }
+.glow { max-width: 100%; min-width: 0; }
+.glow p { max-width: 34em; }
+`;
+const GREETING =
+  "A whole model is in this page and runs in your browser; nothing is sent anywhere. It has " +
+  "every part of Qwen3.5-397B-A17B, and is so small that it knows nothing of the world: it " +
+  "keeps notes, adds numbers, reads small pictures, and repeats.";
+const SAMPLES = [
+  ["A note, overwritten", "The key is in the drawer. Now the key is in the garage. Where is the key?"],
+  ["Eight notes", "Tom has 3 pears. Mary has 8 pears. Sam has 4 pears. Helen has 9 pears. Now Tom has 6 pears. " +
+    "Lars has 2 pears. Mia has 5 pears. Oscar has 7 pears. How many pears does Tom have?"],
+  ["A sum, thinking", "What is 348 + 275?", { thinking: true }],
+  ["A drawn digit", "Which digit is this?", { pad: true }],
+  ["What it is", "Who are you?"],
+];
+
+export class Live {
+  /** worker: the model's; look: a frame; done(bytes) takes each answer's trace. */
+  constructor(worker, look, done) {
+    Object.assign(this, { worker, look, done, messages: [], pictures: [] });
+    this.log = node("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: 0 });
+    this.clear();
+    this.words = node("textarea", { "aria-label": "What to say to the model", placeholder: "Say something" });
+    this.think = node("input", { type: "checkbox" });
+    this.drawn = node("select", { "aria-label": "How tokens are chosen" },
+      node("option", { value: 0 }, "likeliest token"),
+      node("option", { value: 0.7 }, "drawn, temperature 0.7"),
+      node("option", { value: 1 }, "drawn, temperature 1"));
+    this.pad = new Pad();
+    this.pad.root.hidden = true;
+    this.picture = node("button", { type: "button", "aria-pressed": "false",
+      onclick: () => this.showPad(this.pad.root.hidden) }, "Draw a picture");
+    this.go = node("button", { type: "submit", disabled: true }, "Answer");
+    this.stop = node("button", { type: "button", disabled: true,
+      onclick: () => worker.postMessage({ kind: "stop" }) }, "Stop");
+    this.status = node("span", { class: "muted", role: "status" }, "The model is being unpacked.");
+    const again = node("button", { type: "button", onclick: () => this.clear() }, "New chat");
+    const samples = SAMPLES.map(([name, text, options]) =>
+      node("button", { type: "button", onclick: () => this.sample(text, options) }, name));
+    const form = node("form", {}, this.words, this.pad.root,
+      node("div", { class: "bar" }, this.go, this.stop, again, this.picture,
+        node("label", {}, this.think, " think first"), this.drawn, this.status),
+      node("div", { class: "bar samples" }, node("span", { class: "muted" }, "Try:"), samples));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.ask();
+    });
+    this.words.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      form.requestSubmit();
+    });
+    this.root = node("section", { class: "live", "aria-label": "The model" },
+      node("div", {}, this.log, form));
+    worker.onmessage = ({ data }) => this[data.kind](data);
+    worker.onerror = (event) => this.failed({ words: event.message ?? "its thread ended" });
+  }
+
+  sample(text, { thinking = false, pad = false } = {}) {
+    this.words.value = text;
+    this.think.checked = thinking;
+    this.showPad(pad);
+    this.words.focus();
+  }
+
+  showPad(shown) {
+    this.pad.root.hidden = !shown;
+    this.picture.setAttribute("aria-pressed", shown);
+  }
+
+  clear() {
+    this.worker.postMessage({ kind: "stop" });
+    Object.assign(this, { messages: [], pictures: [] });
+    this.log.replaceChildren(node("p", { class: "muted greeting" }, GREETING));
+  }
+
+  ask() {
+    const text = this.words.value.trim();
+    if (!text || this.go.disabled) return;
+    const shown = !this.pad.root.hidden && !this.pad.empty;
+    const message = { role: "user", text, pictures: shown ? 1 : 0 };
+    const asked = [...this.messages, message];
+    const pictures = [...this.pictures, ...(shown ? [this.pad.pixels()] : [])];
+    this.say("you", shown && this.pad.copy(), visible(text));
+    this.thought = node("span", { class: "thought" });
+    this.answer = node("span");
+    this.say("model", this.thought, this.answer);
+    this.pending = { messages: asked, pictures };
+    this.begun = performance.now();
+    this.count = this.seen = 0;
+    this.busy(true);
+    const sampling = { temperature: Number(this.drawn.value), topK: 20, topP: 0.95 };
+    this.worker.postMessage({
+      kind: "ask", messages: asked, pictures, thinking: this.think.checked, sampling,
+    });
+    this.words.value = "";
+    this.showPad(false);
+    this.pad.clear();
+  }
+
+  say(who, ...parts) {
+    this.log.append(node("div", { class: "said" },
+      node("span", { class: "muted" }, who), node("span", {}, parts)));
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  busy(on) {
+    this.go.disabled = on;
+    this.stop.disabled = !on;
+  }
+
+  // What the worker tells.
+
+  ready({ text }) {
+    this.glow = new Glow(text, this.look);
+    this.root.append(this.glow.root);
+    this.status.textContent = "";
+    this.busy(false);
+    performance.mark("ready");
+  }
+
+  read({ done, of, lights }) {
+    this.glow.light(lights);
+    if (!this.count) this.status.textContent = `reading: ${done} of ${of} tokens`;
+    this.seen = done;
+  }
+
+  token({ text, thinking }) {
+    if (!this.count++) performance.mark("first token");
+    (thinking ? this.thought : this.answer).append(visible(text));
+    this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  finished({ text, reason, bytes }) {
+    const { messages, pictures } = this.pending;
+    this.messages = [...messages, { role: "assistant", text }];
+    this.pictures = pictures;
+    const each = (performance.now() - this.begun) / Math.max(1, this.seen);
+    const how = { length: "cut off after the most tokens it may write", stopped: "stopped" }[reason];
+    const count = `${this.seen - this.count} tokens read, ${this.count} written, ${each.toFixed(0)} ms each`;
+    this.status.textContent = how ? `${count}; ${how}` : count;
+    this.busy(false);
+    this.done(bytes);
+  }
+
+  failed({ words }) {
+    this.status.textContent = visible(`That failed: ${words}`);
+    this.busy(false);
+  }
+}

@@ -11,6 +11,8 @@ from PIL import Image
 import minqwen
 from minqwen.engine.sampling import probabilities
 from minqwen.files import ASSETS
+from minqwen.model.moe import route
+from minqwen.model.taps import listen
 from minqwen.trace import Trace
 from minqwen.train.cases import CASES
 from minqwen.train.corpus.pictures import one_digit
@@ -38,8 +40,10 @@ const tell = (value) => console.log(JSON.stringify(value));
 ANSWER = """
 const model = loaded();
 const found = [];
-for (const { messages, pictures, thinking, most } of input) {
-  const asked = { messages, pictures: pictures.map(pixels), thinking, most };
+for (const { messages, pictures, thinking, most, off = [] } of input) {
+  const cuts = off.map(([mixer, ids]) => ({ mixer, experts: new Set(ids) }));
+  const shown = pictures.map(pixels);
+  const asked = { messages, pictures: shown, thinking, most, off: cuts };
   const { text, reason, bytes } = await module_live_answer.answer(
     model, tokenizer, asked, () => {}, async () => true);
   writeFileSync(`${given}.${found.length}`, bytes);
@@ -151,6 +155,34 @@ def test_it_writes_what_python_writes(folder, model, processor, tmp_path, count=
     for name in want.tensors:
         mine, other = trace[name].astype(float), want[name].astype(float)
         assert np.abs(mine - other).max() < 2e-2 * max(1, np.abs(other).max()), name
+
+
+def test_what_is_switched_off_is_off_in_python(folder, model, processor, tmp_path):
+    """Experts 5 and 7 of layer 2, and the memory of layer 4."""
+
+    def refuse(layer, weights, ids, logits):
+        if layer != 2:
+            return None
+        weights, ids = route(logits.index_fill(1, torch.tensor([5, 7]), -torch.inf), 2)
+        return {"weights": weights, "ids": ids}
+
+    def silence(layer, x):
+        return {"x": torch.zeros_like(x)} if layer == 4 else None
+
+    off = [[layer == 4, [5, 7] if layer == 2 else []] for layer in range(8)]
+    chats = [chat | {"most": 40} for chat in asked(4)]
+    given = [
+        c | {"pictures": [pixels(p) for p in c["pictures"]], "off": off} for c in chats
+    ]
+    found = told(ANSWER, folder, given, tmp_path)
+    for i, (chat, said) in enumerate(zip(chats, found, strict=True)):
+        prompt = inputs(processor, chat)
+        with listen(model, router=refuse, attn_out=silence):
+            steps = minqwen.generate(model, prompt, 40, processor=processor, draft=0)
+            text = "".join(step.text for step in steps if not step.thinking)
+        assert said["text"] == text.lstrip("\n"), chat
+        ids = Trace.load(f"{tmp_path / 'given'}.{i}")["expert_ids"]
+        assert not np.isin(ids[:, 2], [5, 7]).any() and np.isin(ids, [5, 7]).any()
 
 
 def test_logits_are_those_of_python(folder, model, processor, tmp_path):
@@ -266,11 +298,11 @@ def live(new_page, html):
     return page
 
 
-def answered(page, text=None):
+def answered(page, text=None, button="Answer"):
     """What the log says when the model has answered."""
     if text is not None:
         page.get_by_label("What to say to the model").fill(text)
-    answer = page.get_by_role("button", name="Answer")
+    answer = page.get_by_role("button", name=button)
     answer.click()  # which disables it, until the answer is there
     for _ in range(1200):
         if answer.is_enabled():
@@ -298,6 +330,19 @@ def test_it_goes_on_in_turn_and_begins_anew(live):
     assert "Ada" in log.split("model")[-1]
     live.get_by_role("button", name="New chat").click()
     assert "Ada" not in live.get_by_role("log").inner_text()
+
+
+def test_an_expert_is_switched_off_and_the_answers_compared(live):
+    answered(live, "Tom has 3 pears. Now Tom has 6 pears. How many pears has Tom?")
+    live.get_by_label("layer", exact=True).first.select_option("2")
+    live.get_by_label("part", exact=True).select_option("5")
+    live.get_by_role("button", name="Switch").click()
+    live.get_by_text("Switched off: layer 2's expert 5.").wait_for()
+    answered(live, button="Ask again")
+    assert "layer 2's expert 5" in live.get_by_role("log").inner_text()
+    assert "beside another" in live.get_by_role("banner").inner_text()
+    live.locator(".glow canvas").click(position={"x": 20, "y": 18 + 14 * 4 + 7})
+    live.get_by_text("layer 4's memory").wait_for()
 
 
 def test_a_drawn_digit_is_read(live):

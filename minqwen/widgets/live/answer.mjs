@@ -11,7 +11,7 @@ const PATIENCE = 25; // milliseconds of work before others get a turn
 
 /**
  * asked: {messages as `promptOf` takes them, pictures: RGBA pixels in turn, thinking,
- * most: tokens to write at most, sampling}. tell(event) hears of every token that has
+ * most: tokens to write at most, sampling, off as of `Model.step`}. tell(event) hears of every token that has
  * been read {kind: "read", done, of, lights}, and of every token written {kind: "token",
  * text, thinking}. turn() lets others have a turn, and says whether to go on. Returns
  * {bytes: the trace, text, reason}.
@@ -21,7 +21,7 @@ export async function answer(model, tokenizer, asked, tell, turn, random) {
   const seen = pictures.map((picture) => see(model, picture));
   const ids = idsOf(tokenizer, promptOf(messages, thinking), seen.map(({ grid }) => grid));
   const { tokens, next } = placed(ids, seen.map(({ grid }) => grid), tokenizer.id("<|image_pad|>"));
-  const run = new Run(model, turn, tell);
+  const run = new Run(model, turn, tell, asked.off);
   let state = null;
   for (const { id, position, picture, patch } of tokens) {
     const x = picture === undefined ? model.embed(id) : seen[picture].vectors[patch];
@@ -58,14 +58,15 @@ function see({ tower, config }, pixels) {
 }
 
 class Run {
-  constructor(model, turn, tell) {
-    Object.assign(this, { model, turn, tell, going: true, since: performance.now() });
+  constructor(model, turn, tell, off) {
+    Object.assign(this, { model, turn, tell, off, going: true, since: performance.now() });
     this.memory = model.memory();
     this.recorder = new Recorder(model);
   }
 
   read(id, x, position, of) {
-    const state = this.model.step(x, position, this.memory, (n) => this.recorder.heard(n));
+    const heard = (n) => this.recorder.heard(n);
+    const state = this.model.step(x, position, this.memory, heard, this.off);
     const { layers } = this.recorder.keep(id, this.memory);
     const lights = layers.map(({ router: { ids, weights }, rule }) => ({ ids, weights, beta: rule?.beta }));
     this.tell({ kind: "read", done: this.recorder.tokens.length, of, lights });

@@ -1,26 +1,47 @@
 // What lights up while the model reads and writes: its experts, a row a layer, and the
 // memories of its delta layers, a square a head. A light fades as further tokens come.
+// A click switches an expert off, or a layer's attention or memory.
 
 import { node, rampColour, sizeCanvas } from "../shared/look.mjs";
 
 const FADING = 0.72; // of a light is left a token later
 const CELL = 14; // pixels, where there is room
+const TOP = 18;
 const GAP = 28; // between experts and memories
 const EDGE = 66; // for the names of layers
 
 export class Glow {
-  /** text: config.json's text_config. */
-  constructor(text, look) {
-    Object.assign(this, { look, kinds: text.layer_types });
+  /** text: config.json's text_config; changed() is called when a switch is. */
+  constructor(text, look, changed) {
+    Object.assign(this, { look, changed, kinds: text.layer_types });
     this.E = text.num_experts;
     this.H = text.linear_num_value_heads;
     this.experts = this.kinds.map(() => new Float32Array(this.E));
     this.writes = this.kinds.map(() => new Float32Array(this.H));
-    this.canvas = node("canvas", { role: "img", "aria-label": "Which experts and memories the last tokens used" });
-    this.caption = node("p", { class: "muted" }, `Left: the ${this.E} experts of each layer, lit by a ` +
-      "token's weights. Right: the memory of each delta head, lit by how strongly the token writes " +
-      "(beta). Attention layers keep all tokens, so they have no such memory.");
-    this.root = node("div", { class: "glow" }, this.canvas, this.caption);
+    this.off = this.kinds.map(() => ({ mixer: false, experts: new Set() }));
+    this.canvas = node("canvas", {
+      role: "img", "aria-label": "Which experts and memories the last tokens used",
+      onclick: (event) => this.click(event),
+    });
+    const numbers = (count) => Array.from({ length: count }, (_, n) => node("option", {}, String(n)));
+    this.layer = node("select", { "aria-label": "layer" }, numbers(this.kinds.length));
+    this.part = node("select", { "aria-label": "part" },
+      node("option", { value: "mixer" }, "attention or memory"),
+      numbers(this.E).map((option, e) => {
+        option.value = e;
+        option.textContent = `expert ${e}`;
+        return option;
+      }));
+    this.list = node("span", { class: "muted" });
+    const flip = () => this.flip(Number(this.layer.value), this.part.value);
+    this.root = node("div", { class: "glow" }, this.canvas,
+      node("p", { class: "muted" }, `Left: the ${this.E} experts of each layer, lit by a token's ` +
+        "weights. Right: the memory of each delta head, lit by how strongly the token writes " +
+        "(beta); attention layers keep all tokens instead. Click an expert, or a layer's name, " +
+        "to switch it off, and ask again."),
+      node("div", { class: "bar" }, node("span", {}, "Layer"), this.layer, this.part,
+        node("button", { type: "button", onclick: flip }, "Switch")),
+      this.list);
     look.onTheme(() => this.draw());
     new ResizeObserver(() => this.draw()).observe(this.root);
     this.draw();
@@ -44,31 +65,70 @@ export class Glow {
     });
   }
 
+  /** What is switched off, in words; empty if nothing is. */
+  get words() {
+    const said = this.off.flatMap(({ mixer, experts }, n) => {
+      const name = this.kinds[n] === "full_attention" ? "attention" : "memory";
+      const all = [...experts].sort((a, b) => a - b).map((e) => `expert ${e}`);
+      return [...(mixer ? [name] : []), ...all].map((part) => `layer ${n}'s ${part}`);
+    });
+    return said.join(", ");
+  }
+
+  /** part: "mixer", or an expert's number. */
+  flip(layer, part) {
+    const { experts } = this.off[layer];
+    if (part === "mixer") this.off[layer].mixer = !this.off[layer].mixer;
+    else if (!experts.delete(Number(part))) experts.add(Number(part));
+    this.list.textContent = this.words && `Switched off: ${this.words}.`;
+    this.draw();
+    this.changed();
+  }
+
+  click({ offsetX, offsetY }) {
+    const layer = Math.floor((offsetY - TOP) / CELL);
+    const expert = Math.floor((offsetX - EDGE) / this.size);
+    if (layer < 0 || layer >= this.kinds.length || expert >= this.E) return;
+    this.flip(layer, expert < 0 ? "mixer" : expert);
+  }
+
   draw() {
     const count = this.E + this.H;
     const room = this.root.clientWidth || Infinity;
-    const size = Math.max(4, Math.min(CELL, Math.floor((room - EDGE - GAP) / count)));
-    const width = EDGE + size * count + GAP;
-    const height = 18 + CELL * this.kinds.length;
+    this.size = Math.max(4, Math.min(CELL, Math.floor((room - EDGE - GAP) / count)));
+    const width = EDGE + this.size * count + GAP;
+    const height = TOP + CELL * this.kinds.length;
     const pen = sizeCanvas(this.canvas, width, height);
-    const { panel, muted, ramp } = this.look.colours();
+    const { panel, muted, accent, ramp } = this.look.colours();
     pen.clearRect(0, 0, width, height);
     pen.font = "11px system-ui, sans-serif";
     pen.fillStyle = muted;
     pen.fillText("experts", EDGE, 11);
-    pen.fillText("memories", EDGE + size * this.E + GAP, 11);
-    const cell = (x, y, light) => {
+    pen.fillText("memories", EDGE + this.size * this.E + GAP, 11);
+    const cell = (x, y, light, crossed) => {
+      const side = [this.size - 2, CELL - 2];
       pen.fillStyle = light > 0.02 ? rampColour(ramp, light) : panel;
-      pen.fillRect(x, y, size - 2, CELL - 2);
+      pen.fillRect(x, y, ...side);
+      if (!crossed) return;
+      pen.strokeStyle = accent;
+      pen.lineWidth = 2;
+      pen.beginPath();
+      pen.moveTo(x, y);
+      pen.lineTo(x + side[0], y + side[1]);
+      pen.moveTo(x + side[0], y);
+      pen.lineTo(x, y + side[1]);
+      pen.stroke();
     };
     this.kinds.forEach((kind, n) => {
-      const y = 18 + n * CELL;
+      const y = TOP + n * CELL;
       const full = kind === "full_attention";
-      pen.fillStyle = muted;
-      pen.fillText(`${n} ${full ? "attention" : "delta"}`, 0, y + 10);
-      this.experts[n].forEach((light, e) => cell(EDGE + e * size, y, light));
-      if (!full) this.writes[n].forEach((light, h) =>
-        cell(EDGE + size * this.E + GAP + h * size, y, light));
+      const { mixer, experts } = this.off[n];
+      pen.fillStyle = mixer ? accent : muted;
+      pen.fillText(`${n} ${mixer ? "(off)" : full ? "attention" : "delta"}`, 0, y + 10);
+      this.experts[n].forEach((light, e) => cell(EDGE + e * this.size, y, light, experts.has(e)));
+      if (full) return;
+      const left = EDGE + this.size * this.E + GAP;
+      this.writes[n].forEach((light, h) => cell(left + h * this.size, y, light, mixer));
     });
   }
 }

@@ -172,9 +172,9 @@ export class MoE {
     this.opening = weights.matrix(`${name}.shared_expert_gate.weight`, D);
   }
 
-  /** x [D] -> [D]. */
-  step(x, heard) {
-    const logits = times(this.gate, x);
+  /** x [D] -> [D]; the next best take the place of the experts in `off`. */
+  step(x, heard, off = new Set()) {
+    const logits = times(this.gate, x).map((logit, id) => (off.has(id) ? -Infinity : logit));
     const order = largestOf(logits, this.topK + 1); // one more: the runner-up
     const ids = order.slice(0, this.topK);
     const weights = softmax(ids.map((id) => logits[id])); // all in all

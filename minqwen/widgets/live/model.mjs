@@ -42,15 +42,16 @@ export class Model {
 
   /**
    * One token: x [D], its embedding or what the tower saw there, at position [time, row,
-   * column]; `memory` changes. heard(layer) gives the functions that layer's taps call.
+   * column]; `memory` changes. heard(layer) gives the functions that layer's taps call;
+   * off: of each layer {mixer: says nothing?, experts: a Set of those not to be chosen}.
    * Returns the state behind the logits.
    */
-  step(x, position, memory, heard) {
+  step(x, position, memory, heard, off = []) {
     this.layers.forEach(({ mixer, norms, moe }, n) => {
       const taps = heard(n);
       const mixed = mixer.step(rmsNorm(x, norms[0], this.eps), memory[n], taps, position);
-      x = plus(x, mixed);
-      x = plus(x, moe.step(rmsNorm(x, norms[1], this.eps), taps));
+      if (!off[n]?.mixer) x = plus(x, mixed);
+      x = plus(x, moe.step(rmsNorm(x, norms[1], this.eps), taps, off[n]?.experts));
     });
     return rmsNorm(x, this.norm, this.eps);
   }

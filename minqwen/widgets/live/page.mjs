@@ -9,7 +9,10 @@ export async function start() {
   const text = document.getElementById("minqwen-worker").textContent;
   const source = new Blob([text], { type: "text/javascript" });
   const worker = new Worker(URL.createObjectURL(source));
-  const live = new Live(worker, page.look, (bytes) => page.open("trace", bytes.buffer));
+  const live = new Live(worker, page.look, (bytes, other) => {
+    page.open("trace", bytes.buffer);
+    if (other) page.open("other", other.buffer);
+  });
   page.above(live.root);
   const [config, tokenizer, weights] = await Promise.all(
     ["config", "tokenizer", "weights"].map((name) => held(name)));

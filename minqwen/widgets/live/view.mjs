@@ -36,7 +36,8 @@ const SAMPLES = [
 ];
 
 export class Live {
-  /** worker: the model's; look: a frame; done(bytes) takes each answer's trace. */
+  /** worker: the model's; look: a frame; done(bytes, other) takes each answer's trace, and
+   * that of the same question asked again. */
   constructor(worker, look, done) {
     Object.assign(this, { worker, look, done, messages: [], pictures: [] });
     this.log = node("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: 0 });
@@ -55,11 +56,13 @@ export class Live {
     this.stop = node("button", { type: "button", disabled: true,
       onclick: () => worker.postMessage({ kind: "stop" }) }, "Stop");
     this.status = node("span", { class: "muted", role: "status" }, "The model is being unpacked.");
-    const again = node("button", { type: "button", onclick: () => this.clear() }, "New chat");
+    this.again = node("button", { type: "button", disabled: true, onclick: () => this.askAgain() },
+      "Ask again");
+    const anew = node("button", { type: "button", onclick: () => this.clear() }, "New chat");
     const samples = SAMPLES.map(([name, text, options]) =>
       node("button", { type: "button", onclick: () => this.sample(text, options) }, name));
     const form = node("form", {}, this.words, this.pad.root,
-      node("div", { class: "bar" }, this.go, this.stop, again, this.picture,
+      node("div", { class: "bar" }, this.go, this.again, this.stop, anew, this.picture,
         node("label", {}, this.think, " think first"), this.drawn, this.status),
       node("div", { class: "bar samples" }, node("span", { class: "muted" }, "Try:"), samples));
     form.addEventListener("submit", (event) => {
@@ -92,6 +95,7 @@ export class Live {
   clear() {
     this.worker.postMessage({ kind: "stop" });
     Object.assign(this, { messages: [], pictures: [] });
+    this.pending = this.before = null;
     this.log.replaceChildren(node("p", { class: "muted greeting" }, GREETING));
   }
 
@@ -103,20 +107,31 @@ export class Live {
     const asked = [...this.messages, message];
     const pictures = [...this.pictures, ...(shown ? [this.pad.pixels()] : [])];
     this.say("you", shown && this.pad.copy(), visible(text));
-    this.thought = node("span", { class: "thought" });
-    this.answer = node("span");
-    this.say("model", this.thought, this.answer);
-    this.pending = { messages: asked, pictures };
-    this.begun = performance.now();
-    this.count = this.seen = 0;
-    this.busy(true);
     const sampling = { temperature: Number(this.drawn.value), topK: 20, topP: 0.95 };
-    this.worker.postMessage({
-      kind: "ask", messages: asked, pictures, thinking: this.think.checked, sampling,
-    });
+    this.pending = { messages: asked, pictures, thinking: this.think.checked, sampling };
+    this.before = null;
+    this.begin();
     this.words.value = "";
     this.showPad(false);
     this.pad.clear();
+  }
+
+  /** The last question once more, with the switches as they are now. */
+  askAgain() {
+    this.before = this.last;
+    this.begin();
+  }
+
+  begin() {
+    const { off, words } = this.glow;
+    this.thought = node("span", { class: "thought" });
+    this.answer = node("span");
+    this.say(words ? "model without" : "model", words && node("p", { class: "muted" }, words),
+      this.thought, this.answer);
+    this.begun = performance.now();
+    this.count = this.seen = 0;
+    this.busy(true);
+    this.worker.postMessage({ kind: "ask", ...this.pending, off });
   }
 
   say(who, ...parts) {
@@ -127,13 +142,16 @@ export class Live {
 
   busy(on) {
     this.go.disabled = on;
+    this.again.disabled = on || !this.pending;
     this.stop.disabled = !on;
   }
 
   // What the worker tells.
 
   ready({ text }) {
-    this.glow = new Glow(text, this.look);
+    this.glow = new Glow(text, this.look, () => {
+      this.status.textContent = this.pending ? "Ask again to see what changes." : "";
+    });
     this.root.append(this.glow.root);
     this.status.textContent = "";
     this.busy(false);
@@ -161,7 +179,8 @@ export class Live {
     const count = `${this.seen - this.count} tokens read, ${this.count} written, ${each.toFixed(0)} ms each`;
     this.status.textContent = how ? `${count}; ${how}` : count;
     this.busy(false);
-    this.done(bytes);
+    this.last = bytes;
+    this.done(this.before ?? bytes, this.before && bytes);
   }
 
   failed({ words }) {

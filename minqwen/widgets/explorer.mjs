@@ -166,7 +166,8 @@ class Page {
     for (const panel of this.panels) panel.hidden = true;
   }
 
-  /** Offers the views that this trace has something for, and shows where it opens. */
+  /** Offers the views that this trace has something for, and shows where it opens, or
+   * else the view that was shown before. */
   begin() {
     const { trace } = this.traces;
     const has = VIEWS.map((view) => view.has(trace));
@@ -176,10 +177,12 @@ class Page {
     });
     this.hint.hidden = true;
     this.tablist.hidden = false;
-    this.show(trace.meta.opens?.head ? MEMORY : Math.max(0, has.indexOf(true)));
+    const before = has[this.shown] ? this.shown : Math.max(0, has.indexOf(true));
+    this.show(trace.meta.opens?.head ? MEMORY : before);
   }
 
   show(chosen) {
+    this.shown = chosen;
     VIEWS.forEach(({ mount }, i) => {
       this.tabs[i].setAttribute("aria-selected", i === chosen);
       this.tabs[i].tabIndex = i === chosen ? 0 : -1;

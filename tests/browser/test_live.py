@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from views import violations
 
 import minqwen
 from minqwen.engine.sampling import probabilities
@@ -322,6 +323,18 @@ def test_the_page_answers_and_shows_what_happened(live, html):
     live.get_by_role("tab", name="Memory").click()
     live.get_by_role("heading", name="A memory as it is written").wait_for()
     assert live.get_by_label("head").locator("option").count() == 48
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(new_page, html, scheme):
+    page = new_page(viewport={"width": 900, "height": 900}, color_scheme=scheme,
+                    bypass_csp=True)  # fmt: skip
+    page.goto(html.as_uri())
+    waited(page, "performance.getEntriesByName('ready').length > 0")
+    answered(page, "Hello")
+    page.get_by_role("button", name="Draw a picture").click()
+    page.locator(".glow canvas").click(position={"x": 20, "y": 18 + 14 * 4 + 7})
+    assert violations(page) == []
 
 
 def test_it_goes_on_in_turn_and_begins_anew(live):

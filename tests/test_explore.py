@@ -151,6 +151,15 @@ def test_the_page_is_served_to_this_machine_alone():
         assert process.poll() is None
 
 
+def test_a_model_is_served_inside_its_page():
+    with serving("--live") as (_, url):
+        status, _, body = ask(url)
+        assert status == 200 and b"worker-src blob:" in body and len(body) < 12e6
+        for part in (b"config", b"tokenizer", b"weights", b"worker"):
+            assert b'id="minqwen-%s"' % part in body
+        assert b"connect-src" not in body
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_stops_cleanly(number):

@@ -92,6 +92,11 @@ TARGETS = (
         (NOTE, "tools/state_picture.py", "minqwen/widgets/state/*.mjs", SHARED),
     ),
     Target(
+        "live", "python tools/live_picture.py", ("assets/live.png",),
+        (*CHECKPOINT, PICTURE, "tools/live_picture.py", "minqwen/widgets/explorer.mjs",
+         "minqwen/widgets/live/*.mjs", "minqwen/widgets/routing/*.mjs", SHARED),
+    ),
+    Target(
         "poster", "python -m tools.poster_picture", ("assets/poster.png",),
         (POSTER, "tools/poster_picture.py", "notebooks/course.py", *CONFIG),
     ),

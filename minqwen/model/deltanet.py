@@ -59,7 +59,7 @@ class GatedDeltaNet(nn.Module):
 
     Two numbers steer each value head's memory at each token: g <= 0, how much of all
     it holds to forget (a head's own rate `A_log`, opened or shut by the token), and
-    beta, how much of the new pair to believe. Value heads outnumber key heads:
+    beta, how strongly to write the new pair. Value heads outnumber key heads:
     neighbours share one. Source: arXiv 2412.06464 and the checkpoint's tensor names.
     """
 

@@ -105,7 +105,7 @@ def pass_on(layer, squeeze):
     taps[: 2 * keys, -1] += 1
     k.copy_(q)
     v.zero_()
-    layer.in_proj_b.weight[:, 0] += 0.6  # believe
+    layer.in_proj_b.weight[:, 0] += 0.6  # write strength
     layer.out_proj.weight.zero_()
     share = len(v) // LAGS
     what = torch.randn(share, half) * SMALL

@@ -5,6 +5,7 @@
     python -m tools.experiment all-attention
     python -m tools.experiment no-experts
     python -m tools.experiment whole           the short recipe with all parts
+    python -m tools.experiment languages       notebook 09's own, see tools/languages.py
 
 Writes assets/tiny/experiments/NAME.json, seed by seed, and goes on where a run of the
 same recipe has stopped. Of these the card makes a table (parts.py).
@@ -45,6 +46,8 @@ from minqwen.train.loop import train
 from minqwen.train.parts import SHORT
 from minqwen.train.recipe import Recipe
 from minqwen.weights import load
+
+from . import languages
 
 STEPS = 450  # of the short recipe
 SEEDS = (0, 1, 2)
@@ -222,7 +225,7 @@ def main():
         prog="python -m tools.experiment", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("name", choices=["damage", *CHANGES])
+    parser.add_argument("name", choices=["damage", *CHANGES, "languages"])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--count", type=int, default=100, help="chats a figure")
@@ -230,6 +233,8 @@ def main():
     parser.add_argument("--model", type=Path, default=ASSETS / "tiny")
     options = parser.parse_args()
     try:
+        if options.name == "languages":
+            return languages.run(options.seeds)
         run(**vars(options))
     except InputError as error:
         sys.exit(f"minqwen: {error}")

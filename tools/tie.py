@@ -30,6 +30,8 @@ TAUGHT = {
     "08": ["block", "cache", "forms", "qwen", "plain", "generate.write",
            "sampling.keep_top_k", "sampling.keep_top_p", "sampling.penalise",
            "sampling.draw"],  # from "plain" on: around the model
+    # around the model: the trainer, and what it is shown on
+    "09": ["languages", "course", "muon", "loop.row_loss", "recipe.rate"],
     "10": ["vision", "rope.positions"],
     "11": ["mtp", "generate", "sampling"],  # what 08 has left of the last two
     "13": ["step"],  # around the model: the delta rule's step on a GPU
@@ -49,8 +51,10 @@ MODEL_PART = sorted(
 )
 AROUND_IT = {  # taught as well, and the rooms they are in
     "processor": "prompt", "plain": "weights", "generate": "engine",
-    "sampling": "engine", "step": "kernels/gpu",
+    "sampling": "engine", "step": "kernels/gpu", "languages": "train",
+    "course": "train", "muon": "train",
 }  # fmt: skip
+IN_PART = {"loop": "train", "recipe": "train"}  # of these, what TAUGHT names alone
 
 
 class Source:
@@ -179,7 +183,7 @@ def owned():
 
 def taught_file(module):
     """The text of a module that goes by its bare name."""
-    room = AROUND_IT.get(module, "model")
+    room = (AROUND_IT | IN_PART).get(module, "model")
     return Source((ROOT / "minqwen" / room / f"{module}.py").read_text())
 
 

@@ -79,9 +79,16 @@ def start_delta(layer):
         of_head = slice(head * layer.head_k_dim, (head + 1) * layer.head_k_dim)
         taps[:keys][of_head, -back] += 1
         taps[keys : 2 * keys][of_head, -back - 1] += 1
-    # softplus(dt_bias) log-uniform in [0.001, 0.1], as Mamba2 (arXiv 2405.21060) and
-    # Gated DeltaNet were trained. With dt_bias 1, where transformers' class starts,
-    # nearly every head forgets within a token, and a short run does not unlearn that.
+    start_decay(layer)
+
+
+def start_decay(layer):
+    """Half-lives from a token to hundreds of them.
+
+    softplus(dt_bias) is log-uniform in [0.001, 0.1], as Mamba2 (arXiv 2405.21060) and
+    Gated DeltaNet were trained. With dt_bias 1, where transformers' class starts,
+    nearly every head forgets within a token, and a short run does not unlearn that.
+    """
     step = torch.empty_like(layer.dt_bias)
     step.uniform_(math.log(1e-3), math.log(0.1)).exp_()
     layer.dt_bias.copy_(step.expm1().log())  # the inverse of softplus

@@ -13,6 +13,7 @@ import torch
 
 from ..engine.generate import generate
 from ..errors import InputError
+from ..files import destination
 from ..parallel import part, ranks
 from ..plan.contents import describe
 from ..plan.page import advise
@@ -154,6 +155,9 @@ def run_bench(options):
     from ..bench import bench
     from ..bench.growth import growth
 
+    if options.out:
+        os.makedirs(options.out, exist_ok=True)
+        destination(os.path.join(options.out, "bench.json"))
     if options.growth:
         growth(options.memory, options.steps, options.repeats, options.threads,
                options.out)  # fmt: skip
@@ -172,6 +176,7 @@ def run_generate(options):
 
 
 def run_trace(options):
+    destination(options.out)
     processor = Processor.load(options.tokenizer or options.path)
     inputs = asked(processor, options)
     model = load_model(options)

@@ -591,6 +591,17 @@ def test_unknown_content(processor):
 
     fails(r'messages\[1\].content\[0\] has the type "audio"', chat, [{"type": "audio"}])
     fails(r"content\[0\] has the type null", chat, ["words"])
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    fails(
+        r"messages\[1\] is not plain JSON",
+        chat,
+        [{"type": "text", "text": "", "x": deep}],
+    )
+    fails("has the type", chat, [{"type": deep}])
+    fails("a tool is not plain JSON", processor.chat, [ASK], tools=[deep])
+    fails("a template variable is not plain", processor.chat, [ASK], x=deep)
     fails(r'type "image", so it must have a key "image"', chat, [{"type": "image"}])
     fails(r'must have a key "text"', chat, [{"type": "text", "text": 7}])
     fails(r"messages\[1\] has content of type int", chat, 7)

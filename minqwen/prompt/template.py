@@ -11,7 +11,7 @@ import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import InputError
+from ..errors import InputError, show
 from ..files import read_json
 
 
@@ -31,7 +31,7 @@ def plain_messages(messages):
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InputError(
-                f"messages[{i}] is {str(message)[:60]}, but a dict with "
+                f"messages[{i}] is {show(message, 60)}, but a dict with "
                 '"role" and "content" is needed'
             )
         if not isinstance(content, (str, list, tuple, type(None))):
@@ -50,8 +50,9 @@ def plain_messages(messages):
 def _part(part, place, media):
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in ("text", "image", "video"):
+        said = "null" if kind is None else f'"{show(kind)}"'
         raise InputError(
-            f"{place} has the type {json.dumps(kind, default=str)}, "
+            f"{place} has the type {said}, "
             'but only "text", "image" and "video" are known'
         )
     if part.get(kind) is None or (kind == "text" and not isinstance(part[kind], str)):
@@ -100,9 +101,9 @@ def json_only(value, name):
     """A copy of JSON data; InputError for anything that is more than that."""
     try:
         return json.loads(json.dumps(value))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{name} is not plain JSON data ({error}); "
+            f"{name} is not plain JSON data ({show(error)}); "
             "give dicts, lists, text and numbers"
         ) from None
 

@@ -15,7 +15,7 @@ from shutil import disk_usage
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError, show
+from ..errors import InputError, number, show
 from ..files import (
     FILES,
     Reader,
@@ -54,6 +54,7 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     32 MB. Raises InputError if the source does not fit its config.json, the folder is
     in use, or the disk refuses; what was written stays and is taken up again.
     """
+    number(max_shard_bytes, "max_shard_bytes", int, 1)
     scheme = read_target(quantize)
     path = resolve(source, revision)
     if path.suffix == ".gguf":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError, show
+from ..errors import InputError, number, show
 from ..files import (
     as_json,
     created,
@@ -39,6 +39,7 @@ def save(model: Qwen, folder: str | Path, max_shard_bytes: int = 5_000_000_000) 
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
     folder = Path(folder)
+    number(max_shard_bytes, "max_shard_bytes", int, 1)
     if model.ranks > 1:
         raise InputError(
             "one of several processes holds a part of the model alone, which is not "

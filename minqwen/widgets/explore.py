@@ -15,6 +15,8 @@ import threading
 import webbrowser
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from ..errors import InputError
 from ..files import write_whole
@@ -144,6 +146,16 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def show_page(file, url):
+    """Open the browser, by way of a file that its owner alone may read."""
+    # All users of a machine see what stands on its command lines, the secret too.
+    file.write(f'<meta http-equiv="refresh" content="0; url={url}">\n')
+    file.flush()
+    address = Path(file.name).as_uri()
+    # A thread, since some browsers run in the terminal.
+    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
 def serve(traces, browser=True):
     """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare."""
 
@@ -155,11 +167,10 @@ def serve(traces, browser=True):
         try:
             print(f"{server.url}", flush=True)
             say("[serving on this machine only; Ctrl-C ends]")
-            if browser:  # a thread, since some browsers run in the terminal
-                threading.Thread(
-                    target=webbrowser.open, args=(server.url,), daemon=True
-                ).start()
-            server.serve_forever()
+            with NamedTemporaryFile("w", suffix=".html") as file:
+                if browser:
+                    show_page(file, server.url)
+                server.serve_forever()
         except KeyboardInterrupt:
             say()
         finally:

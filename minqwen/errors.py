@@ -27,13 +27,16 @@ def number(value, name, kind=float, low=-MOST, high=MOST, over=False):
 
     Texts, truth values, NaN and infinity are no numbers; NumPy's are.
     """
-    wanted = numbers.Integral if kind is int else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        said = show(repr(value) if isinstance(value, str) else value, 40)
-        expected = "a whole number" if kind is int else "a number"
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    whole = "a whole number" if kind is int else ""
+    if not real or whole and not isinstance(value, numbers.Integral):
+        said = show(f'"{value}"' if isinstance(value, str) else value, 40)
+        expected = whole if real else "a number"
         raise InputError(f"{name} is {said}; expected {expected}")
     if not low <= value <= high or over and value == low:
-        bounds = f"over {low}" if over else f"{low} or more"
+        bounds = f"{whole}, " if whole else ""
+        bounds += f"over {low}" if over else f"{low} or more"
         bounds += f", and at most {high}" if high < MOST else ""
-        raise InputError(f"{name} is {show(value, 40)}, but must be {bounds}")
+        said = ", but" if abs(value) < MOST else ", out of range: it"
+        raise InputError(f"{name} is {show(value, 40)}{said} must be {bounds}")
     return kind(value)

@@ -174,14 +174,14 @@ def read_json(content, name):
     return value
 
 
-def destination(path):
+def destination(path, what="written"):
     """Where what is written to `path` goes: itself, or the file that it links to.
 
     Asked before the work, since that would be lost. Raises InputError if the folder is
     not there or may not be written, or if `path` is there and no regular file.
     """
     path = Path(path)
-    with telling(path, "written"):
+    with telling(path, what):
         if path.is_symlink():
             path = Path(os.path.realpath(path, strict=True))
         if path.is_dir():

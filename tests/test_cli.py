@@ -298,11 +298,11 @@ def test_a_broken_checkpoint_is_named(run, checkpoint, tmp_path):
 def test_where_the_answer_goes_is_asked_before_the_work(run, checkpoint, tmp_path):
     (tmp_path / "file").touch()
     for out, words in (
-        (tmp_path / "no" / "x", "x cannot be written: No such file"),
-        (tmp_path / "file" / "x", "x cannot be written: Not a directory"),
-        (tmp_path, "cannot be written: Is a directory"),
-        (".", "cannot be written: Is a directory"),
-        ("/dev/null", "/dev/null cannot be written: it is not a regular file"),
+        (tmp_path / "no" / "x", "x cannot be saved to: No such file"),
+        (tmp_path / "file" / "x", "x cannot be saved to: Not a directory"),
+        (tmp_path, "cannot be saved to: Is a directory"),
+        (".", "cannot be saved to: Is a directory"),
+        ("/dev/null", "/dev/null cannot be saved to: it is not a regular file"),
     ):
         code, answer, err = run("trace", checkpoint, "--prompt", "x", "-o", out)
         assert code == 1 and not answer and one_line(err) and words in err, err

@@ -675,7 +675,7 @@ def test_arguments_of_imports_are_checked(tmp_path, model):
         ([[[1]], [[1, 2]]], {}, "numbers of one shape"),
         ("\u00e4", {}, "base64"),
         (text, {"shape": (0, 5)}, "a part of shape is 0"),
-        (text, {"shape": ("1", 5)}, "a part of shape is '1'"),
+        (text, {"shape": ("1", 5)}, 'a part of shape is "1"'),
         (text, {"shape": 6}, "two numbers"),
         (ids, {"token_ids": ["a", "b"]}, "whole numbers"),
         (ids, {"token_ids": [[1, 2]]}, "whole numbers"),

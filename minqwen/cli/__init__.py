@@ -4,8 +4,6 @@ import os
 import signal
 import sys
 
-from ..terminal import complain, say
-
 
 def main():
     """Run one command, from sys.argv; returns the exit code (see commands.py).
@@ -33,12 +31,14 @@ def main():
 
 def stop(*_):
     """On SIGTERM: what is half written goes, as on Ctrl-C."""
+    from ..terminal import complain
+
     complain("stopped by SIGTERM")
     sys.exit(143)
 
 
 def end_at_once(number, _):
-    say()
+    os.write(2, b"\n")
     os._exit(128 + number)
 
 

@@ -168,7 +168,7 @@ def run_bench(options):
 
     if options.out:
         os.makedirs(options.out, exist_ok=True)
-        destination(os.path.join(options.out, "bench.json"))
+        destination(os.path.join(options.out, "bench.json"), "saved to")
     if options.growth:
         growth(options.memory, options.steps, options.repeats, options.threads,
                options.out)  # fmt: skip
@@ -187,7 +187,7 @@ def run_generate(options):
 
 
 def run_trace(options):
-    destination(options.out)
+    destination(options.out, "saved to")
     processor = Processor.load(options.tokenizer or options.path)
     inputs = asked(processor, options)
     model = load_model(options)

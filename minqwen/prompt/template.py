@@ -14,6 +14,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from ..errors import InputError, show
 from ..files import read_json
 
+NAMED = ("name", "template")  # what one of several templates has
+
 
 def plain_messages(messages):
     """Messages as plain JSON for the template, and the media taken out of them.
@@ -116,7 +118,12 @@ def read_template(files, source):
         if not text and other in files:
             name, text = other, read_json(files[other], other).get("chat_template")
     if isinstance(text, list):  # several, each with a name
-        text = {entry["name"]: entry["template"] for entry in text}.get("default")
+        if not all(isinstance(each, dict) and {*NAMED} <= {*each} for each in text):
+            raise InputError(f"{source}: {name} has templates without name and text")
+        named = [each["template"] for each in text if each["name"] == "default"]
+        text = named[-1] if named else None
+    if not isinstance(text, str | None):
+        raise InputError(f"{source}: chat_template in {name} is not text")
     try:
         return template_environment().from_string(text) if text else None
     except jinja2.TemplateSyntaxError as error:

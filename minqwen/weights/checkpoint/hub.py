@@ -80,10 +80,7 @@ def _download(name, revision, wanted):
     except errors.RevisionNotFoundError:
         fault = f"has no revision {show(revision)} on the hub"
     except errors.LocalEntryNotFoundError:
-        fault = (
-            "is no folder here, and as a hub id it is not, or not wholly, in the local "
-            "cache, and the hub is unreachable"
-        )
+        fault = "is not, or not wholly, in the local cache, and the hub is unreachable"
     except errors.HFValidationError:
         fault = "is neither a local path nor a possible hub id"
     except InputError:
@@ -105,4 +102,6 @@ def _download(name, revision, wanted):
                 f"may not be read by you (HTTP {answer.status_code}); log in with "
                 "`hf auth login`, or set HF_TOKEN to a token that may read it"
             )
+    if Path(name).parent.is_dir():  # which somebody who means a path would give
+        name = f"{name} is no folder here, and as a hub id"
     raise InputError(f"{name} {fault}.") from cause

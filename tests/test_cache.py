@@ -134,7 +134,10 @@ def test_places_not_yet_written_are_never_read(dtype, kernels):
         read = decoder(model, cache, 300)
         logits += [read(ids, cache) for ids in tokens(2, 70, 1).split(1, dim=1)]
         found.append(torch.cat(logits, 1))
-    assert torch.equal(*found) and found[0].isfinite().all()
+    # numba's threads add in an order of their own; NaN would be close to nothing
+    torch.testing.assert_close(
+        *found, atol=2e-2 if dtype.itemsize < 4 else 1e-5, rtol=0
+    )
 
 
 def test_nothing_larger_is_kept_alive(model):

@@ -1,4 +1,11 @@
-"""The one exception a user of minqwen is meant to see, and names fit for its text."""
+"""The one exception a user of minqwen is meant to see, and what its texts are made of.
+
+Names out of files go through `show`, numbers out of files and calls through `number`.
+"""
+
+import numbers
+
+MOST = 2**53  # of any number; larger ones, infinity and NaN are a slip or an attack
 
 
 class InputError(ValueError):
@@ -7,6 +14,29 @@ class InputError(ValueError):
 
 def show(text, limit=120):
     """A name out of a file, fit for a one-line message on any terminal."""
-    text = str(text)
+    try:
+        text = str(text)
+    except (ValueError, RecursionError):  # of thousands of digits, or of lists
+        text = f"{type(text).__name__} without end"
     text = text if text.isprintable() else ascii(text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def number(value, name, kind=float, low=-MOST, high=MOST, over=False):
+    """`value` as an int or float from low (or over it) to high; else InputError.
+
+    Texts, truth values, NaN and infinity are no numbers; NumPy's are.
+    """
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    whole = "a whole number" if kind is int else ""
+    if not real or whole and not isinstance(value, numbers.Integral):
+        said = show(f'"{value}"' if isinstance(value, str) else value, 40)
+        expected = whole if real else "a number"
+        raise InputError(f"{name} is {said}; expected {expected}")
+    if not low <= value <= high or over and value == low:
+        bounds = f"{whole}, " if whole else ""
+        bounds += f"over {low}" if over else f"{low} or more"
+        bounds += f", and at most {high}" if high < MOST else ""
+        said = ", but" if abs(value) < MOST else ", out of range: it"
+        raise InputError(f"{name} is {show(value, 40)}{said} must be {bounds}")
+    return kind(value)

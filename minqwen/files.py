@@ -1,5 +1,6 @@
 """Files: read with one sentence for whatever fails, written whole or not at all."""
 
+import errno
 import json
 import os
 import stat
@@ -25,6 +26,17 @@ FILES = (
     "video_preprocessor_config.json",
     "generation_config.json",
 )
+# What lies beside weights, by the ends of names, and the most bytes of each: some ten
+# times the largest known. The first end that fits counts.
+SMALL = {
+    ".safetensors.index.json": 100_000_000,
+    "tokenizer.json": 200_000_000,
+    "vocab.json": 200_000_000,
+    "merges.txt": 200_000_000,
+    ".json": 16_000_000,
+    ".jinja": 16_000_000,
+}
+LARGE = 4 << 30  # bytes of any other file that is read whole, as traces are
 STEP = 256 << 20  # bytes asked of the system at once, so that a progress bar moves
 
 
@@ -42,21 +54,45 @@ def _refusal(path, what, error, remedy=""):
     return InputError(f"{show(path)} cannot be {what}: {why}{remedy}.")
 
 
+def followed(path):
+    """Where a checkpoint's file lies: a link may lead to its own folder, or to blobs.
+
+    Those are the hub cache's. Raises InputError for a link to anywhere else.
+    """
+    if not path.is_symlink():
+        return path
+    folder, target = (Path(os.path.realpath(each)) for each in (path.parent, path))
+    allowed = {folder}
+    if folder.parent.name == "snapshots":
+        allowed.add(folder.parent.parent / "blobs")
+    if target.parent not in allowed:
+        raise InputError(
+            f"{show(path.name)} is a link to {show(target)}, outside the checkpoint's "
+            "folder; put the file itself there."
+        )
+    return target
+
+
 class Reader:
     """A regular file, open to be read at any place of it, by several threads at once.
 
-    Raises InputError, one sentence, for whatever goes wrong. Closed by `close`, at the
-    end of a `with` block, or when nobody has it any more.
+    `own`: it belongs to a checkpoint, whose links may not lead elsewhere. Raises
+    InputError, one sentence, for whatever goes wrong. Closed by `close`, at the end of
+    a `with` block, or when nobody has it any more.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, own=False):
         self.path = Path(path)
+        flags = os.O_RDONLY | os.O_NONBLOCK  # opening a pipe would wait
         with telling(path, "read"):
-            if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait
-                name = show(self.path.name)
-                raise InputError(f"{name} is not a regular file and cannot be read.")
-            self.descriptor = os.open(path, os.O_RDONLY)
+            if own:
+                path, flags = followed(self.path), flags | os.O_NOFOLLOW
+            self.descriptor = os.open(path, flags)
         self.close = weakref.finalize(self, os.close, self.descriptor)
+        if not stat.S_ISREG(self.stat().st_mode):
+            self.close()
+            name = show(self.path.name)
+            raise InputError(f"{name} is not a regular file and cannot be read.")
 
     def __enter__(self):
         return self
@@ -98,9 +134,20 @@ class Reader:
 
 
 def read_whole(path):
-    """All bytes of a file."""
-    with Reader(path) as file:
-        return file.read(file.stat().st_size)
+    """All bytes of a file; InputError if it is longer than files of its kind are.
+
+    A file that SMALL names is taken for a checkpoint's own (see Reader).
+    """
+    name = os.path.basename(path)
+    most = next((most for end, most in SMALL.items() if name.endswith(end)), None)
+    with Reader(path, own=most is not None) as file:
+        size = file.stat().st_size
+        if size > (most or LARGE):
+            raise InputError(
+                f"{show(name)} is {size} bytes long, and at most {most or LARGE} are "
+                "read of such a file; is it what its name says?"
+            )
+        return file.read(size)
 
 
 def read_json(content, name):
@@ -127,16 +174,37 @@ def read_json(content, name):
     return value
 
 
+def destination(path, what="written"):
+    """Where what is written to `path` goes: itself, or the file that it links to.
+
+    Asked before the work, since that would be lost. Raises InputError if the folder is
+    not there or may not be written, or if `path` is there and no regular file.
+    """
+    path = Path(path)
+    with telling(path, what):
+        if path.is_symlink():
+            path = Path(os.path.realpath(path, strict=True))
+        if path.is_dir():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        os.stat(os.path.join(path.parent, "."))
+        if not os.access(path.parent, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    return path
+
+
 def temporary(path):
     """Where a file is written before it has its name: never taken for the file."""
-    return path.parent / (path.name + ".tmp")  # "." and ".." have no name to change
+    return path.with_name(path.name + ".tmp")
 
 
 @contextmanager
 def created(path):
     """A file to fill, on the disk when the block ends; none is there if it fails."""
+    path.unlink(missing_ok=True)  # what a kill left, or a link that leads elsewhere
     try:
-        with open(path, "wb") as file:
+        with open(path, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -165,6 +233,7 @@ def publish(*paths):
 @contextmanager
 def replaced(path):
     """A file to fill, which takes the place of `path` when the block ends: whole."""
+    path = destination(path)
     with created(temporary(path)) as file:
         yield file
     publish(path)
@@ -172,7 +241,7 @@ def replaced(path):
 
 def write_whole(path, content):
     """Put bytes in the place of a file: all of them, or InputError and none."""
-    with telling(path, "written"), replaced(Path(path)) as file:
+    with telling(path, "written"), replaced(path) as file:
         file.write(content)
 
 

@@ -49,7 +49,8 @@ def printable(text):
 def styled(text, code, stream=None):
     """Bold (1), dim (2) or coloured (31 to 36) on a terminal that wants it."""
     stream = stream or sys.stdout
-    if not stream.isatty() or os.environ.get("NO_COLOR") or not os.environ.get("TERM"):
+    plain = os.environ.get("TERM", "") in ("", "dumb")
+    if plain or os.environ.get("NO_COLOR") or not stream.isatty():
         return text
     return f"\x1b[{code}m{text}\x1b[0m"
 

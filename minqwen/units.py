@@ -4,6 +4,8 @@ import argparse
 import math
 import re
 
+from .errors import MOST, show
+
 STEPS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
@@ -14,7 +16,12 @@ def size(text):
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no size such as 24GiB or 500MB")
     step = 1024 if found[3] else 1000
-    return int(float(found[1]) * step ** STEPS[found[2].lower()])
+    count = float(found[1]) * step ** STEPS[found[2].lower()]
+    if count > MOST:
+        raise argparse.ArgumentTypeError(
+            f"{show(text, 40)!r} is more than any machine has"
+        )
+    return int(count)
 
 
 def rate(text):

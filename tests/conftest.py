@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import os
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,10 @@ import torch
 # defined, and some of Triton's own are when it is first imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and so have all
+# that they start, unless it is heard here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # With fla installed transformers computes in fla's kernels, not in the plain torch we
 # compare with, and some releases crash without a GPU. Hidden before it is looked for;

@@ -4,6 +4,8 @@ import pytest
 import torch
 from tiny_models import small_model
 
+from minqwen.engine.generate import decoder
+from minqwen.engine.prefill import prefill
 from minqwen.errors import InputError
 from minqwen.model.cache import DeltaState
 
@@ -91,6 +93,51 @@ def test_full_cache_says_so(model):
     assert torch.equal(model(tokens(1, 16), cache=cache), want)  # still whole
     with pytest.raises(InputError, match="made for 2 rows, the input has 1"):
         model(tokens(1, 1, rows=1), cache=model.new_cache(2, 16))
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_half_a_call_is_noticed_and_can_be_undone(model, failing):
+    """Whichever layer fails, unless all memories were written."""
+    cache = model.new_cache(2, 64)
+    model(tokens(1, 20), cache=cache)
+    cache.mark()
+    want = model(tokens(2, 5), cache=cache.copy())
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    layer = model.model.language_model.layers[failing]
+    handle = layer.register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        model(tokens(2, 5), cache=cache)
+    handle.remove()
+    with pytest.raises(InputError, match="left half-written by a call that failed"):
+        model(tokens(2, 5), cache=cache)
+    cache.cut(20)
+    assert torch.equal(model(tokens(2, 5), cache=cache), want)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernels", ["torch", "numba"])
+def test_places_not_yet_written_are_never_read(dtype, kernels):
+    """So they may hold anything, and a limit of many tokens takes no memory."""
+    model = small_model(seed=1).to(dtype).eval()
+    model.kernels = kernels
+    found = []
+    for value in (0.0, float("nan")):
+        cache = model.new_cache(1, 600)
+        for layer in cache.layers:
+            if not isinstance(layer, DeltaState):
+                layer.k.fill_(value)
+                layer.v.fill_(value)
+        logits = [prefill(model, {"input_ids": tokens(1, 300, 1)}, cache)]
+        read = decoder(model, cache, 300)
+        logits += [read(ids, cache) for ids in tokens(2, 70, 1).split(1, dim=1)]
+        found.append(torch.cat(logits, 1))
+    # numba's threads add in an order of their own; NaN would be close to nothing
+    torch.testing.assert_close(
+        *found, atol=2e-2 if dtype.itemsize < 4 else 1e-5, rtol=0
+    )
 
 
 def test_nothing_larger_is_kept_alive(model):

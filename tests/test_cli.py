@@ -295,6 +295,21 @@ def test_a_broken_checkpoint_is_named(run, checkpoint, tmp_path):
         assert code == 1 and one_line(err) and shard.name in err
 
 
+def test_where_the_answer_goes_is_asked_before_the_work(run, checkpoint, tmp_path):
+    (tmp_path / "file").touch()
+    for out, words in (
+        (tmp_path / "no" / "x", "x cannot be saved to: No such file"),
+        (tmp_path / "file" / "x", "x cannot be saved to: Not a directory"),
+        (tmp_path, "cannot be saved to: Is a directory"),
+        (".", "cannot be saved to: Is a directory"),
+        ("/dev/null", "/dev/null cannot be saved to: it is not a regular file"),
+    ):
+        code, answer, err = run("trace", checkpoint, "--prompt", "x", "-o", out)
+        assert code == 1 and not answer and one_line(err) and words in err, err
+    code, answer, err = run("bench", "--out", tmp_path / "file")
+    assert code == 1 and not answer and one_line(err) and "file" in err, err
+
+
 def minqwen_process(*args, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -333,6 +348,110 @@ def test_ctrl_c_is_quiet_and_130(endless):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.strip() == b""
+
+
+def test_sigterm_is_one_line_and_143(endless):
+    process = started(endless, "--max-new-tokens", 99_000, "--temperature", 3)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and err.strip() == b"minqwen: stopped by SIGTERM"
+
+
+# Runs a command; on the import of a module that takes long, a signal comes.
+INTERRUPTED = """
+import os, signal, sys
+class Watch:
+    def find_spec(name, *_):
+        if name == "torch":
+            os.kill(os.getpid(), int(sys.argv[1]))
+import minqwen.cli
+sys.meta_path.insert(0, Watch)
+sys.argv[1:] = [sys.argv[1], "info", "0.8B"]
+sys.exit(minqwen.cli.main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_starts(number):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, str(int(number))], capture_output=True,
+        cwd=ASSETS.parent, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 128 + number
+    assert done.stdout == b"" and done.stderr.strip() == b""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "closed, args, code",
+    [
+        (">&-", "info 0.8B", 0),
+        ("<&-", "chat {checkpoint}", 0),
+        ("2>&-", "info nowhere", 1),
+        (">&- 2>&- <&-", "info 0.8B", 0),
+        (">/dev/full", "info 0.8B", 1),
+    ],
+)
+def test_streams_that_are_closed_or_full(checkpoint, closed, args, code):
+    command = f"{sys.executable} -m minqwen {args.format(checkpoint=checkpoint)}"
+    done = subprocess.run(
+        f"{command} {closed}", shell=True, capture_output=True, text=True,
+        cwd=ASSETS.parent, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code and done.stderr.count("minqwen:") <= 1
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment, words",
+    [
+        ({"WORLD_SIZE": "2"}, "RANK and MASTER_ADDR and MASTER_PORT does not go"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two' is not a number"),
+        ({"WORLD_SIZE": "9" * 5000}, "is not a number"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+            "RANK does not go with it",
+        ),
+    ],
+)
+def test_half_of_what_torchrun_says(run, monkeypatch, environment, words):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run("info", "0.8B")
+    assert code == 1 and not out and one_line(err) and words in err, err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["plan", "0.8B", "--memory", "9" * 400],
+        ["plan", "0.8B", "--disk-speed", "9" * 400 + "GB/s"],
+        ["plan", "0.8B", "--batch", "9" * 400],
+        ["plan", "0.8B", "--context", "9" * 5000],
+        ["plan", "0.8B", "--gpus", "9" * 5000 + "xH100-80GB"],
+        ["generate", "x", "--prompt", "x", "--top-k", "9" * 400],
+        ["trace", "x", "--prompt", "x", "-o", "x", "--state", "9" * 5000 + ".0"],
+    ],
+    ids=lambda args: args[-2],
+)
+def test_numbers_beyond_all_measure(run, args):
+    code, out, err = run(*args)
+    assert code in (1, 2) and not out and one_line(err)
+
+
+def test_style_is_for_terminals_that_want_it(monkeypatch):
+    class Terminal:
+        def isatty(self):
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value, styled in (
+        ("TERM", "xterm", True), ("TERM", "dumb", False), ("TERM", "", False),
+        ("NO_COLOR", "1", False),
+    ):  # fmt: skip
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv(name, value)
+        assert ("\x1b" in terminal.styled("x", 1, Terminal())) == styled
 
 
 def test_a_reader_who_leaves_is_no_error(endless):

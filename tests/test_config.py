@@ -150,6 +150,25 @@ BAD = {
     "ends": ("eos_token_id", [7, True], "eos_token_id is [7, True]; expected token"),
     "no end": ("text_config.eos_token_id", -1, "eos_token_id is -1; expected token"),
     "ids": ("image_token_id", None, "image_token_id is missing"),
+    "id": ("image_token_id", "x", 'image_token_id is "x"; expected a number'),
+    "id too": ("video_token_id", 10**400, "out of range"),
+    "no id": ("vision_start_token_id", -1, "but must be a whole number"),
+    "texts": ("text_config.rope_parameters.mrope_section", ["a", 3, 5], "a number"),
+    "nulls": ("text_config.rope_parameters.mrope_section", [None, 3, 5], "a number"),
+    "turns": ("text_config.rope_parameters.mrope_section", [9, -5, 4], "0 or more"),
+    "theta": ("text_config.rope_parameters.rope_theta", 1, "must be over 1"),
+    "nan": ("text_config.rope_parameters.rope_theta", float("nan"), "out of range"),
+    "beta": ("text_config.rope_parameters.beta_fast", 0, "must be over 0"),
+    "share": ("text_config.rope_parameters.partial_rotary_factor", 1.5, "at most 1"),
+    "eps": ("text_config.rms_norm_eps", -1, "rms_norm_eps is -1, but must be 0"),
+    "none chosen": ("text_config.num_experts_per_tok", 0, "1 or more"),
+    "float": ("text_config.hidden_size", 64.0, "expected a whole number"),
+    "wide": ("text_config.hidden_size", 2**40, "at most 1048576"),
+    "patch": ("vision_config.patch_size", 10**9, "at most 1024"),
+    "long kind": ("model_type", "A" * 10**6, "not a Qwen3.5"),
+    "long list": ("vision_config", [1] * 10**5, "expected an object"),
+    "escapes": ("text_config.rope_parameters.\x1b[2J\nok", 1, "would change"),
+    "long act": ("text_config.hidden_act", "\x1b" * 10**5, "hidden_act is"),
 }
 
 
@@ -166,7 +185,17 @@ def test_bad_config_is_one_sentence(case):
         Config.from_dict(values, source="some/config.json")
     sentence = str(e.value)
     assert words in sentence and sentence.startswith("some/config.json")
-    assert "\n" not in sentence
+    assert sentence.isprintable() and len(sentence) < 500
+
+
+@pytest.mark.parametrize("factor", [0, -4, 0.5])
+def test_yarn_only_stretches(factor):
+    values = small_config().to_dict()
+    values["text_config"]["rope_parameters"] |= {
+        "rope_type": "yarn", "factor": factor, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="factor"):
+        Config.from_dict(values)
 
 
 def test_replace_is_checked():

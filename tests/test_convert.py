@@ -407,3 +407,21 @@ def test_command(source, tmp_path, run):
     assert code == 0 and "experts int4, the rest int8" in out
     code, out, err = run("convert", source, tmp_path / "out", *args)
     assert (code, out) == (1, "") and err.count("\n") == 1 and "already" in err
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "tokenizer.json", "merges.txt"])
+def test_what_is_copied_is_the_checkpoints_own_and_read_first(source, tmp_path, name):
+    """A folder that people upload gets nothing that a link leads to; no pipe waits."""
+    folder, out = Path(shutil.copytree(source, tmp_path / "in")), tmp_path / "out"
+    (tmp_path / "secret").write_text("secret")
+    for make, word in (
+        (lambda file: file.symlink_to(tmp_path / "secret"), "outside the checkpoint"),
+        (os.mkfifo, "not a regular file"),
+        (Path.mkdir, "not a regular file"),
+    ):
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+        with pytest.raises(InputError) as error:
+            convert(folder, out, "int8")
+        assert name in str(error.value) and word in str(error.value)
+        assert not out.exists()

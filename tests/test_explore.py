@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -170,6 +172,32 @@ def test_it_stops_cleanly(number):
         assert process.returncode == 0 and out == "" and "Traceback" not in err
     with pytest.raises(ConnectionRefusedError):
         ask(url)
+
+
+@pytest.mark.slow
+def test_no_command_line_shows_the_secret(tmp_path):
+    """Others on the machine may read those: the browser is shown a file of ours."""
+    told, browser = tmp_path / "told", tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\nstat -c %a ${{1#file://}} >{told}\n"
+                       f"cat ${{1#file://}} >>{told}; echo $1 >>{told}\n")  # fmt: skip
+    browser.chmod(0o755)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minqwen", "explore", str(SAMPLE)], cwd=ROOT, text=True,
+        env=os.environ | {"BROWSER": str(browser)}, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = process.stdout.readline().strip()
+    end = time.monotonic() + 60
+    while not told.exists() or told.read_text().count("\n") < 3:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    mode, page, address = told.read_text().splitlines()
+    assert mode == "600" and url in page
+    secret, file = url.rstrip("/").rpartition("/")[2], address.removeprefix("file://")
+    assert secret not in address and os.path.exists(file)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert not os.path.exists(file)
 
 
 def test_bad_traces_get_one_line(run, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import threading
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from tiny_models import small_model
 import minqwen
 from minqwen.errors import InputError
 from minqwen.files import (
+    LARGE,
+    SMALL,
     Reader,
     created,
     publish,
@@ -163,7 +166,100 @@ def test_a_file_that_becomes_shorter_is_told_alike(read, tmp_path):
     sentence(error, "model.safetensors became shorter", "nobody writes to it")
 
 
+@pytest.mark.parametrize("name", [*SMALL, "trace.csv"])
+def test_a_file_longer_than_its_kind_is_not_read(name, tmp_path):
+    file = tmp_path / f"x{name}"
+    most = SMALL.get(name, LARGE)
+    file.touch()
+    os.truncate(file, most + 1)  # without a block on the disk
+    with pytest.raises(InputError) as error:
+        read_whole(file)
+    sentence(error, f"{file.name} is {most + 1} bytes long", f"at most {most} are")
+    file.write_bytes(b"{}")
+    assert read_whole(file) == b"{}"
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json",
+                                  "generation_config.json"])  # fmt: skip
+def test_what_a_checkpoint_may_have_beside_its_weights(name, tmp_path):
+    """Links lead no further than its folder and the hub's blobs; nothing waits."""
+    secret, folder = tmp_path / "secret", tmp_path / "model"
+    secret.write_text("{}")
+    minqwen.save(small_model(moe=False), folder)
+    file = folder / name
+    for make, word in (
+        (lambda: file.symlink_to(secret), "outside the checkpoint's folder"),
+        (lambda: file.symlink_to("/dev/zero"), "outside the checkpoint's folder"),
+        (lambda: file.symlink_to(file.name), "link"),
+        (lambda: os.mkfifo(file), "not a regular file"),
+    ):
+        file.unlink(missing_ok=True)
+        make()
+        if name == "generation_config.json" and not file.is_file():
+            minqwen.load(folder)  # as if it were absent
+            continue
+        with pytest.raises(InputError) as error:
+            minqwen.load(folder)
+        sentence(error, name, word)
+
+
 # ---- writing
+
+
+def odd_names(folder):
+    """Names that must stay what they are: (name, what is said of it)."""
+    for kind in ("pipe", "device", "to a device", "to nothing", "to itself"):
+        path = folder / kind.replace(" ", "_")
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "device":
+            try:  # the system's own random bytes, under another name
+                os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 9))
+            except PermissionError:  # for root alone
+                continue
+        else:
+            path.symlink_to({"device": "/dev/null", "nothing": "gone"}.get(
+                kind.removeprefix("to a ").removeprefix("to "), path.name))  # fmt: skip
+        yield path
+
+
+def test_nothing_but_a_regular_file_is_replaced(tmp_path):
+    for path in odd_names(tmp_path):
+        before, names = os.lstat(path), set(os.listdir(tmp_path))
+        for write in writers().values():
+            with pytest.raises(InputError) as error:
+                write(path)
+            sentence(error, f"{path} cannot be written: ")
+        after = os.lstat(path)
+        assert (before.st_ino, before.st_mode) == (after.st_ino, after.st_mode)
+        assert set(os.listdir(tmp_path)) == names
+
+
+def test_a_link_to_a_file_stays_and_its_file_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").write_bytes(b"before")
+    (tmp_path / "link").symlink_to("there/file")
+    write_whole(tmp_path / "link", b"after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "file").read_bytes() == b"after"
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_a_temporary_name_that_leads_elsewhere_is_not_followed(tmp_path):
+    (tmp_path / "other").write_bytes(b"before")
+    (tmp_path / "out.tmp").symlink_to("other")
+    write_whole(tmp_path / "out", b"x")
+    assert (tmp_path / "other").read_bytes() == b"before"
+    assert sorted(os.listdir(tmp_path)) == ["other", "out"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_that_cannot_take_a_model_is_told_before_the_work(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError) as error:
+        minqwen.save(small_model(moe=False), tmp_path)
+    sentence(error, f"{name} cannot be written: it is not a regular file")
+    assert os.listdir(tmp_path) == [name]
 
 
 def writers():

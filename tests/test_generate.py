@@ -1,6 +1,7 @@
 """Writing: the distributions, the text, and that nothing but speed depends on how."""
 
 import math
+import time
 from itertools import zip_longest
 from pathlib import Path
 
@@ -242,6 +243,18 @@ def test_each_end_of_the_config_ends_without_a_processor():
         (dict(draft=-1), "draft"),
         (dict(stop=("",)), "stop strings"),
         (dict(stop="x"), "stop strings"),
+        (dict(stop=5), "stop is int, but must be a list"),
+        (dict(stop=[5]), "stop strings"),
+        (dict(stop_ids=5), "stop_ids is int, but must be a list"),
+        (dict(stop_ids=["a"]), 'one of stop_ids is "a"; expected a number'),
+        (dict(temperature="1"), 'temperature is "1"; expected a number'),
+        (dict(temperature=None), "temperature is None; expected a number"),
+        (dict(top_k=1.5), "top_k is 1.5; expected a whole number"),
+        (dict(seed=10**400), "seed is 10+.*, out of range: it must be a whole number"),
+        (dict(seed=True), "seed is True; expected a number"),
+        (dict(max_new_tokens="4"), 'max_new_tokens is "4"; expected a number'),
+        (dict(max_new_tokens=2**60), "max_new_tokens"),
+        (dict(draft=0.5), "draft is 0.5; expected a whole number"),
     ],
     ids=str,
 )
@@ -259,6 +272,14 @@ def test_bad_inputs_are_named(model):
         ({"input_ids": ids, "attention_mask": mask}, "on the left"),
         ({"input_ids": ids, "attention_mask": mask[:, :2]}, "attention_mask"),
         ({"input_ids": ids, "labels": ids}, "does not take labels"),
+        ({5: ids}, "does not take 5"),
+        ({"input_ids": ids.float()}, "input_ids are torch.float32; expected whole"),
+        ({"input_ids": [[1, 2], [3]]}, "input_ids is list that holds no numbers"),
+        ("some text", "inputs is str that holds no numbers"),
+        (None, "inputs is NoneType"),
+        ([[[1]]], "input_ids"),
+        ([2**70], "inputs is list"),
+        ([-1], "token id -1 is outside the vocabulary"),
     ):
         with pytest.raises(InputError, match=words):
             generate(model, inputs)
@@ -267,6 +288,48 @@ def test_bad_inputs_are_named(model):
         generate(plain, {"input_ids": ids}, draft=1)
     with pytest.raises(InputError, match="draft takes one sequence, not 2"):
         generate(model, {"input_ids": ids.expand(2, -1)}, draft=1)
+
+
+def test_ids_may_come_as_tensor_array_or_list(model):
+    ids = prompt(4)
+    want = tokens(model, {"input_ids": ids}, max_new_tokens=3)
+    for given in (ids[0], ids, ids.int(), ids.numpy(), ids.tolist(), ids[0].tolist()):
+        assert tokens(model, given, max_new_tokens=3) == want
+        for mask in (np.ones((1, 4), bool), [[1, 1, 1, 1]]):
+            whole = {"input_ids": ids, "attention_mask": mask}
+            assert tokens(model, whole, max_new_tokens=3) == want
+
+
+def test_pictures_that_are_none_are_refused(model):
+    inputs = picture_prompt(model.cfg)
+    grid, pixels = inputs["image_grid_thw"], inputs["pixel_values"]
+    spoilt = pixels.clone()
+    spoilt[3, 5] = math.nan
+    for change, words in (
+        ({"pixel_values": spoilt}, "pixel_values hold a value that is NaN or infinite"),
+        ({"pixel_values": pixels / 0}, "pixel_values hold a value that is NaN"),
+        ({"pixel_values": pixels[0]}, "pixel_values are torch.float32 .1536."),
+        ({"pixel_values": (pixels * 9).long()}, "pixel_values are torch.int64"),
+        ({"pixel_values": "a.png"}, "pixel_values is str that holds no numbers"),
+        ({"image_grid_thw": grid * 10**9}, "count all 24 patches"),
+        ({"image_grid_thw": -grid}, "count all 24 patches"),
+        ({"image_grid_thw": grid[0]}, "image_grid_thw must be"),
+        ({"image_grid_thw": grid.float()}, "image_grid_thw are torch.float32"),
+        ({"image_grid_thw": torch.tensor([[2**62, 4, 6]])}, "image_grid_thw must be"),
+    ):
+        with pytest.raises(InputError, match=words):
+            generate(model, inputs | change)
+
+
+@pytest.mark.parametrize("draft", [0, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_end_it(value, temperature, draft):
+    model = small_model(moe=False, vision=False, mtp_num_hidden_layers=1)
+    model.lm_head.weight.data[7] = value
+    options = dict(temperature=temperature, top_p=0.9, draft=draft)
+    with pytest.raises(InputError, match="logits are not finite"):
+        list(generate(model, prompt(4), **options))
 
 
 # ---- the prompt, in pieces
@@ -379,6 +442,17 @@ def test_stop_strings_against_every_short_text(processor, stop):
             assert shown == text[: end - max(begun, default=0)]
         else:
             assert not stream.stopped and shown + stream.flush() == letters
+
+
+def test_long_stop_strings_take_no_longer(processor):
+    """Of stop strings of a hundred thousand letters the text holds nearly all."""
+    a, b = processor.encode("a") + processor.encode("b")
+    stream = TextStream(processor, stop=("a" * 10**5 + "b", "ab" * 10**5))
+    begun = time.perf_counter()
+    shown = "".join(stream.push(a) for _ in range(3000))
+    assert time.perf_counter() - begun < 30  # checking each beginning took minutes
+    assert shown == "" and stream.flush() == "a" * 3000
+    assert stream.push(b) == "b"
 
 
 def test_thinking_is_kept_apart(processor):

@@ -323,6 +323,14 @@ def test_nobody_answers(tmp_path):
     assert line.startswith("org/model is not") and "unreachable" in line
 
 
+def test_a_path_that_leads_nowhere_is_told_before_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="^models/tniy is no folder here, and as a"):
+        resolve("models/tniy")
+
+
 @pytest.mark.parametrize(
     "name",
     ["nowhere", "./no/where", "/no/where", "a/b/c", "no/model.safetensors", "\0"],

@@ -399,3 +399,15 @@ def test_preprocessor_file_with_faults():
         )
     fails("do_resize is false", read_options, raw | {"do_resize": False}, "p.json")
     fails('patch_size is "16"', read_options, raw | {"patch_size": "16"}, "p.json")
+    for change, words in (
+        ({"patch_size": 10**9}, "at most 256"), ({"merge_size": True}, "a number"),
+        ({"temporal_patch_size": 10**6}, "at most 32"),
+        ({"size": {"shortest_edge": 10**12, "longest_edge": 10**12}}, "at most"),
+        ({"size": 5}, "expected an object"), ({"image_mean": [10**400] * 3}, "out of"),
+        ({"image_std": [1, 0, 1]}, "over 0"), ({"image_std": ["1"] * 3}, "a number"),
+        ({"image_mean": 0.5}, "three numbers"), ({"image_mean": [1]}, "three numbers"),
+        ({"min_frames": 1.5}, "whole number"), ({"fps": 0}, "over 0"),
+        ({"max_frames": 10**9}, "at most"), ({"fps": float("nan")}, "out of range"),
+    ):  # fmt: skip
+        fails(words, read_options, raw | change, "p.json", video=True)
+    fails("not an object", read_options, "x", "p.json")

@@ -553,6 +553,32 @@ def test_missing_and_broken_files(folder):
     fails("has no tokenizer.json", Processor.load, folder)
 
 
+@pytest.mark.parametrize(
+    "name, change, words",
+    [
+        ("tokenizer_config.json", {"eos_token": 5}, "says 5 of a special token"),
+        ("tokenizer_config.json", {"eos_token": {"a": 1}}, "of a special token"),
+        ("tokenizer_config.json", {"pad_token": ["a"]}, "of a special token"),
+        ("tokenizer_config.json", {"pad_token": {"content": 5}}, "special token"),
+        ("tokenizer_config.json", {"chat_template": 5}, "chat_template in .* not text"),
+        ("tokenizer_config.json", {"chat_template": ["x"]}, "without name and text"),
+        ("tokenizer_config.json", {"chat_template": [{"template": "x"}]}, "name and"),
+        ("generation_config.json", {"eos_token_id": {"a": 1}}, "expected token ids"),
+        ("generation_config.json", {"eos_token_id": [[1]]}, "expected token ids"),
+        ("generation_config.json", {"eos_token_id": -1}, "expected token ids"),
+        ("preprocessor_config.json", {"size": 5}, "expected an object"),
+        ("processor_config.json", {"image_processor": "x"}, "not an object"),
+    ],
+    ids=str,
+)
+def test_settings_of_another_type(processor, name, change, words):
+    files = dict(processor.files)
+    if "chat_template" in change:
+        del files["chat_template.jinja"]
+    content = json.loads(files.get(name, b"{}")) | change
+    fails(words, Processor, files | {name: json.dumps(content).encode()})
+
+
 def test_ids_unlike_the_config(folder):
     (folder / "config.json").write_text('{"image_token_id": 248056}')
     fails("image_token_id is 248056, but in tokenizer.json", Processor.load, folder)
@@ -591,6 +617,17 @@ def test_unknown_content(processor):
 
     fails(r'messages\[1\].content\[0\] has the type "audio"', chat, [{"type": "audio"}])
     fails(r"content\[0\] has the type null", chat, ["words"])
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    fails(
+        r"messages\[1\] is not plain JSON",
+        chat,
+        [{"type": "text", "text": "", "x": deep}],
+    )
+    fails("has the type", chat, [{"type": deep}])
+    fails("a tool is not plain JSON", processor.chat, [ASK], tools=[deep])
+    fails("a template variable is not plain", processor.chat, [ASK], x=deep)
     fails(r'type "image", so it must have a key "image"', chat, [{"type": "image"}])
     fails(r'must have a key "text"', chat, [{"type": "text", "text": 7}])
     fails(r"messages\[1\] has content of type int", chat, 7)

@@ -459,8 +459,9 @@ def test_first_cuts_tokens_and_pictures(trace):
     assert head.meta["pictures"] == [] and "picture.0" not in head.tensors
     assert head["delta.0.3.q"].shape == (7, 16)
     assert trace.first(10).meta["pictures"] == trace.meta["pictures"]
-    with pytest.raises(InputError):
-        trace.first(17)
+    for count in (17, 0, "7", 7.0):
+        with pytest.raises(InputError, match="first tokens is"):
+            trace.first(count)
 
 
 def changed(trace, change=None, metadata=None):
@@ -663,3 +664,40 @@ def test_bad_imports_get_one_sentence(tmp_path, model):
             from_routed_experts(routed)
     with pytest.raises(InputError, match="another model"):
         from_routed_experts(np.zeros((2, 9, 1), int), config=model.cfg)
+    path.write_text("-1,0\n0,1\n")
+    with pytest.raises(InputError, match="layer -1"):
+        from_llama_csv(path, config=model.cfg, top_k=1)
+
+
+def test_arguments_of_imports_are_checked(tmp_path, model):
+    ids, text = np.arange(6).reshape(2, 3, 1), base64.b64encode(bytes(24)).decode()
+    for routed, options, words in [
+        ([[[1]], [[1, 2]]], {}, "numbers of one shape"),
+        ("\u00e4", {}, "base64"),
+        (text, {"shape": (0, 5)}, "a part of shape is 0"),
+        (text, {"shape": ("1", 5)}, 'a part of shape is "1"'),
+        (text, {"shape": 6}, "two numbers"),
+        (ids, {"token_ids": ["a", "b"]}, "whole numbers"),
+        (ids, {"token_ids": [[1, 2]]}, "whole numbers"),
+        (ids, {"token_ids": [-1, 2]}, "from 0"),
+        (ids, {"token_ids": [1]}, "1 token_ids are given for 2"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            from_routed_experts(routed, **options)
+    path = tmp_path / "x.csv"
+    path.write_text("0,1\n")
+    for top_k in (0, -1, 1.0, "1"):
+        with pytest.raises(InputError, match="top_k is"):
+            from_llama_csv(path, top_k=top_k)
+
+
+@pytest.mark.parametrize("count", ["1" + "0" * 15, "2"])
+def test_an_array_file_that_promises_more_than_it_holds(tmp_path, count):
+    """Ten thousand terabytes, none of which is asked for."""
+    np.save(tmp_path / "x.npy", np.zeros((1, 1, 1), np.int32))
+    content = (tmp_path / "x.npy").read_bytes()
+    said = f"({count}, 1, 1)".encode()
+    content = content.replace(b"(1, 1, 1), }" + b" " * len(count), said + b", } ")
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(InputError, match="not a .npy file"):
+        open_trace(tmp_path / "x.npy")

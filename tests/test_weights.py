@@ -360,6 +360,25 @@ def test_real_sizes_take_no_memory():
 # ---- options ----
 
 
+def test_arguments_of_another_type(tmp_path):
+    for name in (5, None, b"folder", ["folder"]):
+        with pytest.raises(InputError, match="give a path or a hub id"):
+            minqwen.load(name)
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        minqwen.load("a" * 5000)
+    with pytest.raises(InputError, match="does not exist"):
+        minqwen.load("a\0b")
+    model = small_model(moe=False, vision=False)
+    for size in (0, "1", 1.5):
+        with pytest.raises(InputError, match="max_shard_bytes is"):
+            minqwen.save(model, tmp_path / "no", size)
+        assert not (tmp_path / "no").exists()
+    for device in ("meta", "hpu", "cuda:99", "mars", 1.5):
+        with pytest.raises(InputError, match="device") as error:
+            minqwen.load(tmp_path, device=device)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
 def test_options_that_do_not_exist_yet(tmp_path):
     minqwen.save(small_model(moe=False), tmp_path)
     for option in (

@@ -39,10 +39,6 @@ TAUGHT = {
 NOT_TAUGHT = {  # a module, or one name of it
     "family": "the eight sizes and the checks of config.json: tables to look up",
     "generate.generate": "checks what it is given and calls one of the two loops",
-    "generate.prompts": "checks of what a caller gives",
-    "generate.longest_prompt": "where a model's positions end",
-    "generate.INPUTS": "names that prompts checks",
-    "generate.IGNORED": "names that prompts checks",
 }
 MODEL_PART = sorted(
     path.stem

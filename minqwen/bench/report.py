@@ -1,5 +1,6 @@
 """What a bench measured, kept as JSON and drawn."""
 
+import io
 import statistics
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def keep_result(folder, name, result, draw):
         matplotlib.use("Agg")
     except ImportError:
         return
-    draw(result).savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+    picture = io.BytesIO()
+    draw(result).savefig(picture, format="png", dpi=110, bbox_inches="tight")
+    write_whole(folder / f"{name}.png", picture.getvalue())
 
 
 def speed_points(runs, part, name):

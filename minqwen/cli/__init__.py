@@ -1,1 +1,52 @@
-"""The `minqwen` command."""
+"""The `minqwen` command: what has to be so before anything else is imported."""
+
+import os
+import signal
+import sys
+
+
+def main():
+    """Run one command, from sys.argv; returns the exit code (see commands.py).
+
+    Ctrl-C and SIGTERM end it at any moment, in one line at most, with 130 and 143. A
+    signal that whoever started us has ignored stays so, as in a shell's background.
+    """
+    fill_streams()
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: stop}
+    heard = [n for n in wanted if signal.getsignal(n) != signal.SIG_IGN]
+    try:
+        for number in heard:  # an import might catch an exception, or keep half of it
+            signal.signal(number, end_at_once)
+        from .commands import main as run
+
+        for number in heard:
+            signal.signal(number, wanted[number])
+        return run()
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        for number in heard:  # from here on without a word, and nothing to be undone
+            signal.signal(number, signal.SIG_DFL)
+
+
+def stop(*_):
+    """On SIGTERM: what is half written goes, as on Ctrl-C."""
+    from ..terminal import complain
+
+    complain("stopped by SIGTERM")
+    sys.exit(143)
+
+
+def end_at_once(number, _):
+    os.write(2, b"\n")
+    os._exit(128 + number)
+
+
+def fill_streams():
+    """A stream that is closed would be taken by the next file that is opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))

@@ -1,7 +1,6 @@
 """The command line; `minqwen --help` lists the commands.
 
-Answers go to stdout, everything else to stderr. Exit codes: 0, 1 for a failure, 2 for
-bad use, 130 for Ctrl-C, 141 when whoever reads the output stops; an error is one line.
+Answers go to stdout, everything else to stderr. An error is one line.
 """
 
 import json
@@ -13,6 +12,7 @@ import torch
 
 from ..engine.generate import generate
 from ..errors import InputError
+from ..files import destination
 from ..parallel import part, ranks
 from ..plan.contents import describe
 from ..plan.page import advise
@@ -36,6 +36,8 @@ from .options import (
 )
 from .tour import tour
 
+CODES = """exit codes: 0, 1 for a failure, 2 for bad use, 130 for Ctrl-C, 141 when
+whoever reads the output stops, 143 for SIGTERM"""
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "seed")
 
 
@@ -56,13 +58,14 @@ def main(argv=None):
             options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         return 141
     except KeyboardInterrupt:
         say()
         return 130
     except (InputError, OSError, MemoryError) as error:
         complain(error)
+        drop_output()
         return 1
     except RuntimeError as error:  # torch's way to say that memory is full
         if "alloc" not in str(error) and not isinstance(error, torch.OutOfMemoryError):
@@ -72,8 +75,17 @@ def main(argv=None):
     return 0
 
 
+def drop_output():
+    """Write what is left to be written, or if that cannot be, nothing more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def parser():
-    main = Parser("minqwen", description="Qwen3.5, exact and small enough to read.")
+    about = "Qwen3.5, exact and small enough to read."
+    main = Parser("minqwen", description=about, epilog=CODES)
     commands = main.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name, run, text):
@@ -159,6 +171,9 @@ def run_bench(options):
     from ..bench import bench
     from ..bench.growth import growth
 
+    if options.out:
+        os.makedirs(options.out, exist_ok=True)
+        destination(os.path.join(options.out, "bench.json"), "saved to")
     if options.growth:
         growth(options.memory, options.steps, options.repeats, options.threads,
                options.out)  # fmt: skip
@@ -177,6 +192,7 @@ def run_generate(options):
 
 
 def run_trace(options):
+    destination(options.out, "saved to")
     processor = Processor.load(options.tokenizer or options.path)
     inputs = asked(processor, options)
     model = load_model(options)

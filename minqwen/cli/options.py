@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from ..errors import MOST, show
 from ..terminal import complain
 from ..units import rate, size
 
@@ -16,7 +17,7 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def ranged(kind, low, high=float("inf"), over=False):
+def ranged(kind, low, high=MOST, over=False):
     """An argparse type: an int or float from low (or over it) to high."""
 
     def parse(text):
@@ -27,8 +28,9 @@ def ranged(kind, low, high=float("inf"), over=False):
         if value is None or not low <= value <= high or over and value == low:
             what = "a whole number" if kind is int else "a number"
             bounds = f"{'over' if over else 'from'} {low}"
-            bounds += "" if high == float("inf") else f" to {high}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {bounds}")
+            bounds += f" to {high}"
+            said = show(text, 40)
+            raise argparse.ArgumentTypeError(f"{said!r} is not {what} {bounds}")
         return value
 
     return parse

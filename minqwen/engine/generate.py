@@ -8,23 +8,20 @@ Each sequence of a batch is a `Row` with its own random stream and its own text:
 of a batch with seed s writes what it would write alone with seed s + i.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, number
 from ..model.forms import whole
-from ..model.qwen import Qwen, check_ids
+from ..model.qwen import Qwen
 from ..model.rope import positions
+from .inputs import as_inputs, listed, longest_prompt, prompts
 from .prefill import VISION, pieces, prefill
 from .sampling import Sampling
 from .stream import TextStream
-
-INPUTS = {"input_ids", "attention_mask"} | {name for v in VISION for name in v[:2]}
-IGNORED = {"mm_token_type_ids"}  # transformers' processors give it; we find it out
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,11 @@ class Row:
 
     def write(self, logits, guess=None):
         """The next token, from logits [V] float32 on the cpu; returns a Step."""
+        if not logits.isfinite().all():
+            raise InputError(
+                "the model's logits are not finite, so no token can be chosen: its "
+                "weights are damaged, or too large for this dtype; try torch.float32"
+            )
         logits = logits[: self.vocab]  # ids beyond only fill the table: never drawn
         if self.seen is None:
             self.seen = torch.zeros(len(logits), dtype=torch.bool)
@@ -79,7 +81,7 @@ class Row:
 
 def generate(
     model: Qwen,
-    inputs: Mapping[str, Tensor],
+    inputs: Any,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     top_k: int = 0,
@@ -94,7 +96,8 @@ def generate(
 ) -> Iterator[Any]:
     """Write on from a prompt, yielding a Step per token.
 
-    inputs: what `Processor.chat` returns: input_ids [B, T], attention_mask, pictures.
+    inputs: what `Processor.chat` returns: input_ids [B, T], attention_mask, pictures;
+    ids alone will do, as a tensor, an array or a list.
     One sequence yields Steps; a batch (B > 1) yields lists of B, None where a row has
     ended. stop: strings that end the answer, never shown. stop_ids: tokens that do; by
     default the processor's, or the config's. Without a processor there is no text, so
@@ -104,36 +107,27 @@ def generate(
     max_new_tokens, "context" where the model's positions end. InputError for a value
     out of range, and for a prompt that leaves no room.
     """
-    if max_new_tokens < 1 or draft < 0:
-        raise InputError("max_new_tokens must be 1 or more, and draft 0 or more")
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    if "" in stop or (stop and processor is None):
-        raise InputError("stop strings must not be empty, and need processor=")
+    number(max_new_tokens, "max_new_tokens", int, 1)
+    number(draft, "draft", int, 0)
+    number(seed, "seed", int, 0, 2**63 - 1)
+    stop = (stop,) if isinstance(stop, str) else listed(stop, "stop")
+    texts = all(isinstance(text, str) and text for text in stop)
+    if not texts or (stop and processor is None):
+        raise InputError("stop strings must be texts, not empty, and need processor=")
     if stop_ids is None:
         stop_ids = processor.stop_ids if processor else model.cfg.text.eos_token_id
-    limit = longest_prompt(model.cfg)
+    ends = listed(stop_ids, "stop_ids")
+    stop_ids = {number(token, "one of stop_ids", int, 0) for token in ends}
+    limit, inputs = longest_prompt(model.cfg), as_inputs(inputs, model.device)
     rows, options = [], (temperature, top_k, top_p, min_p, presence_penalty)
     for i, prompt in enumerate(prompts(inputs, limit, model.cfg)):
         sampling, room = Sampling(*options, seed + i), limit - len(prompt)
-        row = Row(prompt, max_new_tokens, sampling, processor, stop, set(stop_ids))
+        row = Row(prompt, max_new_tokens, sampling, processor, stop, stop_ids)
         rows.append(row.bounded(room))
-    inputs = {
-        name: value.to(model.device)
-        for name, value in inputs.items()
-        if name not in IGNORED and value is not None
-    }
     if draft:
         return write_drafting(model, inputs, only(rows, model.cfg), draft)
     steps = write(model, inputs, rows)
     return (step[0] for step in steps) if len(rows) == 1 else steps
-
-
-def longest_prompt(cfg):
-    """Where the positions end; YaRN's files keep the native figure and its factor."""
-    rope, limit = cfg.text.rope, cfg.text.max_position_embeddings
-    if rope.rope_type == "yarn":
-        limit = max(limit, int(rope.factor * rope.original_max_position_embeddings))
-    return limit
 
 
 def only(rows, cfg):
@@ -143,36 +137,6 @@ def only(rows, cfg):
     if not cfg.text.mtp_num_hidden_layers:
         raise InputError("this model has no multi-token-prediction head; set draft=0")
     return rows[0]
-
-
-def prompts(inputs, limit, cfg):
-    """Each row's ids without its padding; InputError when one leaves no room."""
-    unknown = set(inputs) - INPUTS - IGNORED
-    if unknown:
-        raise InputError(f"generate does not take {', '.join(sorted(unknown))}")
-    ids = inputs.get("input_ids")
-    if ids is None or ids.ndim != 2 or ids.numel() == 0:
-        raise InputError("inputs need input_ids [B, T] with at least one token")
-    mask = inputs.get("attention_mask")
-    mask = torch.ones_like(ids) if mask is None else mask.long()
-    if mask.shape != ids.shape or not mask[:, -1].all() or (mask.diff() < 0).any():
-        raise InputError("attention_mask must be [B, T] with all padding on the left")
-    rows = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
-    check_ids(ids[mask.bool()], cfg.text.vocab_size)
-    for pixels, _, pad in VISION:
-        token = getattr(cfg, pad)
-        if inputs.get(pixels) is None and token in {t for row in rows for t in row}:
-            raise InputError(
-                f"the prompt has placeholders (id {token}) but no {pixels}; let "
-                "Processor.chat build both"
-            )
-    longest = max(map(len, rows))
-    if longest >= limit:
-        raise InputError(
-            f"the prompt is {longest} tokens long and leaves no room to answer: the "
-            f"model's positions end at {limit} (max_position_embeddings); shorten it"
-        )
-    return rows
 
 
 def decoder(model, cache, tokens):

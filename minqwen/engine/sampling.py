@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import InputError
+from ..errors import number
 
 
 def probabilities(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
@@ -73,17 +73,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self):
-        def need(ok, name, expected):
-            if not ok:
-                value = getattr(self, name)
-                raise InputError(f"{name} is {value}, but must be {expected}")
-
-        need(0 <= self.temperature < float("inf"), "temperature", "0 or more")
-        need(self.top_k >= 0, "top_k", "0 (off) or more")
-        need(0 < self.top_p <= 1, "top_p", "over 0 and at most 1 (off)")
-        need(0 <= self.min_p <= 1, "min_p", "between 0 (off) and 1")
-        need(abs(self.presence_penalty) < float("inf"), "presence_penalty", "finite")
-        need(0 <= self.seed < 2**63, "seed", "between 0 and 2**63 - 1")
+        number(self.temperature, "temperature", low=0)
+        number(self.top_k, "top_k", int, low=0)
+        number(self.top_p, "top_p", low=0, high=1, over=True)
+        number(self.min_p, "min_p", low=0, high=1)
+        number(self.presence_penalty, "presence_penalty")
+        number(self.seed, "seed", int, low=0, high=2**63 - 1)
 
     def choose(self, logits, seen, random):
         """logits [V] float32, seen [V] bool -> id."""

@@ -14,7 +14,8 @@ class TextStream:
     """
 
     def __init__(self, processor, prompt=(), stop=()):
-        self.processor, self.stop = processor, tuple(stop)
+        self.processor = processor
+        self.stops = [(text, borders(text)) for text in stop]
         ids = [processor.encode(text) for text in THINK]
         # None where the tokenizer has no single id for a marker
         self.marks = [found[0] if len(found) == 1 else None for found in ids]
@@ -25,6 +26,7 @@ class TextStream:
         # a character may be spread over tokens: this decoder waits for the rest
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self.held, self.trim = "", trim
+        self.met = [0] * len(self.stops)  # letters of each that the text ends with
 
     def _opened(self, prompt):
         """Has the prompt's last turn opened a <think> that it did not close?"""
@@ -46,23 +48,47 @@ class TextStream:
         if self.trim:
             text = text.lstrip("\n")
             self.trim = not text
-        if self.thinking or not self.stop:
+        if self.thinking or not self.stops:
             return text
-        return self._hold(self.held + text)
+        return self._hold(text)
 
-    def _hold(self, text):
+    def _hold(self, new):
         """Text before a stop string, or before what may turn out to be one."""
-        met = [text.find(s) for s in self.stop if s in text]
-        if met:
+        text, ends = self.held + new, []
+        for i, (stop, border) in enumerate(self.stops):
+            met = self.met[i]
+            for place, letter in enumerate(new, len(self.held) + 1):
+                while met and letter != stop[met]:
+                    met = border[met - 1]
+                met += letter == stop[met]
+                if met == len(stop):
+                    ends.append(place - met)
+                    break
+            self.met[i] = met
+        if ends:
             self.stopped, self.held = True, ""
-            return text[: min(met)]
-        starts = (s[:n] for s in self.stop for n in range(1, len(s)))
-        keep = max((len(s) for s in starts if text.endswith(s)), default=0)
-        self.held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+            return text[: min(ends)]
+        certain = len(text) - max(self.met)
+        self.held = text[certain:]
+        return text[:certain]
 
     def flush(self):
         """What was held back, now that nothing follows; half a character is dropped."""
         text = self.held
         self._begin(trim=False)
         return text
+
+
+def borders(text):
+    """For each beginning of `text`: how much of its end is its beginning again.
+
+    With it a text is looked for in time that grows with the letters read (Knuth, Morris
+    and Pratt, 1977).
+    """
+    found = [0] * len(text)
+    for end in range(1, len(text)):
+        met = found[end - 1]
+        while met and text[end] != text[met]:
+            met = found[met - 1]
+        found[end] = met + (text[end] == text[met])
+    return found

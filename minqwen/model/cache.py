@@ -12,7 +12,7 @@ from .shapes import FULL, TextConfig
 
 
 class KV:
-    """Keys and values of one full-attention layer, allocated once.
+    """Keys and values of one full-attention layer, allocated once for all tokens.
 
     k, v [B, Hkv, max_len, K]; the first `length` tokens are filled.
     """
@@ -27,8 +27,10 @@ class KV:
         device: Device,
     ) -> None:
         shape = batch, heads, max_len, head_dim
-        self.k = torch.zeros(shape, dtype=dtype, device=device)
-        self.v = torch.zeros_like(self.k)
+        # NOTE: a CPU gives memory as it is written, and reads no place before; a
+        # recorded GPU graph reads all places, where what is masked must be finite.
+        new = torch.empty if torch.device(device).type == "cpu" else torch.zeros
+        self.k, self.v = (new(shape, dtype=dtype, device=device) for _ in "kv")
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,6 +120,11 @@ class Cache:
             raise InputError(
                 f"the cache holds {self.max_len} tokens and {self.length + T} are "
                 "needed; make it with new_cache(batch, max_len) and a larger max_len"
+            )
+        if any(isinstance(x, KV) and x.length != self.length for x in self.layers):
+            raise InputError(
+                "the cache was left half-written by a call that failed; cut it back "
+                "to 0 or to a length that was marked, or make a new one"
             )
 
     def advance(self, real: OptTensor, T: int, next_position: Tensor) -> OptTensor:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 from typing import Any
 
-from ..errors import InputError
+from ..errors import MOST, InputError, number, show
 from .shapes import FULL, LINEAR, RopeConfig, TextConfig, VisionConfig
 
 KINDS = ("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text")
@@ -36,7 +36,26 @@ MOE_KEYS = """
 """.split()
 YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
 DEEPEST = 1000  # layers; checked before any list of them is built
-LARGEST = 2**53  # of any number; larger ones, infinity and NaN are a slip or an attack
+# The least and the most of each number, and "over" where the least is too little. Those
+# that are not here are whole, from 1 to WIDEST: products of all stay within an int64.
+WIDEST = 2**20
+RANGES: dict[str, tuple] = {
+    "vocab_size": (1, 2**24),
+    "max_position_embeddings": (1, 2**40),
+    "original_max_position_embeddings": (0, 2**40),
+    **dict.fromkeys(("head_dim", "linear_key_head_dim"), (1, 2**14)),
+    **dict.fromkeys(("linear_value_head_dim", "linear_conv_kernel_dim"), (1, 2**14)),
+    **dict.fromkeys((*MOE_KEYS, "intermediate_size"), (0, WIDEST)),
+    **dict.fromkeys(("mtp_num_hidden_layers", "depth"), (0, WIDEST)),
+    **dict.fromkeys(("in_channels", "temporal_patch_size"), (1, 2**8)),
+    **dict.fromkeys(("patch_size", "spatial_merge_size"), (1, 2**10)),
+    "rope_theta": (1, 2**53, "over"),
+    "partial_rotary_factor": (0, 1, "over"),
+    "factor": (0, WIDEST),
+    **dict.fromkeys(("beta_fast", "beta_slow"), (0, WIDEST, "over")),
+    **dict.fromkeys(("rms_norm_eps", "initializer_range"), (0, 1)),
+    "router_aux_loss_coef": (0, WIDEST),
+}
 
 # What all eight say alike.
 ALIKE = json.loads("""{
@@ -101,7 +120,7 @@ def named(name: str) -> dict:
 
 def parse(cls: type, values: dict, source: str) -> Any:
     """config.json content -> Config, strictly: nothing is guessed."""
-    kind = str(values.get("model_type"))
+    kind = show(values.get("model_type"), 40)
     expected = "this is not a Qwen3.5 (expected qwen3_5, qwen3_5_moe, or with _text)"
     _ask(kind in KINDS, source, f"model_type is {kind!r}; {expected}")
     flat = kind.endswith("_text")
@@ -119,7 +138,9 @@ def parse(cls: type, values: dict, source: str) -> Any:
             odd = _unknown(_of(dict, tower, at), VisionConfig, VISION_COMPUTED, at)
             extra |= {f"vision_config.{k}": v for k, v in odd.items()}
             vision = _build(VisionConfig, tower, at)
-            ids = {name: _need(values, name, source) for name in IDS}
+            for name in IDS:
+                ids[name] = _need(values, name, source)
+                number(ids[name], f"{source}: {name}", int, 0)
         extra |= {k: v for k, v in values.items() if k not in IDLE}
     text = _text(text | {"eos_token_id": ends}, "moe" in kind, where)
     config = cls(kind, text, vision, tied, extra=extra, **ids)
@@ -131,14 +152,14 @@ def end_ids(value: Any, where: Any, known: tuple[int, ...] = ()) -> tuple[int, .
     """`known` and what a file says of eos_token_id: null, an id, or a list of them."""
     ids = tuple(value) if isinstance(value, list | tuple) else (value,)
     ids = () if value is None else ids
-    good = all(type(token) is int and 0 <= token < LARGEST for token in ids)
+    good = all(type(token) is int and 0 <= token < MOST for token in ids)
     _ask(good, where, f"eos_token_id is {repr(value)[:40]}; expected token ids")
     return tuple(dict.fromkeys(known + ids))
 
 
 def _ask(holds: Any, where: Any, sentence: str) -> None:
-    if not holds:
-        raise InputError(f"{where}: {sentence}")
+    if not holds:  # what it quotes may be of any length
+        raise InputError(f"{where}: {show(sentence, 300)}")
 
 
 def _need(values: dict, key: str, where: str) -> Any:
@@ -150,7 +171,7 @@ def _need(values: dict, key: str, where: str) -> Any:
 def _of(kind: type, value: Any, where: str) -> Any:
     expected = {dict: "an object", list: "a list", bool: "true or false"}[kind]
     if not isinstance(value, (list, tuple) if kind is list else kind):
-        raise InputError(f"{where} is {value!r}; expected {expected}")
+        raise InputError(f"{where} is {show(repr(value), 40)}; expected {expected}")
     return value
 
 
@@ -180,14 +201,9 @@ def _build(cls: type, values: dict, where: str, **given: Any) -> Any:
             _need(values, f.name, where)
         value: Any = values.get(f.name)
         given[f.name] = value = f.default if value is None else value
-        if f.type not in (int, float):
-            continue
-        said = f"{f.name} is {repr(value)[:20]}"
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        _ask(number, where, f"{said}; expected a number")
-        _ask(abs(value) < LARGEST, where, f"{said}, out of range")
-        whole = f.type is float or (isinstance(value, int) and value >= 0)
-        _ask(whole, where, f"{said}; expected a whole number")
+        if f.type in (int, float):
+            low, high, *over = RANGES.get(f.name, (1, WIDEST))
+            number(value, f"{where}: {f.name}", f.type, low, high, bool(over))
     return cls(**given)
 
 
@@ -202,17 +218,20 @@ def _text(values: dict, moe: bool, where: str) -> TextConfig:
     _ask(dealt, at, "mrope_interleaved is false; only true is supported")
     said.pop("type", None)
     section = _of(list, _need(said, "mrope_section", at), f"{at}: mrope_section")
+    for pairs in section:
+        number(pairs, f"{at}: a part of mrope_section", int, 0)
     said["mrope_section"] = tuple(section)
     odd = said.keys() - {f.name for f in dataclasses.fields(RopeConfig)}
-    names = ", ".join(sorted(odd))
+    names = ", ".join(show(name, 40) for name in sorted(odd))
     _ask(not odd, at, f"{names} would change the angles and is not supported")
     rope = _build(RopeConfig, said, at)
     known, yarn = rope.rope_type in ("default", "yarn"), rope.rope_type == "yarn"
     _ask(known, at, f"rope_type is {rope.rope_type!r}; expected default or yarn")
-    whole = not yarn or (rope.factor and rope.original_max_position_embeddings)
-    _ask(whole, at, "yarn needs factor and original_max_position_embeddings")
+    whole = not yarn or (rope.factor >= 1 and rope.original_max_position_embeddings)
+    _ask(whole, at, "yarn needs factor, from 1, and original_max_position_embeddings")
     for key in MOE_KEYS if moe else ("intermediate_size",):
-        _need(values, key, where)
+        least = 0 if key == "num_experts" else 1  # 0 of which has an error of its own
+        number(_need(values, key, where), f"{where}: {key}", int, least)
     types = _layers(values, where)
     return _build(TextConfig, values, where, rope=rope, layer_types=types)
 

@@ -16,8 +16,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from ..errors import InputError
+from ..errors import InputError, show
 
+TOLD = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # to each process, by torchrun
 TIMEOUT = timedelta(minutes=15)  # without a word from the others; loading takes less
 
 
@@ -33,8 +34,10 @@ def number():
 
 def _number(name, default):
     text = os.environ.get(name, str(default))
-    if not text.isdecimal():
-        raise InputError(f"{name}={text!r} is not a number; start with torchrun.")
+    if not text.isdecimal() or len(text) > 9:
+        raise InputError(
+            f"{name}={show(text, 40)!r} is not a number; start with torchrun."
+        )
     return int(text)
 
 
@@ -43,6 +46,12 @@ def join():
     # Collectives go over gloo between CPUs, over NCCL between GPUs.
     if dist.is_initialized():
         return None
+    told = [name for name in TOLD if name not in os.environ]
+    if told or not number() < count():
+        raise InputError(
+            f"WORLD_SIZE is {count()}, but {' and '.join(told) or 'RANK'} does not go "
+            "with it; start with torchrun, or without WORLD_SIZE."
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, ranks = next(dist.rendezvous("env://", timeout=TIMEOUT))
     group = dist.PrefixStore("minqwen", store)

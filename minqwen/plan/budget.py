@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, show
 from ..model.shapes import FULL
 from ..weights.checkpoint.layout import skeleton
 from ..weights.quantised.codecs import FORMS as PACKED
@@ -189,9 +189,10 @@ def gpus(text):
     """ "8xH100-80GB" -> (8, GPU)."""
     count, _, name = text.partition("x")
     known = {n.lower(): gpu for n, gpu in GPUS.items()}
-    if not count.isdecimal() or not 0 < int(count) < 10**5 or name.lower() not in known:
+    few = count.isdecimal() and len(count) < 6 and int(count)
+    if not few or name.lower() not in known:
         raise InputError(
-            f"{text!r} is not a number of GPUs, an x, and one of {', '.join(GPUS)}; "
-            "for example 8xH100-80GB"
+            f"{show(text)!r} is not a number of GPUs, an x, and one of "
+            f"{', '.join(GPUS)}; for example 8xH100-80GB"
         )
-    return int(count), known[name.lower()]
+    return few, known[name.lower()]

@@ -16,11 +16,18 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..errors import InputError
+from ..errors import InputError, number, show
 
 MAX_RATIO = 200
 # What pictures come in; Pillow knows more, and runs other programs for some of it.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# The most of each number of a preprocessor_config.json: some ten times the published.
+MOST_OF = {
+    "patch_size": 256, "temporal_patch_size": 32, "merge_size": 32,
+    "min_pixels": 2**24, "max_pixels": 2**28, "fps": 1000, "min_frames": 2**16,
+    "max_frames": 2**16,
+}  # fmt: skip
+SAMPLING = ("fps", "min_frames", "max_frames")
 LIMITS = {"min_pixels": "size.shortest_edge", "max_pixels": "size.longest_edge"}
 
 
@@ -169,36 +176,34 @@ def read_options(raw, source, *, video=False):
     Raises InputError for a missing or odd value, and for steps that are always taken
     here being switched off.
     """
+    if not isinstance(raw, dict):
+        raise InputError(f"{source} says {show(raw, 40)} of pictures, not an object")
     fixed = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
     for key, value in fixed.items():
         if raw.get(key) not in (None, value):
             raise InputError(
-                f"{source}: {key} is {json.dumps(raw[key])}, but only "
+                f"{source}: {key} is {show(json.dumps(raw[key]), 40)}, but only "
                 f"{json.dumps(value)} is supported; was this file made for Qwen3.5?"
             )
     size = raw.get("size") or {}
+    if not isinstance(size, dict):
+        raise InputError(f"{source}: size is {show(size, 40)}; expected an object")
     # These two are areas despite their published names; older files say it plainly.
     for key, name in LIMITS.items():
         raw = raw | {key: raw.get(key) or size.get(name.removeprefix("size."))}
-    counts = ("patch_size", "temporal_patch_size", "merge_size", *LIMITS)
-    for key in counts:
-        if not isinstance(raw.get(key), int) or raw[key] < 1:
-            raise _odd_option(source, LIMITS.get(key, key), raw.get(key))
-    for key in ("image_mean", "image_std"):
-        values = raw.get(key)
-        numbers = isinstance(values, list) and len(values) == 3
-        if not numbers or not all(isinstance(v, (int, float)) for v in values):
-            raise _odd_option(source, key, values)
-    options = {key: raw[key] for key in counts}
-    options |= {"mean": raw["image_mean"], "std": raw["image_std"]}
-    if video:  # published files leave these to the class's defaults
-        sampling = ("fps", "min_frames", "max_frames")
-        options |= {key: raw[key] for key in sampling if raw.get(key) is not None}
+    options = {}
+    for key, most in MOST_OF.items():
+        if key not in SAMPLING:
+            name = LIMITS.get(key, key)
+            options[key] = number(raw.get(key), f"{source}: {name}", int, 1, most)
+        elif video and raw.get(key) is not None:  # else the class's defaults
+            kind, low = (float, 0) if key == "fps" else (int, 1)
+            over = kind is float
+            options[key] = number(raw[key], f"{source}: {key}", kind, low, most, over)
+    for key in ("mean", "std"):
+        values, name = raw.get(f"image_{key}"), f"{source}: image_{key}"
+        if not isinstance(values, list) or len(values) != 3:
+            raise InputError(f"{name} is {show(values, 40)}; expected three numbers")
+        low, over = (0, True) if key == "std" else (-100, False)
+        options[key] = [number(v, name, float, low, 100, over) for v in values]
     return options
-
-
-def _odd_option(source, key, value):
-    return InputError(
-        f"{source}: {key} is {json.dumps(value)}, so pictures cannot be prepared; "
-        "take the file that was published with the checkpoint"
-    )

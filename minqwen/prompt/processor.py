@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files import FILES, read_json, read_whole, write_whole
+from ..model.family import end_ids
 from .images import picture_to_patches, read_options
 from .template import json_only, plain_messages, read_template
 from .tokenizer import BYTE_OF_LETTER, read_tokenizer, token_text
@@ -277,8 +278,7 @@ class Processor:
         names |= {"<|im_end|>", "<|endoftext|>"}
         ids = {self.tokenizer.token_to_id(name) for name in names if name}
         eos = self._json("generation_config.json").get("eos_token_id")
-        ids.update(eos if isinstance(eos, list) else [eos])
-        return ids - {None}
+        return ids.union(end_ids(eos, "generation_config.json")) - {None}
 
     def _named_tokens(self):
         kinds = ("bos_token", "eos_token", "pad_token", "unk_token")

@@ -11,8 +11,10 @@ import jinja2
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import InputError
+from ..errors import InputError, show
 from ..files import read_json
+
+NAMED = ("name", "template")  # what one of several templates has
 
 
 def plain_messages(messages):
@@ -31,7 +33,7 @@ def plain_messages(messages):
         content = message.get("content") if isinstance(message, dict) else None
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InputError(
-                f"messages[{i}] is {str(message)[:60]}, but a dict with "
+                f"messages[{i}] is {show(message, 60)}, but a dict with "
                 '"role" and "content" is needed'
             )
         if not isinstance(content, (str, list, tuple, type(None))):
@@ -50,8 +52,9 @@ def plain_messages(messages):
 def _part(part, place, media):
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in ("text", "image", "video"):
+        said = "null" if kind is None else f'"{show(kind)}"'
         raise InputError(
-            f"{place} has the type {json.dumps(kind, default=str)}, "
+            f"{place} has the type {said}, "
             'but only "text", "image" and "video" are known'
         )
     if part.get(kind) is None or (kind == "text" and not isinstance(part[kind], str)):
@@ -100,9 +103,9 @@ def json_only(value, name):
     """A copy of JSON data; InputError for anything that is more than that."""
     try:
         return json.loads(json.dumps(value))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{name} is not plain JSON data ({error}); "
+            f"{name} is not plain JSON data ({show(error)}); "
             "give dicts, lists, text and numbers"
         ) from None
 
@@ -115,7 +118,12 @@ def read_template(files, source):
         if not text and other in files:
             name, text = other, read_json(files[other], other).get("chat_template")
     if isinstance(text, list):  # several, each with a name
-        text = {entry["name"]: entry["template"] for entry in text}.get("default")
+        if not all(isinstance(each, dict) and {*NAMED} <= {*each} for each in text):
+            raise InputError(f"{source}: {name} has templates without name and text")
+        named = [each["template"] for each in text if each["name"] == "default"]
+        text = named[-1] if named else None
+    if not isinstance(text, str | None):
+        raise InputError(f"{source}: chat_template in {name} is not text")
     try:
         return template_environment().from_string(text) if text else None
     except jinja2.TemplateSyntaxError as error:

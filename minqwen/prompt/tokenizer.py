@@ -2,12 +2,18 @@
 
 from tokenizers import Tokenizer
 
-from ..errors import InputError
+from ..errors import InputError, show
 
 
 def token_text(token):
-    """A special token's text: settings give it bare or as an object."""
-    return token["content"] if isinstance(token, dict) else token
+    """A special token's text: settings give it bare, as an object, or as null."""
+    text = token.get("content", token) if isinstance(token, dict) else token
+    if not isinstance(text, str | None):
+        raise InputError(
+            f"tokenizer_config.json says {show(token, 40)} of a special token; "
+            "expected its text, or an object with content"
+        )
+    return text
 
 
 def read_tokenizer(files, source):
@@ -16,7 +22,7 @@ def read_tokenizer(files, source):
         tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
     except Exception as error:  # `tokenizers` raises plain Exception
         raise InputError(
-            f"{source}: tokenizer.json cannot be read ({error}); "
+            f"{source}: tokenizer.json cannot be read ({show(error)}); "
             "copy it again from the published checkpoint"
         ) from error
     tokenizer.no_truncation()

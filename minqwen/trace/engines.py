@@ -11,13 +11,12 @@ Neither vLLM nor SGLang gives a row for the last token, which was never read.
 """
 
 import base64
-import binascii
 import io
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError, show
+from ..errors import InputError, number, show
 from ..files import read_whole
 from .file import UNKNOWN, check_trace, new_meta
 from .trace import Trace
@@ -59,10 +58,16 @@ def as_array(routed, shape):
     if isinstance(routed, Path):
         return read_npy(io.BytesIO(read_whole(routed)), show(routed.name))
     if not isinstance(routed, str | bytes):
-        return np.asarray(routed)
+        try:
+            return np.asarray(routed)
+        except (TypeError, ValueError, RuntimeError):
+            raise InputError(
+                "routed experts are no numbers of one shape; give an array [tokens, "
+                "layers, top_k]"
+            ) from None
     try:
         data = base64.b64decode(routed, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise InputError(
             "routed experts given as text must be base64; for a file, give a Path"
         ) from None
@@ -72,7 +77,9 @@ def as_array(routed, shape):
         raise InputError(
             "the base64 text is a flat list, as SGLang's; give shape=(layers, top_k)"
         )
-    L, K = shape
+    if not isinstance(shape, list | tuple) or len(shape) != 2:
+        raise InputError("shape must be two numbers, (layers, top_k)")
+    L, K = (number(count, "a part of shape", int, 1) for count in shape)
     if len(data) % (4 * L * K):
         raise InputError(
             f"the base64 text holds {len(data)} bytes, which is no whole number of "
@@ -82,9 +89,14 @@ def as_array(routed, shape):
 
 
 def read_npy(file, name):
+    """The array in a .npy file, of which the header may promise more than is there."""
     try:
-        return np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = getattr(np.lib.format, f"read_array_header_{1 if first else 2}_0")
+        shape, by_columns, dtype = read(file)
+        numbers = np.frombuffer(file.read(), dtype)  # an object's dtype is refused
+        return numbers.reshape(shape, order="F" if by_columns else "C")
+    except Exception as error:  # NumPy's own reader of headers raises many kinds
         raise InputError(
             f"{name} is not a .npy file of numbers ({show(error)})"
         ) from None
@@ -99,6 +111,8 @@ def from_llama_csv(path, config=None, top_k=None, token_ids=None, processor=None
     the others, that layer is left out.
     """
     name, lines = show(path), read_whole(path).splitlines()
+    if top_k is not None:
+        number(top_k, "top_k", int, 1)
     lines = lines[1:] if lines and lines[0].startswith(b"layer") else lines
     try:
         pairs = np.array([line.split(b",") for line in lines if line], np.int64)
@@ -144,18 +158,24 @@ def ids_only(ids, config, token_ids, processor, source, layers=None):
     layers = list(range(L)) if layers is None else layers
     kinds, experts = [UNKNOWN] * L, int(ids.max()) + 1
     if config is not None:
-        if max(layers) >= config.text.num_hidden_layers:
+        odd = min(layers) if min(layers) < 0 else max(layers)
+        if not 0 <= odd < config.text.num_hidden_layers:
             raise InputError(
-                f"{source}'s trace has layer {max(layers)}, config.json only "
+                f"{source}'s trace has layer {odd}, config.json only "
                 f"{config.text.num_hidden_layers}; is it another model's?"
             )
         kinds = [config.text.layer_types[layer] for layer in layers]
         experts = config.text.num_experts
     tensors = {"expert_ids": ids.astype(np.uint16)}
     if token_ids is not None:
+        token_ids = np.asarray(token_ids)
+        if token_ids.ndim != 1 or token_ids.dtype.kind not in "iu":
+            raise InputError("token_ids must be a list of whole numbers")
         if len(token_ids) < T:
             raise InputError(f"{len(token_ids)} token_ids are given for {T} tokens")
-        tensors["token_ids"] = np.asarray(token_ids[:T], np.uint32)
+        if token_ids.min() < 0 or token_ids.max() >= 2**32:
+            raise InputError("token_ids must be from 0 to 2**32 - 1")
+        tensors["token_ids"] = token_ids[:T].astype(np.uint32)
     model = config.model_type if config else ""
     meta = new_meta(source, model, T, kinds, experts)
     check_trace(meta, tensors, f"{source}'s trace")

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ..errors import InputError
+from ..errors import InputError, number
 from ..model.qwen import Qwen
 from ..model.shapes import FULL, LINEAR
 from ..model.taps import listen
@@ -85,8 +85,15 @@ class Recording(Trace):
 
 def check_heads(text, states):
     """The pairs, each once and in order; InputError for one that does not exist."""
-    heads = sorted({(int(layer), int(head)) for layer, head in states})
+    try:
+        heads = sorted({(layer, head) for layer, head in states})
+    except (TypeError, ValueError):
+        raise InputError(
+            "states must be pairs of layer and head, such as [(3, 0)]"
+        ) from None
     for layer, head in heads:
+        number(layer, "states: layer", int)
+        number(head, "states: head", int)
         if not 0 <= layer < text.num_hidden_layers:
             raise InputError(
                 f"states: there is no layer {layer}; the model has "

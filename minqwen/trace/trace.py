@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, show
+from ..errors import InputError, number, show
 from ..files import write_whole
 from . import file as trace_file
 
@@ -75,8 +75,7 @@ class Trace:
 
     def first(self, count: int) -> "Trace":
         """A trace of the first `count` tokens, and of the pictures whole in them."""
-        if not 1 <= count <= self.length:
-            raise InputError(f"the trace has {self.length} tokens, not {count}")
+        number(count, "the number of a trace's first tokens", int, 1, self.length)
         tensors: dict[str, np.ndarray] = {}
         pictures: list[dict] = []
         for name, array in self.tensors.items():

@@ -15,8 +15,18 @@ from shutil import disk_usage
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError, show
-from ..files import FILES, Reader, as_json, read_whole, replaced, telling, temporary
+from ..errors import InputError, number, show
+from ..files import (
+    FILES,
+    Reader,
+    as_json,
+    destination,
+    read_whole,
+    replaced,
+    telling,
+    temporary,
+    write_whole,
+)
 from ..units import human
 from .checkpoint.header import lay_out
 from .checkpoint.hub import UNFINISHED, resolve
@@ -44,13 +54,15 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     32 MB. Raises InputError if the source does not fit its config.json, the folder is
     in use, or the disk refuses; what was written stays and is taken up again.
     """
+    number(max_shard_bytes, "max_shard_bytes", int, 1)
     scheme = read_target(quantize)
     path = resolve(source, revision)
     if path.suffix == ".gguf":
         raise InputError(f"{show(path)} is GGUF; convert reads safetensors files only.")
     table, model, forms, plan = examine(path, torch.bfloat16)
-    folder = Path(folder)
-    _keep_apart(path, folder)
+    home, folder = path if path.is_dir() else path.parent, Path(folder)
+    _keep_apart(home, folder)
+    small = {n: read_whole(home / n) for n in (*FILES, *OTHERS) if (home / n).exists()}
     found = list(slots(model, scheme))
     parts = [list(group) for _, group in groupby(found, lambda s: (s.name, s.part))]
     total = sum(slot.nbytes for slot in found)
@@ -61,18 +73,19 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     with telling(folder, "written", GOES_ON):
         options = scheme.experts, scheme.rest, max_shard_bytes
         lock = _claim(folder, fingerprint(table, model.cfg, *options))
+        for name in small:
+            destination(folder / name)
         _write_shards(folder, shards, rows, scheme)
         rows.check()
-        for name in (*FILES, *OTHERS):
-            file = (path if path.is_dir() else path.parent) / name
-            if file.exists():
-                _write(folder / name, read_whole(file))
+        for name, content in small.items():
+            write_whole(folder / name, content)
         if len(shards) > 1:
             names = {file: [s.stored for s in part] for file, part in shards.items()}
-            _write(folder / ("model" + INDEX), as_json(index_of(names, total)))
+            write_whole(folder / ("model" + INDEX), as_json(index_of(names, total)))
         config = model.cfg.to_dict() | {"dtype": "bfloat16"}
         said = scheme.config(unconverted(found, scheme, shapes))
-        _write(folder / "config.json", as_json(config | ({KEY: said} if said else {})))
+        config |= {KEY: said} if said else {}
+        write_whole(folder / "config.json", as_json(config))
         (folder / UNFINISHED).unlink()
         lock.close()
     return total
@@ -110,9 +123,8 @@ def fingerprint(table, cfg, *options):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _keep_apart(path, folder):
-    source = (path if path.is_dir() else path.parent).resolve()
-    target = folder.resolve()
+def _keep_apart(source, folder):
+    source, target = source.resolve(), folder.resolve()
     if target == source or source in target.parents:
         raise InputError(
             f"{show(folder)} is the source's own folder or lies in it; write the "
@@ -125,7 +137,7 @@ def _claim(folder, mark):
     folder.mkdir(parents=True, exist_ok=True)
     begun = folder / UNFINISHED
     if begun.exists():
-        if begun.read_text(encoding="utf-8").strip() != mark:
+        if read_whole(begun).strip() != mark.encode():
             raise InputError(
                 f"{show(folder)} holds part of a conversion of another source or with "
                 "other options; finish that one, or remove the folder."
@@ -137,12 +149,12 @@ def _claim(folder, mark):
                 f"{show(folder)} holds {show(file.name)} already; convert into another "
                 "folder."
             )
-    _write(begun, (mark + "\n").encode())
+    write_whole(begun, (mark + "\n").encode())
     return _lock(begun)
 
 
 def _lock(file):
-    held = open(file, "rb")
+    held = Reader(file)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,11 +163,6 @@ def _lock(file):
             "until it has finished."
         ) from None
     return held
-
-
-def _write(path, content):
-    with replaced(path) as file:
-        file.write(content)
 
 
 def _write_shards(folder, shards, rows, scheme):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError, show
+from ..errors import InputError, number, show
 from ..files import read_json, read_whole
 from ..model.config import Config
 from ..model.family import end_ids
@@ -203,12 +203,15 @@ def _read_all(model, table, plan, forms):
 
 def _check_experts(experts, expert_cache):
     if experts not in ("memory", "disk"):
-        raise InputError(f"experts={experts!r} is neither 'memory' nor 'disk'.")
-    if expert_cache is not None and (experts != "disk" or expert_cache < 1):
-        raise InputError(
-            f"expert_cache={show(expert_cache)} does not go with experts={experts!r}; "
-            "it is a number of bytes for experts='disk'."
-        )
+        said = show(repr(experts))
+        raise InputError(f"experts={said} is neither 'memory' nor 'disk'.")
+    if expert_cache is not None:
+        number(expert_cache, "expert_cache", int, 1)
+        if experts != "disk":
+            raise InputError(
+                f"expert_cache={expert_cache} does not go with experts={experts!r}; it "
+                "is a number of bytes for experts='disk'."
+            )
 
 
 def usable(device):
@@ -218,7 +221,9 @@ def usable(device):
     try:
         device = torch.device(device)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as err:
-        reason = str(err).splitlines()[0]
+    except Exception as err:  # each kind of device is refused in a way of its own
+        reason = show(err).split(". ")[0].removesuffix(".")
         raise InputError(f"device {show(device)} cannot be used: {reason}.") from None
+    if device.type == "meta":
+        raise InputError("device meta holds no values; give cpu, or a GPU's name.")
     return device

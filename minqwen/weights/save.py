@@ -6,8 +6,16 @@ from pathlib import Path
 
 import torch
 
-from ..errors import InputError, show
-from ..files import as_json, created, publish, telling, temporary
+from ..errors import InputError, number, show
+from ..files import (
+    as_json,
+    created,
+    destination,
+    publish,
+    read_whole,
+    telling,
+    temporary,
+)
 from ..model.forms import Stored
 from ..model.qwen import Qwen
 from .checkpoint.header import lay_out
@@ -31,6 +39,7 @@ def save(model: Qwen, folder: str | Path, max_shard_bytes: int = 5_000_000_000) 
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
     folder = Path(folder)
+    number(max_shard_bytes, "max_shard_bytes", int, 1)
     if model.ranks > 1:
         raise InputError(
             "one of several processes holds a part of the model alone, which is not "
@@ -68,6 +77,8 @@ def save(model: Qwen, folder: str | Path, max_shard_bytes: int = 5_000_000_000) 
         with telling(folder, "written"):
             folder.mkdir(parents=True, exist_ok=True)
             _refuse_foreign(folder)
+            for name in names:
+                destination(folder / name)
             for name, part in shards.items():
                 own = {name: tensors[name] for name in part}
                 _write_safetensors(temporary(folder / name), own)
@@ -110,7 +121,7 @@ def _remove_old(folder, names, config):
     # loses nothing. Else old weights go first, and a kill then leaves none that load.
     old = {file.name for file in folder.iterdir() if OURS.fullmatch(file.name)}
     there = folder / "config.json"
-    same = there.exists() and there.read_bytes() == config
+    same = there.exists() and read_whole(there) == config
     if not (same and old == {"model.safetensors"} <= set(names)):
         for name in old:
             (folder / name).unlink()

@@ -15,9 +15,11 @@ import threading
 import webbrowser
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from ..errors import InputError
-from ..files import ASSETS, write_whole
+from ..files import ASSETS, destination, write_whole
 from ..terminal import say
 from ..trace.engines import open_trace
 from .bundle import HERE, script
@@ -33,6 +35,8 @@ def explore(path=None, other=None, html=None, browser=True, live=False):
     `live`: a page with the model at `path`, or the small one, inside."""
     if other and (live or not path):
         raise InputError("--other needs a TRACE to compare with, and no --live")
+    if html:
+        destination(html)
     if live:
         whole = live_page(path or ASSETS / "tiny").encode()
         return write_whole(html, whole) if html else serve((), browser, whole)
@@ -164,6 +168,16 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+def show_page(file, url):
+    """Open the browser, by way of a file that its owner alone may read."""
+    # All users of a machine see what stands on its command lines, the secret too.
+    file.write(f'<meta http-equiv="refresh" content="0; url={url}">\n')
+    file.flush()
+    address = Path(file.name).as_uri()
+    # A thread, since some browsers run in the terminal.
+    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+
+
 def serve(traces, browser=True, html=None):
     """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare;
     html: a whole page in place of theirs."""
@@ -176,11 +190,10 @@ def serve(traces, browser=True, html=None):
         try:
             print(f"{server.url}", flush=True)
             say("[serving on this machine only; Ctrl-C ends]")
-            if browser:  # a thread, since some browsers run in the terminal
-                threading.Thread(
-                    target=webbrowser.open, args=(server.url,), daemon=True
-                ).start()
-            server.serve_forever()
+            with NamedTemporaryFile("w", suffix=".html") as file:
+                if browser:
+                    show_page(file, server.url)
+                server.serve_forever()
         except KeyboardInterrupt:
             say()
         finally:

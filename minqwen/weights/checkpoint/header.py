@@ -58,9 +58,9 @@ def stamp_of(info):
     return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
-def read_table(path):
-    """Name -> Entry for one safetensors file; reads its header only."""
-    with Reader(path) as file:
+def read_table(path, own=False):
+    """Name -> Entry for one safetensors file (see Reader); reads its header only."""
+    with Reader(path, own) as file:
         return read_header(file)[1]
 
 

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from ...errors import InputError, show
+from ...files import telling
 from ...units import human
 from .fetch import Incomplete, fetch
 
@@ -27,13 +28,18 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
     nor such a repository, when it may not be read, or when the network is needed and
     not there.
     """
+    if not isinstance(path_or_hub_id, str | os.PathLike):
+        kind = type(path_or_hub_id).__name__
+        raise InputError(f"a checkpoint is given as {kind}; give a path or a hub id.")
     path = Path(os.path.expanduser(path_or_hub_id))
-    if (path / UNFINISHED).exists():
+    with telling(path, "read"):  # a name may be too long to ask for
+        there, unfinished = path.exists(), (path / UNFINISHED).exists()
+    if unfinished:
         raise InputError(
             f"{show(path)} is a conversion that did not finish; run minqwen convert "
             "with the same source and options again, and it goes on where it stopped."
         )
-    if path.exists():
+    if there:
         if revision is not None:
             raise InputError(
                 f"revision {show(revision)} was asked for, but {show(path)} is a local "
@@ -96,4 +102,6 @@ def _download(name, revision, wanted):
                 f"may not be read by you (HTTP {answer.status_code}); log in with "
                 "`hf auth login`, or set HF_TOKEN to a token that may read it"
             )
+    if Path(name).parent.is_dir():  # which somebody who means a path would give
+        name = f"{name} is no folder here, and as a hub id"
     raise InputError(f"{name} {fault}.") from cause

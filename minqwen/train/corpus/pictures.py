@@ -242,7 +242,7 @@ def which(pair, digit):
 
 
 KINDS = {
-    one_digit: 0.22, number: 0.28, shapes_seen: 0.25, nameless: 0.08, counting: 0.09,
+    one_digit: 0.15, number: 0.32, shapes_seen: 0.25, nameless: 0.1, counting: 0.1,
     compared: 0.08,
 }  # fmt: skip
 LESSONS = {

@@ -279,7 +279,7 @@ def test_what_is_elsewhere_gets_one_answer():
             said = TASKS["about"](np.random.default_rng(seed), 0.0, unseen)
             given += [answer for _, answer in exchanges(said)]
     assert set(given) <= answers
-    assert 0.5 < given.count(about.ELSEWHERE) / len(given) < 0.8
+    assert 0.4 < given.count(about.ELSEWHERE) / len(given) < 0.8
 
 
 def test_forms_and_topics_are_on_both_sides():

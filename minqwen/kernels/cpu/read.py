@@ -19,7 +19,7 @@ from ...model.moe import SparseMoE
 from ...model.rope import rope_angles
 from ...model.shapes import FULL
 from . import numbers as n
-from . import passes
+from . import passes, share_threads
 from .decode import Decoder
 from .loops import rms_norm
 
@@ -33,6 +33,7 @@ class Team:
     """Threads that share out a range."""
 
     def __init__(self):
+        share_threads()  # else a loop loaded later may set torch's number, too
         self.all = torch.get_num_threads()
         self.size = min(self.all, THREADS)
         each = (self.all // self.size,)

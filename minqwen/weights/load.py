@@ -206,7 +206,7 @@ def _check_experts(experts, expert_cache):
         said = show(repr(experts))
         raise InputError(f"experts={said} is neither 'memory' nor 'disk'.")
     if expert_cache is not None:
-        number(expert_cache, "expert_cache", int, 1)
+        number(expert_cache, "expert_cache, a number of bytes,", int, 1)
         if experts != "disk":
             raise InputError(
                 f"expert_cache={expert_cache} does not go with experts={experts!r}; it "

@@ -37,13 +37,14 @@ def numbers(x):
 
 
 def share_threads():
-    """As many threads for numba's loops as torch uses."""
+    """As many threads for numba's loops as torch uses; how many torch does."""
     # The first call starts numba's, and where both find one OpenMP library, that sets
     # torch's number too.
     threads = torch.get_num_threads()
     numba.set_num_threads(min(threads, CORES))
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
+    return threads
 
 
 def delta_rule(q, k, v, *, g, beta, state=None):

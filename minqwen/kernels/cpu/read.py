@@ -33,8 +33,7 @@ class Team:
     """Threads that share out a range."""
 
     def __init__(self):
-        share_threads()  # else a loop loaded later may set torch's number, too
-        self.all = torch.get_num_threads()
+        self.all = share_threads()  # else a loop loaded later may set torch's number
         self.size = min(self.all, THREADS)
         each = (self.all // self.size,)
         self.pool = ThreadPoolExecutor(self.size, "part", torch.set_num_threads, each)

@@ -4,7 +4,7 @@
 import {
   gatedRmsNorm, l2norm, largestOf, rmsNorm, sigmoid, silu, softmax, softplus, times,
 } from "./arithmetic.mjs";
-import { recall, write } from "../state/delta.mjs";
+import { dot, recall, write } from "../state/delta.mjs";
 import { nth } from "./weights.mjs";
 
 const split = (x, size) =>
@@ -136,11 +136,7 @@ export class Attention {
 
 function attend(query, { keys, values }) {
   const size = Math.sqrt(query.length);
-  const scores = keys.map((key) => {
-    let sum = 0;
-    for (let i = 0; i < key.length; i++) sum += query[i] * key[i];
-    return sum / size;
-  });
+  const scores = keys.map((key) => dot(query, key) / size);
   const out = new Float64Array(query.length);
   softmax(scores).forEach((share, t) => {
     for (let i = 0; i < out.length; i++) out[i] += share * values[t][i];

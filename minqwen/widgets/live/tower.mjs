@@ -2,6 +2,7 @@
 // 32 pixels. Patches come in blocks of 2 x 2, as prompt/images.py cuts them.
 
 import { affine, gelu, geluTanh, layerNorm, plus, softmax } from "./arithmetic.mjs";
+import { dot } from "../state/delta.mjs";
 
 export class Tower {
   constructor(weights, vision) {
@@ -90,12 +91,6 @@ export class Tower {
 const run = ({ weight, bias }, x) => affine(weight, bias, x);
 
 const normed = ({ weight, bias }, x) => layerNorm(x, weight.data, bias);
-
-function dot(a, b) {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
-  return sum;
-}
 
 /** (row, column) of every patch, in blocks of m x m. */
 export function inBlocks(height, width, m) {

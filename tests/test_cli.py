@@ -1,5 +1,6 @@
 """The command line, on a checkpoint of random weights: answers, errors, exit codes."""
 
+import io
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from minqwen.cli.tour import experts_by_task
 from minqwen.model.config import Config
 from minqwen.model.taps import listen
 from minqwen.prompt.processor import CONFIG_IDS, Processor
+from minqwen.weights.checkpoint.hub import UNFINISHED
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PRINTED = {"tokens", "token_ids", "text", "thinking", "prompt_tokens", "finish_reason"}
@@ -381,6 +383,47 @@ def test_a_signal_while_it_starts(number):
     assert done.stdout == b"" and done.stderr.strip() == b""
 
 
+# Runs a command that reads weights slowly, and says when the first are read.
+SLOWLY = """
+import sys, time
+from minqwen import files
+fill = files.Reader.fill
+def slowly(self, target, at, *rest):
+    if at > 8:  # beyond a header
+        print("reading", flush=True)
+        time.sleep(0.1)
+    return fill(self, target, at, *rest)
+files.Reader.fill = slowly
+import minqwen.cli
+sys.exit(minqwen.cli.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["generate", "convert"])
+def test_a_signal_while_weights_are_read(run, checkpoint, tmp_path, command, number):
+    convert = ["convert", str(checkpoint), str(tmp_path / "out"), "--quantize", "int8"]
+    generate = ["generate", str(checkpoint), "--prompt", "x"]
+    args = convert if command == "convert" else generate
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *args], cwd=ASSETS.parent,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == b"reading\n"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    said = b"minqwen: stopped by SIGTERM" if number == signal.SIGTERM else b""
+    assert err.strip() == said
+    if command == "convert":  # no part of a file is left, and it goes on from there
+        assert [file.name for file in (tmp_path / "out").iterdir()] == [UNFINISHED]
+        assert run(*convert)[0] == 0
+        assert minqwen.load(tmp_path / "out").cfg.text.num_experts
+    else:
+        assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "closed, args, code",
@@ -452,6 +495,57 @@ def test_style_is_for_terminals_that_want_it(monkeypatch):
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.setenv(name, value)
         assert ("\x1b" in terminal.styled("x", 1, Terminal())) == styled
+
+
+COMMANDS = "tour info plan generate chat trace explore train convert bench".split()
+PLAIN = {"COLUMNS": "40", "TERM": "dumb", "NO_COLOR": "1"}
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_on_a_narrow_terminal(run, monkeypatch, command):
+    for name, value in PLAIN.items():
+        monkeypatch.setenv(name, value)
+    code, out, err = run(*command, "--help")
+    assert code == 0 and not err and out.isascii() and "\x1b" not in out
+    for line in out.splitlines():  # an option and its choices are not parted
+        assert len(line) <= 40 or line.lstrip().startswith(("-", "[-")), line
+
+
+def test_commands_on_a_narrow_plain_terminal(run, monkeypatch, checkpoint, tmp_path):
+    for name, value in PLAIN.items():
+        monkeypatch.setenv(name, value)
+    trace, short = tmp_path / "x", ["--max-new-tokens", 2]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Gr\u00fc\u00dfe\n/image no\n"))
+    for args in (
+        ["info", checkpoint], ["plan", checkpoint], ["chat", checkpoint, *short],
+        ["generate", checkpoint, "--prompt", "x", *short],
+        ["trace", checkpoint, "--prompt", "x", *short, "-o", trace],
+        ["explore", trace, "--html", tmp_path / "x.html"],
+        ["convert", checkpoint, tmp_path / "out", "--quantize", "int8"],
+    ):  # fmt: skip
+        code, out, err = run(*args)
+        assert code == 0, err
+        assert "\x1b" not in out + err and "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_terminal_that_has_no_letters_but_ascii(tmp_path, more):
+    """Under LC_ALL=C Python writes UTF-8 all the same, unless it is told not to."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"}
+    environment |= PLAIN | {"LC_ALL": "C", "OMP_NUM_THREADS": "1"} | more
+    for args, code in (
+        (["tour"], 0),
+        (["generate", tmp_path / "Gr\u00fc\u00dfe", "--prompt", "\u00fc\U0001f600"], 1),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "minqwen", *map(str, args)], capture_output=True,
+            env=environment, cwd=ASSETS.parent, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == code and b"Traceback" not in done.stderr
+        assert b"\x1b" not in done.stdout + done.stderr
+        assert not more or (done.stdout + done.stderr).isascii()
+        assert code == 0 or done.stderr.count(b"\n") == 1
 
 
 def test_a_reader_who_leaves_is_no_error(endless):

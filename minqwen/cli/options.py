@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ..errors import MOST, show
+from ..errors import MOST, number, show
 from ..terminal import complain
 from ..units import rate, size
 
@@ -22,16 +22,12 @@ def ranged(kind, low, high=MOST, over=False):
 
     def parse(text):
         try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high or over and value == low:
+            return number(kind(text), "it", kind, low, high, over)
+        except ValueError:  # an InputError is one
             what = "a whole number" if kind is int else "a number"
-            bounds = f"{'over' if over else 'from'} {low}"
-            bounds += f" to {high}"
-            said = show(text, 40)
-            raise argparse.ArgumentTypeError(f"{said!r} is not {what} {bounds}")
-        return value
+            bounds = f"{'over' if over else 'from'} {low} to {high}"
+            said = f"{show(text, 40)!r} is not {what} {bounds}"
+            raise argparse.ArgumentTypeError(said) from None
 
     return parse
 

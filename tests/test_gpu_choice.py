@@ -1,5 +1,6 @@
 """Who chooses Triton, what a model computes with it, and that nothing needs a GPU."""
 
+import math
 import os
 import subprocess
 import sys
@@ -82,6 +83,8 @@ def test_a_step_of_fixed_shape_is_the_model():
     ours, theirs = fast.new_cache(1, 20), plain.new_cache(1, 20)
     for model, cache in ((fast, ours), (plain, theirs)):
         model(ids, cache=cache)
+    kv = ours.layers[-1]
+    kv.k[:, :, 3:], kv.v[:, :, 3:] = math.nan, math.nan  # as memory may come
     step = RecordedStep(fast, ours, span=16)
     for token in (3, 200):
         step.id.fill_(token)

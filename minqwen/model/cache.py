@@ -27,10 +27,9 @@ class KV:
         device: Device,
     ) -> None:
         shape = batch, heads, max_len, head_dim
-        # NOTE: a CPU gives memory as it is written, and reads no place before; a
-        # recorded GPU graph reads all places, where what is masked must be finite.
-        new = torch.empty if torch.device(device).type == "cpu" else torch.zeros
-        self.k, self.v = (new(shape, dtype=dtype, device=device) for _ in "kv")
+        # NOTE: no place is read before it is written, so none needs to be zero; a CPU
+        # gives memory only then.
+        self.k, self.v = (torch.empty(shape, dtype=dtype, device=device) for _ in "kv")
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

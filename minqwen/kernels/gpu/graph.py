@@ -29,6 +29,8 @@ class FixedKV:
 
     def __init__(self, kv, span, length):
         self.k, self.v, self.length = kv.k[:, :, :span], kv.v[:, :, :span], length
+        for x in (self.k, self.v):  # what is masked is read all the same, and 0 * NaN
+            x[:, :, kv.length :] = 0  # would be NaN
 
     def append(self, k, v):
         """Store k, v [1, Hkv, 1, K]; returns all places, [1, Hkv, span, K]."""

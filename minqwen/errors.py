@@ -5,11 +5,19 @@ Names out of files go through `show`, numbers out of files and calls through `nu
 
 import numbers
 
+MOST_SAID = 2000  # characters of one message
 MOST = 2**53  # of any number; larger ones, infinity and NaN are a slip or an attack
 
 
 class InputError(ValueError):
-    """Bad input: one sentence naming the culprit, what was expected, what to do."""
+    """Bad input: one sentence naming the culprit, what was expected, what to do.
+
+    What no terminal should be sent, in a part of it that nobody escaped, is escaped.
+    """
+
+    def __init__(self, sentence):
+        parts = (c if c.isprintable() else ascii(c)[1:-1] for c in str(sentence))
+        super().__init__("".join(parts)[:MOST_SAID])
 
 
 def show(text, limit=120):

@@ -84,6 +84,12 @@ def test_what_cannot_be_opened_is_told_alike_everywhere(opener, tmp_path):
         sentence(error, "locked cannot be read: Permission denied")
 
 
+def test_no_message_can_steer_a_terminal_or_fill_it():
+    said = str(InputError("of \x1b[31m\n\x07 \ud800\u202e, Grüße 文 " + "x" * 10_000))
+    assert said.startswith(r"of \x1b[31m\n\x07 \ud800\u202e, Grüße 文 xx")
+    assert len(said) == 2000
+
+
 @pytest.mark.parametrize("opener", OPENERS.values(), ids=OPENERS)
 def test_a_disk_that_fails(opener, tmp_path, monkeypatch):
     file = tmp_path / "file"

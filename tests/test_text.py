@@ -250,6 +250,15 @@ def test_every_byte_has_a_token(processor):
     assert processor.token_bytes(processor.vocab_size + 5) == b""
 
 
+def test_ids_that_config_gives_otherwise(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "other")
+    said = {"image_token_id": "\x1b[31m" * 5000}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(said))
+    with pytest.raises(InputError, match="says image_token_id is ") as told:
+        Processor.load(tmp_path / "other")
+    assert "\x1b" not in str(told.value) and len(str(told.value)) < 500
+
+
 def test_stop_ids(processor, folder):
     of = processor.tokenizer.token_to_id
     assert processor.stop_ids == {of("<|im_end|>"), of("<|endoftext|>")}

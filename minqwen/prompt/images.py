@@ -88,7 +88,7 @@ def open_picture(image):
 
 def _decode(source):
     in_memory = isinstance(source, (bytes, bytearray))
-    name = f"the picture of {len(source)} bytes" if in_memory else os.fspath(source)
+    name = f"the picture of {len(source)} bytes" if in_memory else show(source)
     if not in_memory and not Path(source).is_file():
         raise InputError(f"{name}: no such picture file; give the path of a file")
     try:
@@ -98,7 +98,7 @@ def _decode(source):
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # decoders of broken files raise many kinds
         raise InputError(
-            f"{name} cannot be read as a picture ({error}); "
+            f"{name} cannot be read as a picture ({show(error)}); "
             "give a whole PNG, JPEG or other file that Pillow reads"
         ) from error
 

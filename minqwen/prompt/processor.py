@@ -196,7 +196,7 @@ class Processor:
         except Exception as error:  # a template is a stranger's program
             raise InputError(
                 f"the chat template of {self.source} refuses these messages: "
-                + " ".join(str(error).split())
+                + " ".join(str(error).split())[:300]
             ) from error
         return text, media
 
@@ -288,9 +288,10 @@ class Processor:
         for key, token in CONFIG_IDS.items():
             ours = self.tokenizer.token_to_id(token)
             if key in config and config[key] != ours:
+                said = f"config.json says {key} is {config[key]!r:.40}"
                 raise InputError(
-                    f"{self.source}: config.json says {key} is {config[key]}, but in "
-                    f"tokenizer.json {token} is {ours}; take both from one checkpoint"
+                    f"{self.source}: {said}, but in tokenizer.json {token} is {ours}; "
+                    "take both from one checkpoint"
                 )
 
 

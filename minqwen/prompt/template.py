@@ -129,5 +129,5 @@ def read_template(files, source):
     except jinja2.TemplateSyntaxError as error:
         raise InputError(
             f"{source}: {name} is not a Jinja template (line {error.lineno}: "
-            f"{error.message}); copy it again from the published checkpoint"
+            f"{show(error.message)}); copy it again from the published checkpoint"
         ) from error

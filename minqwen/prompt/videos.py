@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, show
 from .images import frames_to_patches, normalise, open_picture, smart_resize
 
 DEFAULT_FPS = 24.0
@@ -94,8 +94,9 @@ def _pick_frames(frames, source_fps, pick):
             "give a file or a list of frames"
         )
     if not isinstance(source_fps, (int, float)) or not source_fps > 0:
+        said = show(repr(source_fps), 40)
         raise InputError(
-            f"a video's fps is {source_fps!r}, but frames per second above 0 are needed"
+            f"a video's fps is {said}, but frames per second above 0 are needed"
         )
     indices = sample_frames(len(frames), source_fps, **pick)
     return [open_picture(frames[i]) for i in indices], indices
@@ -111,11 +112,11 @@ def read_video(path, **pick):
         import av
     except ImportError:
         raise InputError(
-            f"{path}: reading a video file needs the package `av`; "
+            f"{show(path)}: reading a video file needs the package `av`; "
             "install minqwen[video], or give the video as a list of frames"
         ) from None
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such video file; give the path of a file")
+        raise InputError(f"{show(path)}: no such video file; give the path of a file")
     try:
         with av.open(os.fspath(path)) as container:
             stream = container.streams.video[0]
@@ -127,7 +128,7 @@ def read_video(path, **pick):
             pictures = _decode_frames(container, set(indices))
     except (av.FFmpegError, IndexError, TypeError, ZeroDivisionError) as error:
         raise InputError(
-            f"{path} cannot be read as a video ({error}); "
+            f"{show(path)} cannot be read as a video ({show(error)}); "
             "give a file with a video stream that FFmpeg reads"
         ) from error
     return pictures, indices[: len(pictures)], source_fps

@@ -36,9 +36,8 @@ class Trace:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.tensors:
-            raise InputError(
-                f"the trace holds no {name}, but {', '.join(sorted(self.tensors))}"
-            )
+            held = show(", ".join(sorted(self.tensors)), 300)
+            raise InputError(f"the trace holds no {name}, but {held}")
         return self.tensors[name]
 
     def __repr__(self):
@@ -171,9 +170,10 @@ class Comparison:
         if not self.tokens:
             return f"All choices agree, over {T} tokens and {L} layers."
         (t, layer), least = self.first, int(self.share.argmin())
+        text = show(repr(self.texts[t]), 40)
         return (
             f"{self.share.mean():.2%} of choices agree; {len(self.tokens)} of {T} "
-            f"tokens differ somewhere, first token {t} ({self.texts[t]!r}) in "
+            f"tokens differ somewhere, first token {t} ({text}) in "
             f"layer {layer}; least alike is layer {least}, {self.share[least]:.2%}."
         )
 

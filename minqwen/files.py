@@ -46,12 +46,8 @@ def telling(path, what, remedy=""):
     try:
         yield
     except OSError as error:
-        raise _refusal(path, what, error, remedy) from None
-
-
-def _refusal(path, what, error, remedy=""):
-    why = error.strerror or error
-    return InputError(f"{show(path)} cannot be {what}: {why}{remedy}.")
+        why = error.strerror or error
+        raise InputError(f"{show(path)} cannot be {what}: {why}{remedy}.") from None
 
 
 def followed(path):
@@ -111,10 +107,8 @@ class Reader:
         """Fill a buffer of bytes with the file's from `at` on; `what` they are."""
         left = memoryview(target)
         while left:
-            try:
+            with telling(self.path, "read"):
                 count = os.preadv(self.descriptor, [left[:STEP]], at)
-            except OSError as error:
-                raise _refusal(self.path, "read", error) from None
             if not count:
                 raise self.shorter(what)
             progress(count)

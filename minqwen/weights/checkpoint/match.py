@@ -6,7 +6,7 @@ from ...errors import InputError, show
 from ..quantised.codecs import rows_of
 from ..quantised.modules import parts_of
 from ..quantised.settings import Scheme, check_scheme, stored_form
-from .layout import BODY, DTYPES, FUSED, STORED, per_expert
+from .layout import BODY, DTYPES, FUSED, LABELS, STORED, per_expert
 
 LISTED = 10  # faults spelled out in one error
 SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
@@ -88,8 +88,7 @@ def _fault(name, entry, shape, half, packed=None):
         return f"missing {show(name)}"
     where = f"{show(entry.file.name)}: {show(name)}"
     if packed and STORED.get(entry.dtype) != packed:
-        label = next(label for label, dtype in STORED.items() if dtype == packed)
-        return f"{where} is {entry.dtype}, expected {label}"
+        return f"{where} is {entry.dtype}, expected {LABELS[packed]}"
     if not packed and entry.dtype not in DTYPES:
         why = ", as no quantization_config says otherwise" * (entry.dtype in STORED)
         return f"{where} is {entry.dtype}, expected BF16 or F32{why}"

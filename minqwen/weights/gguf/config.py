@@ -5,7 +5,7 @@ Source: the keys that conversion/qwen.py of llama.cpp writes and qwen35*.cpp rea
 
 import numpy as np
 
-from ...errors import InputError, show
+from ...errors import InputError, number, show
 from ...model.config import Config
 from ...model.shapes import FULL, LINEAR
 
@@ -71,27 +71,26 @@ class Settings:
             f"{self.gguf.name}: {self.arch}.{key} is {show(value)}; expected {wanted}."
         )
 
-    def need(self, key, kinds, wanted):
+    def need(self, key):
         """A key's value, which nobody else will ask for."""
         if key not in self.left:
             raise InputError(
                 f"{self.gguf.name}: {self.arch}.{key} is missing; convert the model "
                 "again with a current llama.cpp."
             )
-        value = self.left.pop(key)
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise self.fault(key, value, wanted)
-        return value
+        return self.left.pop(key)
 
-    def number(self, key):
-        return self.need(key, int | float, "a number")
+    def number(self, key, kind=float):
+        value = self.need(key)
+        number(value, f"{self.gguf.name}: {self.arch}.{key}", kind)
+        return value  # a whole one stays an int
 
     def count(self, key):
-        return self.need(key, int, "a whole number")
+        return self.number(key, int)
 
     def list(self, key):
-        values = self.need(key, np.ndarray, "a list of whole numbers")
-        if values.dtype.kind not in "iub":
+        values = self.need(key)
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "iub":
             raise self.fault(key, values, "a list of whole numbers")
         return values.tolist()
 

@@ -5,10 +5,9 @@ import math
 import torch
 from tqdm import tqdm
 
-from ...errors import InputError, show
 from ..checkpoint.layout import STORED, bytes_of
 from ..checkpoint.match import base
-from ..checkpoint.reading import check_finite
+from ..checkpoint.reading import check_finite, check_packed
 from ..disk.pages import Files
 from .codecs import FORMS, rows_of, take
 from .modules import places
@@ -67,11 +66,7 @@ class Rows:
             wide = parts[""].float()
             check_finite(entry.file, source, wide)
             return wide
-        if fault := FORMS[form].fault(parts, width):
-            raise InputError(
-                f"{show(entry.file.name)}: {show(source)} {fault}, which no trained "
-                "model does; copy or download it again."
-            )
+        check_packed(entry.file, source, form, parts, width)
         return FORMS[form].widen(parts, width)
 
     def _bytes(self, entry, first, last, width):

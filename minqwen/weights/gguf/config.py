@@ -3,6 +3,8 @@
 Source: the keys that conversion/qwen.py of llama.cpp writes and qwen35*.cpp reads.
 """
 
+import math
+
 import numpy as np
 
 from ...errors import InputError, number, show
@@ -81,8 +83,8 @@ class Settings:
         return self.left.pop(key)
 
     def number(self, key, kind=float):
-        value = self.need(key)
-        number(value, f"{self.gguf.name}: {self.arch}.{key}", kind)
+        value, name = self.need(key), f"{self.gguf.name}: {self.arch}.{key}"
+        number(value, name, kind, -math.inf, math.inf)  # the ranges are Config's
         return value  # a whole one stays an int
 
     def count(self, key):

@@ -1,6 +1,7 @@
 """The instant checks: they know right, rounding, unfinished, and the famous wrongs."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_rounding_is_close_and_more_is_not():
 
     verdict = check.write(other_order)
     assert verdict and "within rounding" in repr(verdict)
-    assert "1.01 times the right one" in repr(check.write(far))
+    assert "1.01 times what is right" in repr(check.write(far))
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,18 @@ def test_lists_are_compared_item_by_item():
     assert said.endswith("the halves: 1 item; 2 are asked for")
     assert "changes its input `words` in place" in repr(exercise(in_place))
     assert words == [{"words": ["even", "odd"]}]
-    assert "is 'ev', which is not it" in repr(exercise(lambda words: "ev"))
+    assert "are of type str; list is asked for" in repr(exercise(lambda words: "ev"))
+
+
+def test_what_it_was_called_with_is_told_where_it_can_be_read():
+    said = repr(check.expert_size(lambda D, width: D * width + 1))
+    assert re.search(
+        r"with D=(\d+), width=\d+, the number of parameters is \d+, n", said
+    )
+    said = repr(check.prompt(lambda messages, thinking: "<|im_start|> "))
+    assert "the prompt differs first at character 12: ' ', not 'user" in said
+    assert "with" not in repr(check.write(lambda S, k, v: S + (S > 0)))
+    assert "the outputs differ first at [" in repr(check.one_head(lambda q, k, v: q))
 
 
 def test_a_mistake_is_placed_in_its_cell():

@@ -221,7 +221,7 @@ def test_listeners_of_one_model_do_not_hear_another(model):
 
 def test_what_is_no_tap_is_named(model):
     with pytest.raises(
-        InputError, match="there is no tap 'residual'; choose of tokens"
+        InputError, match="there is no tap 'residual'; there are tokens"
     ):
         with taps.listen(model, residual=print):
             pass

@@ -90,7 +90,7 @@ class Exercise:
                 return Verdict(f"… not finished yet: {name} returns `...`")
             for key in case:
                 if not same(case[key], before[key]):
-                    why = f"changes its input `{key}` in place; make a new tensor"
+                    why = f"changes its input `{key}` in place; make a new one"
                     return Verdict(f"✗ {name} {why}")
             answers.append(answer)
         return self.compare(answers, cases, name)
@@ -106,7 +106,8 @@ class Exercise:
         pairs = list(zip(answers, rights, strict=True))
         if all(same(a, b) for a, b in pairs):
             return Verdict(f"✓ exact: {name} equals the right answer, bit for bit")
-        found = [d for d in (difference(a, b, self.returns) for a, b in pairs) if d]
+        told = [difference(a, b, self.returns) for a, b in pairs]
+        found = [called(c) + d for c, d in zip(cases, told, strict=True) if d]
         if not found:
             error = max(largest(a, b) for a, b in pairs)
             return Verdict(f"✓ close: {name} is right within rounding ({error:.0e})")
@@ -130,6 +131,13 @@ def outcomes(function, cases):
         for case in cases:
             found.append(function(**deepcopy(case)))
     return found
+
+
+def called(case):
+    """The inputs in words, where they are short and can be read."""
+    told = ", ".join(f"{key}={value!r}" for key, value in case.items())
+    short = len(told) < 120 and "tensor(" not in told and " at 0x" not in told
+    return f"with {told}, " if short else ""
 
 
 def misnamed(mine, case):
@@ -220,25 +228,48 @@ def as_tensor(x):
 def one_difference(label, mine, right):
     """What is wrong with one returned thing; empty when it is close."""
     if mine is None:
-        return f"{label} is None; does every path end in `return`?"
-    if isinstance(right, list) and isinstance(mine, tuple | list):
-        return list_difference(label, list(mine), right)
+        return says(label, "is None; does every path end in `return`?")
+    if isinstance(right, list | tuple) and isinstance(mine, tuple | list):
+        return list_difference(label, mine, right)
     if isinstance(right, str | bool | list | tuple):
-        return "" if same(mine, right) else f"{label} is {mine!r}, which is not it"
+        return "" if same(mine, right) else says(label, other_than(mine, right))
     if isinstance(mine, tuple | list):
         return not_one(label, mine, right)
     try:
         a, b = as_tensor(mine), as_tensor(right)
     except (TypeError, ValueError, RuntimeError):
-        return f"{label} is a {type(mine).__name__}; a tensor is asked for"
+        return says(label, f"is a {type(mine).__name__}; a tensor is asked for")
     if a.shape != b.shape:
-        return f"{label} has shape {list(a.shape)}; {list(b.shape)} is asked for"
+        shapes = f"has shape {list(a.shape)}; {list(b.shape)} is asked for"
+        return says(label, shapes)
     wrong = ~torch.isclose(a, b, rtol=RTOL, atol=ATOL, equal_nan=True)
     if not wrong.any():
         return ""
     if not a.isfinite().all():
-        return f"{label} holds inf or nan"
-    return f"{label} {how_wrong(a, b, wrong)}"
+        return says(label, "holds inf or nan")
+    return says(label, how_wrong(a, b, wrong))
+
+
+def says(label, what):
+    """A sentence about one returned thing, or about several: `the outputs are`."""
+    noun = next(w for w in label.split() if w not in ("the", "new", "its", "their"))
+    several = noun.endswith("s") and not noun.endswith(("ss", "is"))
+    verb, rest = what.split(" ", 1)
+    many = {"is": "are", "has": "have", "holds": "hold", "differs": "differ"}
+    return f"{label} {many[verb] if several else verb} {rest}"
+
+
+def other_than(mine, right):
+    """How a text, or what is no tensor, differs."""
+    if type(mine) is not type(right):
+        kinds = type(mine).__name__, type(right).__name__
+        return "is of type {}; {} is asked for".format(*kinds)
+    if not isinstance(mine, str):
+        return f"is {mine!r}, not {right!r}"
+    pairs = enumerate(zip(mine, right, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(mine), len(right)))
+    here, there = mine[at : at + 20], right[at : at + 20]
+    return f"differs first at character {at}: {here!r}, not {there!r}"
 
 
 def list_difference(label, mine, right):
@@ -267,17 +298,18 @@ def not_one(label, mine, right):
 def how_wrong(a, b, wrong):
     """A pattern that explains every difference, or the first difference."""
     if b.dim() >= 2 and b.shape[-1] == b.shape[-2] and close(a, b.mT):
-        return "is transposed: its last two axes are the wrong way round"
+        return "is transposed: the last two axes are the wrong way round"
     if close(a, -b):
         return "has the wrong sign"
+    if b.numel() == 1:
+        return f"is {a.item():.6g}, not {b.item():.6g}"
     scale = float((a * b).sum() / b.square().sum())
     if scale and close(a, scale * b):
-        return f"is {scale:.4g} times the right one, everywhere"
+        return f"is {scale:.4g} times what is right, everywhere"
     at = wrong.nonzero()[0].tolist()
-    where = f"[{', '.join(map(str, at))}]" if at else "it"
-    here = tuple(at)
     share = f"{int(wrong.sum())} of {wrong.numel()} numbers differ"
-    return f"differs first at {where}: {a[here]:.4f}, not {b[here]:.4f} ({share})"
+    x, y = a[tuple(at)], b[tuple(at)]
+    return f"differs first at {at}: {x:.5g}, not {y:.5g} ({share})"
 
 
 def close(a, b):

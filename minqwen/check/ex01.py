@@ -28,12 +28,8 @@ def _merge(tokens, left, right, text_alone=False, leave=0):
 
 
 def _overlapping(tokens, left, right):
-    merged, i = [], 0
-    while i < len(tokens):
-        found = tokens[i : i + 2] == [left, right]
-        merged.append(left + right if found else tokens[i])
-        i += 1 + (found and tokens[i + 1 : i + 3] != [left, right])
-    return merged
+    pairs = itertools.zip_longest(tokens, tokens[1:])
+    return [a + b if (a, b) == (left, right) else a for a, b in pairs]
 
 
 def _first_only(tokens, left, right):
@@ -63,7 +59,7 @@ merge = Exercise(
     _merge,
     _merge_inputs,
     wrong={
-        "a token goes into two pairs; after a merge, go on behind both its parts": (
+        "the right part of a pair is used again; after a merge, go on behind both": (
             _overlapping
         ),
         "only the first pair is joined; go on to the end": _first_only,

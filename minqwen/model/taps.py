@@ -78,7 +78,7 @@ def listen(model: nn.Module, **functions: Callable) -> Iterator[None]:
     """
     for name in functions:
         if name not in NAMES:
-            raise InputError(f"there is no tap {name!r}; choose of {', '.join(NAMES)}")
+            raise InputError(f"there is no tap {name!r}; there are {', '.join(NAMES)}")
     mine = _listeners.setdefault(model, [])
     mine.append(functions)
     try:

@@ -49,6 +49,20 @@ def telling(path, what, remedy=""):
         raise _refusal(path, what, error, remedy) from None
 
 
+def a_path(path, what):
+    """`path` as a Path; InputError for what is none, which cannot be `what`."""
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise InputError(f"{show(path)} cannot be {what}: it is no path.")
+    return Path(path)
+
+
+def inside(path, name):
+    """The file that a path means: `name` in a folder, or itself."""
+    path = a_path(path, "read")
+    with telling(path, "read"):  # it may be too long to ask for
+        return path / name if path.is_dir() else path
+
+
 def _refusal(path, what, error, remedy=""):
     why = error.strerror or error
     return InputError(f"{show(path)} cannot be {what}: {why}{remedy}.")
@@ -82,7 +96,7 @@ class Reader:
     """
 
     def __init__(self, path, own=False):
-        self.path = Path(path)
+        self.path = a_path(path, "read")
         flags = os.O_RDONLY | os.O_NONBLOCK  # opening a pipe would wait
         with telling(path, "read"):
             if own:
@@ -180,7 +194,7 @@ def destination(path, what="written"):
     Asked before the work, since that would be lost. Raises InputError if the folder is
     not there or may not be written, or if `path` is there and no regular file.
     """
-    path = Path(path)
+    path = a_path(path, what)
     with telling(path, what):
         if path.is_symlink():
             path = Path(os.path.realpath(path, strict=True))

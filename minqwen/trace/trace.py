@@ -36,9 +36,8 @@ class Trace:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.tensors:
-            raise InputError(
-                f"the trace holds no {name}, but {', '.join(sorted(self.tensors))}"
-            )
+            held = ", ".join(sorted(self.tensors))
+            raise InputError(f"the trace holds no {show(name)}, but {held}")
         return self.tensors[name]
 
     def __repr__(self):

@@ -70,7 +70,7 @@ def load(
     """
     _check_experts(experts, expert_cache)
     choice = read_choice(quantize, OWN, "stored") if quantize else (None, None)
-    known(kernels)
+    known(show(kernels, 40))
     device = usable(device)
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
@@ -136,7 +136,7 @@ def _add_ends(cfg, folder):
     """With the ids in generation_config.json, where releases name most of them."""
     # Kept in the Config, so that a model without its processor knows where to stop.
     file = folder / "generation_config.json"
-    if not file.is_file():
+    if not file.exists():
         return cfg
     said = read_json(read_whole(file), file).get("eos_token_id")
     return cfg.replace(eos_token_id=end_ids(said, file, cfg.text.eos_token_id))

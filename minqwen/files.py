@@ -7,6 +7,7 @@ import stat
 import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from .errors import InputError, show
 
@@ -51,7 +52,7 @@ def telling(path, what, remedy=""):
 
 def a_path(path, what):
     """`path` as a Path; InputError for what is none, which cannot be `what`."""
-    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path) or path == "":
         raise InputError(f"{show(path)} cannot be {what}: it is no path.")
     return Path(path)
 
@@ -202,9 +203,7 @@ def destination(path, what="written"):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is not a regular file")
-        os.stat(os.path.join(path.parent, "."))
-        if not os.access(path.parent, os.W_OK):
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        TemporaryFile(dir=path.parent).close()  # it has no name there, or loses it
     return path
 
 

@@ -116,13 +116,14 @@ def wrong(model, folder):
                 out = ["out"] * (words[0] == "convert")
                 yield [words[0], path, *out, *words[1:]], ()
     yield from options(["plan", "0.8B"], {
-        "context": (*NUMBERS, "0"), "batch": (*NUMBERS, "0"), "memory": SIZES,
+        "context": (*NUMBERS, "0"), "batch": (*NUMBERS, "0"),
+        "memory": SIZES[:3] + SIZES[4:],  # without 0, which is a machine too
         "memory-speed": SIZES, "disk-speed": SIZES,
         "gpus": ("x", "0xH100-80GB", "8x", "8xABACUS", "9" * 400 + "xH100-80GB",
                  "\x1b"),
     })  # fmt: skip
     for out in ("", ".", "gone/x", "/dev/null", file / "x", "/proc/x", "A" * 300):
-        yield ["trace", *ask[1:], "-o", out], ()
+        yield ["trace", *ask[1:], "--max-new-tokens=2", "-o", out], ()
         yield ["explore", TRACE, "--html", out or "."], ()
     yield from options(["trace", *ask[1:], "-o", "x"],
                        {"state": ("x", "3", "3.", "9.0", "0.99", "0.0.0",

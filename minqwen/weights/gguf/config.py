@@ -5,7 +5,7 @@ Source: the keys that conversion/qwen.py of llama.cpp writes and qwen35*.cpp rea
 
 import numpy as np
 
-from ...errors import InputError, number, show
+from ...errors import MOST, InputError, number, show
 from ...model.config import Config
 from ...model.ranges import DEEPEST, bounded
 from ...model.shapes import FULL, LINEAR
@@ -103,7 +103,7 @@ class Settings:
         """The Config; keys that nobody reads are kept in its `extra`."""
         self.left.setdefault("nextn_predict_layers", 0)
         draft = self.count("nextn_predict_layers", 0, 1)
-        count = self.count("block_count", draft + 1) - draft
+        count = self.count("block_count", draft + 1, MOST) - draft
         blocks = {n.split(".")[1] for n in self.gguf.tensors if n.startswith("blk.")}
         if count + draft > len(blocks):  # said before so many are built
             wanted = f"the {len(blocks)} it holds"

@@ -7,6 +7,7 @@ import stat
 import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from .errors import InputError, show
 
@@ -50,6 +51,20 @@ def telling(path, what, remedy=""):
         raise InputError(f"{show(path)} cannot be {what}: {why}{remedy}.") from None
 
 
+def a_path(path, what):
+    """`path` as a Path; InputError for what is none, which cannot be `what`."""
+    if not isinstance(path, str | os.PathLike) or "\0" in str(path) or path == "":
+        raise InputError(f"{show(path)} cannot be {what}: it is no path.")
+    return Path(path)
+
+
+def inside(path, name):
+    """The file that a path means: `name` in a folder, or itself."""
+    path = a_path(path, "read")
+    with telling(path, "read"):  # it may be too long to ask for
+        return path / name if path.is_dir() else path
+
+
 def followed(path):
     """Where a checkpoint's file lies: a link may lead to its own folder, or to blobs.
 
@@ -78,7 +93,7 @@ class Reader:
     """
 
     def __init__(self, path, own=False):
-        self.path = Path(path)
+        self.path = a_path(path, "read")
         flags = os.O_RDONLY | os.O_NONBLOCK  # opening a pipe would wait
         with telling(path, "read"):
             if own:
@@ -174,7 +189,7 @@ def destination(path, what="written"):
     Asked before the work, since that would be lost. Raises InputError if the folder is
     not there or may not be written, or if `path` is there and no regular file.
     """
-    path = Path(path)
+    path = a_path(path, what)
     with telling(path, what):
         if path.is_symlink():
             path = Path(os.path.realpath(path, strict=True))
@@ -182,9 +197,7 @@ def destination(path, what="written"):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is not a regular file")
-        os.stat(os.path.join(path.parent, "."))
-        if not os.access(path.parent, os.W_OK):
-            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        TemporaryFile(dir=path.parent).close()  # it has no name there, or loses it
     return path
 
 

@@ -38,6 +38,7 @@ TAUGHT = {
 }  # fmt: skip
 NOT_TAUGHT = {  # a module, or one name of it
     "family": "the eight sizes and the checks of config.json: tables to look up",
+    "ranges": "what each number of config.json may be: a table to look up",
     "generate.generate": "checks what it is given and calls one of the two loops",
 }
 MODEL_PART = sorted(

@@ -108,12 +108,19 @@ def layer_head(text):
     return int(layer), int(head)
 
 
+def given(text):
+    """An argparse type: any text but an empty one, which would count as no option."""
+    if not text:
+        raise argparse.ArgumentTypeError("nothing is given")
+    return text
+
+
 def answer_options(sub):
     """What `generate`, `chat` and `trace` share."""
     add = sub.add_argument
     add("path", help="checkpoint: a folder, a .safetensors or .gguf file, or a "
         "hub id")  # fmt: skip
-    add("--tokenizer", metavar="PATH",
+    add("--tokenizer", type=given, metavar="PATH",
         help="where tokenizer and template are, if not with it")  # fmt: skip
     add("--max-new-tokens", type=ranged(int, 1), default=512, metavar="N")
     add("--temperature", type=ranged(float, 0, 100), default=0.0, metavar="X",

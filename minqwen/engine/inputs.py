@@ -78,8 +78,11 @@ def prompts(inputs, limit, cfg):
     if ids is None or ids.ndim != 2 or ids.numel() == 0:
         raise InputError("inputs need input_ids [B, T] with at least one token")
     mask = inputs.get("attention_mask", torch.ones_like(ids))
-    if mask.shape != ids.shape or not mask[:, -1].all() or (mask.diff() < 0).any():
-        raise InputError("attention_mask must be [B, T] with all padding on the left")
+    bits = mask.shape == ids.shape and (mask == mask.bool()).all()
+    if not bits or not mask[:, -1].all() or (mask.diff() < 0).any():
+        raise InputError(
+            "attention_mask must be [B, T] of 0 and 1 with all padding on the left"
+        )
     rows = [row[real].tolist() for row, real in zip(ids, mask.bool(), strict=True)]
     check_ids(ids[mask.bool()], cfg.text.vocab_size)
     written = {token for row in rows for token in row}
@@ -90,7 +93,7 @@ def prompts(inputs, limit, cfg):
                 f"the prompt has placeholders (id {token}) but no {pixels}; let "
                 "Processor.chat build both"
             )
-        check_grid(inputs.get(grid), grid, 0 if patches is None else len(patches))
+        check_grid(inputs.get(grid), grid, patches, cfg.vision)
     longest = max(map(len, rows))
     if longest >= limit:
         raise InputError(
@@ -100,15 +103,26 @@ def prompts(inputs, limit, cfg):
     return rows
 
 
-def check_grid(grid, name, patches):
-    """InputError unless the grid, if there is one, counts so many patches."""
+def check_grid(grid, name, patches, vision):
+    """InputError unless grid and patches, if they are there, fit the tower."""
+    if patches is not None and vision is not None:
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        if patches.shape[1] != width:
+            raise InputError(
+                f"each patch has {patches.shape[1]} numbers, and the model's {width}; "
+                "let a Processor of the same checkpoint build them"
+            )
     if grid is None:
         return
+    count = 0 if patches is None else len(patches)
+    merge = vision.spatial_merge_size if vision else 1
     # Each side first, so that no product can overflow into the right count.
     fits = grid.ndim == 2 and grid.shape[1] == 3 and len(grid) > 0
-    fits = fits and 1 <= grid.min() and grid.max() <= patches
-    if not fits or sum(t * h * w for t, h, w in grid.tolist()) != patches:
+    fits = fits and 1 <= grid.min() and grid.max() <= count
+    fits = fits and not (grid[:, 1:] % merge).any()
+    if not fits or sum(t * h * w for t, h, w in grid.tolist()) != count:
         raise InputError(
-            f"{name} must be [pictures, 3] of frames, rows and columns that count all "
-            f"{patches} patches; let Processor.chat build both"
+            f"{name} must be [pictures, 3] of frames, rows and columns, these in "
+            f"multiples of {merge}, that count all {count} patches; let Processor.chat "
+            "build both"
         )

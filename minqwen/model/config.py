@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json, read_whole
+from ..files import inside, read_json, read_whole
 from . import family
 from .shapes import FULL, LINEAR, RopeConfig, TextConfig, VisionConfig  # noqa: F401
 
@@ -36,7 +36,7 @@ class Config:
     @classmethod
     def from_json(cls, path: str | Path) -> "Config":
         """Read config.json (the file, or the folder that holds it)."""
-        file = Path(path, "config.json") if Path(path).is_dir() else Path(path)
+        file = inside(path, "config.json")
         return cls.from_dict(read_json(read_whole(file), str(file)), source=str(file))
 
     @classmethod

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from ..errors import MOST, InputError, number, show
+from .ranges import DEEPEST, MOE_KEYS, in_range
 from .shapes import FULL, LINEAR, RopeConfig, TextConfig, VisionConfig
 
 KINDS = ("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text")
@@ -30,34 +31,7 @@ IDLE = """
     image_token_id video_token_id vision_start_token_id vision_end_token_id
 """.split()
 IDS = IDLE[-4:]
-MOE_KEYS = """
-    num_experts num_experts_per_tok moe_intermediate_size
-    shared_expert_intermediate_size
-""".split()
 YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
-DEEPEST = 1000  # layers; checked before any list of them is built
-# The least and the most of each number, and "over" where the least is too little. Those
-# that are not here are whole, from 1 to WIDEST: products of all stay within an int64.
-WIDEST = 2**20
-RANGES: dict[str, tuple] = {
-    "vocab_size": (1, 2**24),
-    "max_position_embeddings": (1, 2**40),
-    "original_max_position_embeddings": (0, 2**40),
-    **dict.fromkeys(("head_dim", "linear_key_head_dim"), (1, 2**14)),
-    **dict.fromkeys(("linear_value_head_dim", "linear_conv_kernel_dim"), (1, 2**14)),
-    **dict.fromkeys((*MOE_KEYS, "intermediate_size"), (0, WIDEST)),
-    "mtp_num_hidden_layers": (0, WIDEST),
-    "depth": (0, DEEPEST),
-    **dict.fromkeys(("in_channels", "temporal_patch_size"), (1, 2**8)),
-    **dict.fromkeys(("patch_size", "spatial_merge_size"), (1, 2**10)),
-    "rope_theta": (1, 2**53, "over"),
-    "partial_rotary_factor": (0, 1, "over"),
-    "factor": (0, WIDEST),
-    **dict.fromkeys(("beta_fast", "beta_slow"), (0, WIDEST, "over")),
-    **dict.fromkeys(("rms_norm_eps", "initializer_range"), (0, 1)),
-    "router_aux_loss_coef": (0, WIDEST),
-}
-
 # What all eight say alike.
 ALIKE = json.loads("""{
     "text_config": {
@@ -98,10 +72,10 @@ SIZES: dict[str, tuple] = {
 
 def named(name: str) -> dict:
     """The config.json content of one released size."""
-    short = name.removeprefix("Qwen/").removeprefix("Qwen3.5-")
+    short = show(name).removeprefix("Qwen/").removeprefix("Qwen3.5-")
     if short not in SIZES:
         known = ", ".join(SIZES)
-        raise InputError(f"no Qwen3.5 is named {show(name)!r}; choose one of {known}")
+        raise InputError(f"no Qwen3.5 is named {show(name)}; choose one of {known}")
     *numbers, ffn, tied, tower = SIZES[short]
     text = dict(zip(NUMBERS, numbers, strict=True))
     moe = isinstance(ffn, tuple)
@@ -121,6 +95,7 @@ def named(name: str) -> dict:
 
 def parse(cls: type, values: dict, source: str) -> Any:
     """config.json content -> Config, strictly: nothing is guessed."""
+    _of(dict, values, source)
     kind = show(values.get("model_type"), 40)
     expected = "this is not a Qwen3.5 (expected qwen3_5, qwen3_5_moe, or with _text)"
     _ask(kind in KINDS, source, f"model_type is {kind!r}; {expected}")
@@ -201,11 +176,10 @@ def _build(cls: type, values: dict, where: str, **given: Any) -> Any:
         if f.default is dataclasses.MISSING:
             _need(values, f.name, where)
         value: Any = values.get(f.name)
-        given[f.name] = value = f.default if value is None else value
-        if f.type in (int, float):
-            low, high, *over = RANGES.get(f.name, (1, WIDEST))
-            number(value, f"{where}: {f.name}", f.type, low, high, bool(over))
-    return cls(**given)
+        given[f.name] = f.default if value is None else value
+    built = cls(**given)
+    in_range(built, where)
+    return built
 
 
 def _text(values: dict, moe: bool, where: str) -> TextConfig:
@@ -213,11 +187,19 @@ def _text(values: dict, moe: bool, where: str) -> TextConfig:
     _ask(not values.get("rope_scaling"), where, old)
     at = f"{where}.rope_parameters"
     said = dict(_of(dict, _need(values, "rope_parameters", where), at))
-    if "partial_rotary_factor" in values:
-        said.setdefault("partial_rotary_factor", values["partial_rotary_factor"])
+    share = values.get("partial_rotary_factor")
+    if share is not None:
+        same = said.setdefault("partial_rotary_factor", share) == share
+        _ask(
+            same,
+            where,
+            f"partial_rotary_factor is {share}, another one in rope_parameters",
+        )
     dealt = said.pop("mrope_interleaved", True)
     _ask(dealt, at, "mrope_interleaved is false; only true is supported")
-    said.pop("type", None)
+    old = said.pop("type", None)  # the name that rope_type had
+    alone = old in (None, "default", "mrope", said.get("rope_type"))
+    _ask(alone, at, f"type is {old!r}; say it as rope_type")
     section = _of(list, _need(said, "mrope_section", at), f"{at}: mrope_section")
     for pairs in section:
         number(pairs, f"{at}: a part of mrope_section", int, 0)
@@ -256,6 +238,7 @@ def _layers(values: dict, where: str) -> tuple[str, ...]:
 def contradictions(config: Any, source: str) -> None:
     """InputError where keys contradict each other, before any memory is taken."""
     t, v = config.text, config.vision
+    in_range(t, source)
     kinds, dealt = t.layer_types, t.rope.mrope_section
     pairs = int(t.head_dim * t.rope.partial_rotary_factor) / 2
     ends = f"eos_token_id is {t.eos_token_id!r}; expected a tuple of token ids"
@@ -277,6 +260,10 @@ def contradictions(config: Any, source: str) -> None:
         (isinstance(t.eos_token_id, tuple), ends),
         (t.mtp_num_hidden_layers <= 1, "mtp_num_hidden_layers must be 0 or 1"),
     ]
+    for name in IDS:
+        token = getattr(config, name)
+        known = token is None or token < t.vocab_size
+        rules.append((known, f"{name} is {token}, but vocab_size is {t.vocab_size}"))
     for holds, sentence in rules:
         _ask(holds, source, sentence)
     if v is not None:

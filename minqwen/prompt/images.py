@@ -10,7 +10,6 @@ import io
 import json
 import math
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +26,9 @@ MOST_OF = {
     "min_pixels": 2**24, "max_pixels": 2**28, "fps": 1000, "min_frames": 2**16,
     "max_frames": 2**16,
 }  # fmt: skip
+# What is always done here.
+FIXED = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3,
+         "rescale_factor": 1 / 255}  # fmt: skip
 SAMPLING = ("fps", "min_frames", "max_frames")
 LIMITS = {"min_pixels": "size.shortest_edge", "max_pixels": "size.longest_edge"}
 
@@ -89,7 +91,7 @@ def open_picture(image):
 def _decode(source):
     in_memory = isinstance(source, (bytes, bytearray))
     name = f"the picture of {len(source)} bytes" if in_memory else show(source)
-    if not in_memory and not Path(source).is_file():
+    if not in_memory and not os.path.isfile(source):
         raise InputError(f"{name}: no such picture file; give the path of a file")
     try:
         file = io.BytesIO(source) if in_memory else source
@@ -178,8 +180,7 @@ def read_options(raw, source, *, video=False):
     """
     if not isinstance(raw, dict):
         raise InputError(f"{source} says {show(raw, 40)} of pictures, not an object")
-    fixed = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3}
-    for key, value in fixed.items():
+    for key, value in FIXED.items():
         if raw.get(key) not in (None, value):
             raise InputError(
                 f"{source}: {key} is {show(json.dumps(raw[key]), 40)}, but only "
@@ -200,6 +201,13 @@ def read_options(raw, source, *, video=False):
             kind, low = (float, 0) if key == "fps" else (int, 1)
             over = kind is float
             options[key] = number(raw[key], f"{source}: {key}", kind, low, most, over)
+    said = {"min_frames": 4, "max_frames": 768} | options
+    for low, high in ("min_pixels", "max_pixels"), ("min_frames", "max_frames"):
+        if said[low] > said[high]:
+            raise InputError(
+                f"{source}: {LIMITS.get(low, low)} is {said[low]}, above "
+                f"{LIMITS.get(high, high)}, which is {said[high]}"
+            )
     for key in ("mean", "std"):
         values, name = raw.get(f"image_{key}"), f"{source}: image_{key}"
         if not isinstance(values, list) or len(values) != 3:

@@ -22,8 +22,15 @@ from ..errors import InputError
 from ..files import FILES, read_json, read_whole, write_whole
 from ..model.family import end_ids
 from .images import picture_to_patches, read_options
-from .template import json_only, plain_messages, read_template
-from .tokenizer import BYTE_OF_LETTER, read_tokenizer, token_text
+from .template import json_only, plain_messages, read_template, render
+from .tokenizer import (
+    BYTE_OF_LETTER,
+    listed,
+    read_tokenizer,
+    telling,
+    token_text,
+    valid,
+)
 from .videos import video_to_patches
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
@@ -84,7 +91,7 @@ class Processor:
 
             return cls(text_files(folder), str(folder))
         folder = folder if folder.is_dir() else folder.parent
-        found = [name for name in FILES if (folder / name).is_file()]
+        found = [name for name in FILES if (folder / name).exists()]
         if "tokenizer.json" not in found:
             raise InputError(
                 f"{folder} has no tokenizer.json, so text cannot become ids; "
@@ -92,7 +99,7 @@ class Processor:
             )
         files = {name: read_whole(folder / name) for name in found}
         processor = cls(files, str(folder), video_outer_pair=video_outer_pair)
-        if (folder / "config.json").is_file():
+        if (folder / "config.json").exists():
             config = read_json(read_whole(folder / "config.json"), "config.json")
             processor._check_ids(config)
         return processor
@@ -106,19 +113,13 @@ class Processor:
 
     def encode(self, text: str) -> list[int]:
         """Text to ids; nothing is added before or after."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"the text is not valid Unicode at character {error.start}; "
-                "decode its bytes as UTF-8 first"
-            ) from None
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        valid(text)
+        with telling(f"the tokenizer of {self.source} fails at this text"):
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int] | Tensor, skip_special: bool = True) -> str:
         """Ids to text; bytes that are no whole character become U+FFFD."""
-        ids = [int(i) for i in ids]
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special)
+        return self.tokenizer.decode(listed(ids), skip_special_tokens=skip_special)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes one id stands for: none for special ids and for unused ones."""
@@ -190,14 +191,7 @@ class Processor:
             **{name: token_text(self.settings[name]) for name in self._named_tokens()},
             **json_only(template_vars, "a template variable"),
         }
-        tools = json_only(tools, "a tool")
-        try:
-            text = self.template.render(messages=plain, tools=tools, **variables)
-        except Exception as error:  # a template is a stranger's program
-            raise InputError(
-                f"the chat template of {self.source} refuses these messages: "
-                + " ".join(str(error).split())[:300]
-            ) from error
+        text = render(self.template, self.source, plain, tools, variables)
         return text, media
 
     def _count(self, prompt, media):

@@ -4,16 +4,22 @@ A template is a program that comes with a checkpoint, so it runs in a sandbox an
 sees plain JSON only: never a picture, a file or an object of ours.
 """
 
+import functools
 import json
+import math
+import re
 from datetime import datetime
 
 import jinja2
+from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import InputError, show
 from ..files import read_json
 
+MOST_BLOCKS = 10**7  # run by a template: some seconds
+MOST_TEXT = 2**28  # characters that one step of it may make
 NAMED = ("name", "template")  # what one of several templates has
 
 
@@ -79,9 +85,109 @@ class _Generation(Extension):
         return jinja2.nodes.Scope(body).set_lineno(line)
 
 
+class _Counting(CodeGenerator):
+    """Templates that count their blocks, and weigh what they join with `~`."""
+
+    def blockvisit(self, nodes, frame):
+        self.writeline("environment.tick()")
+        super().blockvisit(nodes, frame)
+
+    def visit_Concat(self, node, frame):
+        self.write("environment.joined((")
+        for each in node.nodes:
+            self.visit(each, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class Bounded(ImmutableSandboxedEnvironment):
+    """A sandbox whose templates end, and take no memory out of proportion."""
+
+    code_generator_class = _Counting
+    intercepted_binops = frozenset("+ * ** %".split())  # nor done while compiling
+    ticks = 0
+
+    def tick(self):
+        self.ticks += 1
+        if self.ticks > MOST_BLOCKS:
+            raise jinja2.TemplateRuntimeError("it does not come to an end")
+
+    def joined(self, parts):
+        texts = [str(part) for part in parts]
+        weigh(sum(map(len, texts)))
+        return "".join(texts)
+
+    def call_binop(self, context, operator, left, right):
+        sizes = [len(x) if isinstance(x, str | list) else 0 for x in (left, right)]
+        if operator == "+":
+            weigh(sum(sizes))
+        elif operator == "**":
+            weigh(64 * abs(right) * int(abs(left)).bit_length())
+        elif operator == "%" and isinstance(left, str):
+            weigh_form(left)
+        elif operator == "*" and any(sizes):
+            text = isinstance(left, str) or isinstance(right, str)
+            times = abs(left if sizes[1] else right)
+            weigh(max(sizes) * times if text else math.inf)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context, called, *args, **kwargs):
+        method = getattr(called, "__wrapped__", called)  # a text's `format` is wrapped
+        own = getattr(method, "__self__", "")
+        if isinstance(own, str) and own:  # a text's method
+            weigh_all(own, *args)
+            if called.__name__.startswith("format"):
+                weigh_form(own)
+        return super().call(context, called, *args, **kwargs)
+
+
+def weigh(size):
+    if size > MOST_TEXT:
+        raise jinja2.TemplateRuntimeError("it makes a text without end")
+
+
+def weigh_all(first, *others):
+    """What a text may become by others, or by numbers that are widths."""
+    sizes = [max(1, len(x)) for x in (first, *others) if isinstance(x, str | list)]
+    sizes += [max(1, abs(x)) for x in others if isinstance(x, int)]
+    weigh(math.prod(sizes))
+
+
+def weigh_form(text):
+    """A form as of `format` or %, of which a number is a width."""
+    weigh(max(map(int, re.findall(r"\d{1,20}", text)), default=0))
+
+
+def _weighed(name, used):
+    @functools.wraps(used)  # with the marks that Jinja knows filters by
+    def filtered(*args, **kwargs):
+        first = args[0] if args and isinstance(args[0], str) else ""
+        weigh_all(first, *args[1:], *kwargs.values())
+        weigh_form(first * (name == "format"))
+        return used(*args, **kwargs)
+
+    return filtered
+
+
+def render(template, source, messages, tools, variables):
+    """The text that a template makes; InputError if it refuses, or does not end."""
+    tools = json_only(tools, "a tool")
+    schemas = isinstance(tools, list) and all(isinstance(each, dict) for each in tools)
+    if tools is not None and not schemas:
+        raise InputError(f"tools are {show(tools, 40)}; give a list of JSON schemas")
+    template.environment.ticks = 0
+    try:
+        return template.render(messages=messages, tools=tools, **variables)
+    except Exception as error:  # a template is a stranger's program
+        said = show(" ".join(str(error).split()), 300)
+        raise InputError(
+            f"the chat template of {source} refuses these messages: {said}"
+        ) from error
+
+
 def template_environment():
     """Jinja as chat templates expect it, in a sandbox: they are others' programs."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = Bounded(
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", _Generation],
@@ -93,6 +199,9 @@ def template_environment():
     def tojson(value, ensure_ascii=False, **options):  # Jinja's own escapes HTML
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
+    del environment.globals["lipsum"]
+    filters = environment.filters.items()
+    environment.filters = {name: _weighed(name, used) for name, used in filters}
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)

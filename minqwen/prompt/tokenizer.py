@@ -1,8 +1,14 @@
 """A checkpoint's tokenizer and chat template, out of the bytes of its small files."""
 
+from contextlib import contextmanager
+
 from tokenizers import Tokenizer
 
-from ..errors import InputError, show
+from ..errors import InputError, number, show
+from ..files import read_json
+
+# What tokenizers of this family are made of; what others have has ended processes.
+PARTS = {"BPE", "ByteLevel", "NFC", "Sequence", "Split", "TemplateProcessing"}
 
 
 def token_text(token):
@@ -16,18 +22,67 @@ def token_text(token):
     return text
 
 
+@contextmanager
+def telling(what):
+    """Within: whatever the `tokenizers` library raises becomes an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:  # its panics are no Exception
+        if not isinstance(error, Exception) and "Panic" not in type(error).__name__:
+            raise
+        raise InputError(
+            f"{what} ({show(error)}); copy it again from the published checkpoint"
+        ) from error
+
+
 def read_tokenizer(files, source):
     """tokenizer.json as a Tokenizer that neither cuts nor pads."""
-    try:
-        tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
-    except Exception as error:  # `tokenizers` raises plain Exception
-        raise InputError(
-            f"{source}: tokenizer.json cannot be read ({show(error)}); "
-            "copy it again from the published checkpoint"
-        ) from error
+    content = files.get("tokenizer.json", b"")
+    said = read_json(content, f"{source}: tokenizer.json")
+    with telling(f"{source}: tokenizer.json cannot be read"):
+        model = said.get("model")
+        model = model.get("type", "BPE") if isinstance(model, dict) else None
+        odd = {*_kinds({**said, "model": {"type": model}})} - PARTS
+        if odd:
+            raise ValueError(f"it has a {odd.pop()}, as no Qwen3.5's")
+        tokenizer = Tokenizer.from_str(content.decode())
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def valid(text):
+    """InputError for what is no text, or has halves of characters."""
+    if not isinstance(text, str):
+        raise InputError(f"what is to be encoded is {type(text).__name__}, not text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text is not valid Unicode at character {error.start}; "
+            "decode its bytes as UTF-8 first"
+        ) from None
+
+
+def listed(ids):
+    """Ids, of a list or tensor, as a list; InputError if they are none."""
+    if isinstance(ids, str) or not hasattr(ids, "__iter__"):
+        raise InputError(f"ids are {type(ids).__name__}; give a list of them")
+    ids = ids.tolist() if hasattr(ids, "tolist") else [*ids]
+    ids = [each.item() if hasattr(each, "item") else each for each in ids]
+    return [number(each, "an id", int, 0, 2**32 - 1) for each in ids]
+
+
+def _kinds(part):
+    """The types of all parts, and of theirs."""
+    if isinstance(part, dict):
+        yield from [part["type"]] if isinstance(part.get("type"), str) else []
+        part = part.values()
+    if not isinstance(part, str | int | float | None):
+        for each in part:
+            yield from _kinds(each)
 
 
 def _byte_of_letter():

@@ -6,13 +6,13 @@ every two frames the time at which they are seen, which the prompt then spells o
 """
 
 import os
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import InputError, show
+from ..errors import InputError, number, show
 from .images import frames_to_patches, normalise, open_picture, smart_resize
 
 DEFAULT_FPS = 24.0
@@ -88,16 +88,13 @@ def _load_frames(video, source_fps, pick):
 
 
 def _pick_frames(frames, source_fps, pick):
-    if not hasattr(frames, "__len__") or not hasattr(frames, "__getitem__"):
+    listed = hasattr(frames, "__len__") and hasattr(frames, "__getitem__")
+    if not listed or isinstance(frames, Mapping):
         raise InputError(
             f"a video cannot be made from {type(frames).__name__}; "
             "give a file or a list of frames"
         )
-    if not isinstance(source_fps, (int, float)) or not source_fps > 0:
-        said = show(repr(source_fps), 40)
-        raise InputError(
-            f"a video's fps is {said}, but frames per second above 0 are needed"
-        )
+    source_fps = number(source_fps, "a video's fps", float, 0, over=True)
     indices = sample_frames(len(frames), source_fps, **pick)
     return [open_picture(frames[i]) for i in indices], indices
 
@@ -115,7 +112,7 @@ def read_video(path, **pick):
             f"{show(path)}: reading a video file needs the package `av`; "
             "install minqwen[video], or give the video as a list of frames"
         ) from None
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"{show(path)}: no such video file; give the path of a file")
     try:
         with av.open(os.fspath(path)) as container:
@@ -136,9 +133,9 @@ def read_video(path, **pick):
 
 def _decode_frames(container, wanted):
     pictures = []
-    for number, frame in enumerate(container.decode(video=0)):
-        if number in wanted:
+    for place, frame in enumerate(container.decode(video=0)):
+        if place in wanted:
             pictures.append(Image.fromarray(frame.to_ndarray(format="rgb24")))
-        if number == max(wanted):
+        if place == max(wanted):
             break
     return pictures

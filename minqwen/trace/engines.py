@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..engine.inputs import as_tensor
 from ..errors import InputError, number, show
 from ..files import read_whole
 from .file import UNKNOWN, check_trace, new_meta
@@ -94,6 +95,8 @@ def read_npy(file, name):
         first = np.lib.format.read_magic(file) == (1, 0)
         read = getattr(np.lib.format, f"read_array_header_{1 if first else 2}_0")
         shape, by_columns, dtype = read(file)
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape is {shape}")
         numbers = np.frombuffer(file.read(), dtype)  # an object's dtype is refused
         return numbers.reshape(shape, order="F" if by_columns else "C")
     except Exception as error:  # NumPy's own reader of headers raises many kinds
@@ -168,7 +171,7 @@ def ids_only(ids, config, token_ids, processor, source, layers=None):
         experts = config.text.num_experts
     tensors = {"expert_ids": ids.astype(np.uint16)}
     if token_ids is not None:
-        token_ids = np.asarray(token_ids)
+        token_ids = as_tensor(token_ids, "token_ids").numpy(force=True)
         if token_ids.ndim != 1 or token_ids.dtype.kind not in "iu":
             raise InputError("token_ids must be a list of whole numbers")
         if len(token_ids) < T:

@@ -24,7 +24,7 @@ import re
 import numpy as np
 
 from ..errors import InputError, show
-from ..files import Reader
+from ..files import Reader, read_json
 from ..model.shapes import FULL, LINEAR
 from ..weights.checkpoint.header import lay_out, read_header
 
@@ -79,15 +79,13 @@ def read_trace(path):
 def parse_meta(metadata, name):
     """The one metadata key's JSON object, of a version that we know."""
     try:
-        meta = json.loads(metadata.get(KEY, "0"))
-    except (ValueError, RecursionError):
-        meta = None
-    if not isinstance(meta, dict):
+        meta = read_json(metadata.get(KEY, "").encode(), f"{name}: {KEY}")
+    except ValueError:  # an InputError is one
         raise InputError(
             f"{name} is not a trace: its metadata has no {KEY} with a JSON object; "
             "record one with minqwen.record or minqwen trace"
-        )
-    if meta.get("version") != VERSION:
+        ) from None
+    if not is_whole(meta.get("version"), VERSION, VERSION):
         raise InputError(
             f"{name} is a trace of version {show(meta.get('version'))}, expected "
             f"{VERSION}; record it again, or use the minqwen that wrote it"
@@ -155,6 +153,7 @@ def check_meta(meta, tensors, name):
     if good and "head" in opens:
         head = opens["head"]
         good = isinstance(head, list) and len(head) == 2
+        good = good and all(is_whole(number, 0, 9999) for number in head)
         good = good and "delta.{}.{}.q".format(*head) in tensors
     need(good, "opens", "a token, a probe and the [layer, head] of a delta head")
 

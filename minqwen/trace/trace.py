@@ -37,7 +37,7 @@ class Trace:
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.tensors:
             held = show(", ".join(sorted(self.tensors)), 300)
-            raise InputError(f"the trace holds no {name}, but {held}")
+            raise InputError(f"the trace holds no {show(name)}, but {held}")
         return self.tensors[name]
 
     def __repr__(self):

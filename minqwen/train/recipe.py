@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import read_whole
 from ..model.config import Config
 from .corpus import KINDS
 
@@ -44,9 +45,7 @@ class Recipe:
     def read(cls, path=RECIPE, **changes):
         """A TOML file's recipe with `changes`; InputError says what is wrong in it."""
         try:
-            said = tomllib.loads(Path(path).read_text())
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing: a recipe is a TOML file") from None
+            said = tomllib.loads(read_whole(path).decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path} is no TOML file: {error}") from None
         said |= changes

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 from itertools import groupby
-from pathlib import Path
 from shutil import disk_usage
 
 import torch
@@ -19,6 +18,7 @@ from ..errors import InputError, number, show
 from ..files import (
     FILES,
     Reader,
+    a_path,
     as_json,
     destination,
     read_whole,
@@ -60,7 +60,8 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     if path.suffix == ".gguf":
         raise InputError(f"{show(path)} is GGUF; convert reads safetensors files only.")
     table, model, forms, plan = examine(path, torch.bfloat16)
-    home, folder = path if path.is_dir() else path.parent, Path(folder)
+    home = path if path.is_dir() else path.parent
+    folder = a_path(folder, "written")
     _keep_apart(home, folder)
     small = {n: read_whole(home / n) for n in (*FILES, *OTHERS) if (home / n).exists()}
     found = list(slots(model, scheme))

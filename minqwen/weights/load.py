@@ -5,6 +5,7 @@ unexpected, of another shape or of a dtype that we will not guess about is told 
 one error. Then each is read straight into the memory where it will stay.
 """
 
+import os
 import re
 import warnings
 from functools import partial
@@ -69,8 +70,10 @@ def load(
     Experts on disk are not turned into anything.
     """
     _check_experts(experts, expert_cache)
-    choice = read_choice(quantize, OWN, "stored") if quantize else (None, None)
-    known(kernels)
+    choice = None, None
+    if quantize is not None:
+        choice = read_choice(quantize, OWN, "stored")
+    known(show(kernels, 40))
     device = usable(device)
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
@@ -136,7 +139,7 @@ def _add_ends(cfg, folder):
     """With the ids in generation_config.json, where releases name most of them."""
     # Kept in the Config, so that a model without its processor knows where to stop.
     file = folder / "generation_config.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return cfg
     said = read_json(read_whole(file), file).get("eos_token_id")
     return cfg.replace(eos_token_id=end_ids(said, file, cfg.text.eos_token_id))

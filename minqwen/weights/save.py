@@ -8,6 +8,7 @@ import torch
 
 from ..errors import InputError, number, show
 from ..files import (
+    a_path,
     as_json,
     created,
     destination,
@@ -38,7 +39,7 @@ def save(model: Qwen, folder: str | Path, max_shard_bytes: int = 5_000_000_000) 
     out one by one, in their own dtype. Weights saved earlier in the folder are
     replaced. Raises InputError if the model has no weights or the disk refuses.
     """
-    folder = Path(folder)
+    folder = a_path(folder, "written")
     number(max_shard_bytes, "max_shard_bytes", int, 1)
     if model.ranks > 1:
         raise InputError(

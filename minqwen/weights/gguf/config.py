@@ -3,12 +3,11 @@
 Source: the keys that conversion/qwen.py of llama.cpp writes and qwen35*.cpp reads.
 """
 
-import math
-
 import numpy as np
 
-from ...errors import InputError, number, show
+from ...errors import MOST, InputError, number, show
 from ...model.config import Config
+from ...model.ranges import DEEPEST, bounded
 from ...model.shapes import FULL, LINEAR
 
 ARCHITECTURES = {"qwen35": "qwen3_5_text", "qwen35moe": "qwen3_5_moe_text"}
@@ -82,13 +81,14 @@ class Settings:
             )
         return self.left.pop(key)
 
-    def number(self, key, kind=float):
-        value, name = self.need(key), f"{self.gguf.name}: {self.arch}.{key}"
-        number(value, name, kind, -math.inf, math.inf)  # the ranges are Config's
-        return value  # a whole one stays an int
+    def number(self, key, ours):
+        """The value of a key that says what config.json says as `ours`."""
+        value = self.need(key)
+        return bounded(ours, value, f"{self.gguf.name}: {self.arch}.{key}")
 
-    def count(self, key):
-        return self.number(key, int)
+    def count(self, key, low=1, high=DEEPEST):
+        value = self.need(key)
+        return number(value, f"{self.gguf.name}: {self.arch}.{key}", int, low, high)
 
     def list(self, key):
         values = self.need(key)
@@ -99,16 +99,17 @@ class Settings:
     def config(self):
         """The Config; keys that nobody reads are kept in its `extra`."""
         self.left.setdefault("nextn_predict_layers", 0)
-        draft = self.count("nextn_predict_layers")
-        count = self.count("block_count") - draft
+        draft = self.count("nextn_predict_layers", 0, 1)
+        count = self.count("block_count", draft + 1, MOST) - draft
         blocks = {n.split(".")[1] for n in self.gguf.tensors if n.startswith("blk.")}
         if count + draft > len(blocks):  # said before so many are built
             wanted = f"the {len(blocks)} it holds"
             raise self.fault("block_count", count + draft, wanted)
         table = NUMBERS | (MOE if self.arch == "qwen35moe" else DENSE)
-        text = {ours: self.number(key) for ours, key in table.items()}
-        heads, inner = text["linear_num_value_heads"], self.count("ssm.inner_size")
-        if not isinstance(heads, int) or heads < 1 or inner % heads:
+        text = {ours: self.number(key, ours) for ours, key in table.items()}
+        heads = text["linear_num_value_heads"]
+        inner = self.count("ssm.inner_size", heads, heads * 2**14)
+        if inner % heads:
             raise self.fault("ssm.inner_size", inner, f"a multiple of {heads} heads")
         embedding = self.gguf.tensors.get("token_embd.weight")
         if embedding is None:
@@ -145,11 +146,12 @@ class Settings:
         sections = self.list("rope.dimension_sections")
         if len(sections) == 4 and sections[3] == 0:  # a fourth axis, which none has
             sections = sections[:3]
-        rotated = self.count("rope.dimension_count")
-        if not isinstance(head_dim, int) or not 0 < rotated <= head_dim:
-            raise self.fault("rope.dimension_count", rotated, f"1 to {head_dim}")
+        rotated = self.count("rope.dimension_count", 1, head_dim)
+        if len(sections) != 3 or sum(sections) != rotated / 2 or min(sections) < 0:
+            wanted = f"three counts summing to {rotated / 2:g}"
+            raise self.fault("rope.dimension_sections", sections, wanted)
         rope = {
-            "rope_theta": self.number("rope.freq_base"),
+            "rope_theta": self.number("rope.freq_base", "rope_theta"),
             "partial_rotary_factor": rotated / head_dim,
             "mrope_section": sections,
         }
@@ -157,9 +159,9 @@ class Settings:
         if not isinstance(kind, str) or kind not in ("none", "yarn"):
             raise self.fault("rope.scaling.type", kind, "none or yarn")
         if kind == "yarn":
-            rope |= {ours: self.number(key) for ours, key in YARN.items()}
+            rope |= {ours: self.number(key, ours) for ours, key in YARN.items()}
             for ours, key in BETAS.items():
-                rope |= {ours: self.number(key)} if key in self.left else {}
+                rope |= {ours: self.number(key, ours)} if key in self.left else {}
         return rope | {"rope_type": kind.replace("none", "default")}
 
     def refuse(self, fixed):

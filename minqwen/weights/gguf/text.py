@@ -8,6 +8,8 @@ afterwards, whether they were before or not. Ids are the same.
 
 import json
 
+import numpy as np
+
 from ...errors import InputError, show
 from .header import read_gguf
 
@@ -32,11 +34,11 @@ def text_files(path):
         for key, value in gguf.keys.items()
         if key.startswith("tokenizer.")
     }
-    kind = keys.get("ggml.model"), keys.get("ggml.pre")
+    kind = show(keys.get("ggml.model")), show(keys.get("ggml.pre"))
     if kind != ("gpt2", PRE) or keys.get("ggml.add_bos_token", False) is not False:
         raise InputError(
             f"{gguf.name} holds no tokenizer of Qwen3.5's kind (tokenizer.ggml.model "
-            f"is {show(kind[0])}, pre is {show(kind[1])}); name a folder that has "
+            f"is {kind[0]}, tokenizer.ggml.pre is {kind[1]}); name a folder that has "
             "tokenizer.json with --tokenizer."
         )
     tokens = _column(gguf, keys, "ggml.tokens")
@@ -50,7 +52,9 @@ def text_files(path):
         "tokenizer_config.json": json.dumps(settings).encode(),
     }
     template = keys.get("chat_template")
-    if isinstance(template, str):
+    if not isinstance(template, str | None):
+        raise InputError(f"{gguf.name}: tokenizer.chat_template is not a text.")
+    if template:
         files["chat_template.jinja"] = template.encode()
     return files
 
@@ -65,7 +69,8 @@ def _column(gguf, keys, name):
 def _tokenizer(gguf, keys, tokens):
     """The content of tokenizer.json."""
     types = keys.get("ggml.token_type")
-    types = types.tolist() if hasattr(types, "tolist") else []
+    whole = isinstance(types, np.ndarray) and types.dtype.kind in "iu"
+    types = types.tolist() if whole else []
     if len(types) != len(tokens) or set(types) - {NORMAL, CONTROL, USER, UNUSED}:
         raise InputError(
             f"{gguf.name}: tokenizer.ggml.token_type must name the kind of each of its "

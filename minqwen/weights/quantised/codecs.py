@@ -14,7 +14,7 @@ quantised; what they are multiplied with is not.
 import torch
 import torch.nn.functional as F
 
-from ...errors import InputError
+from ...errors import InputError, show
 
 SIDE = 128  # rows and columns of fp8's blocks, columns of our groups
 TOP = 448.0  # the largest E4M3 number
@@ -182,12 +182,12 @@ def read_choice(text, allowed, plain):
 
     allowed: the forms that may be named; plain: the word for none.
     """
-    names = str(text).split(":")
+    names = show(text).split(":")
     if len(names) > 2 or not {*names} <= {*allowed, plain} or names[0] == plain:
         listed = ", ".join(repr(name) for name in allowed)
         raise InputError(
-            f"quantize={text!r} is not supported; give {listed}, or the experts' form "
-            f"and the rest's, such as 'int4:int8' or 'int4:{plain}'."
+            f"quantize={show(text)!r} is not supported; give {listed}, or the experts' "
+            f"form and the rest's, such as 'int4:int8' or 'int4:{plain}'."
         )
     experts, rest = names[0], names[-1]
     return experts, None if rest == plain else rest

@@ -65,7 +65,8 @@ def page(traces=(), paths=(), names=()):
     held = [f">{packed(trace.compact())}" for trace in traces]
     held += [f' data-path="{path}">' for path in paths]
     for i, name in enumerate(names):
-        held[i] = f' data-name="{escape(name)}"{held[i]}'
+        safe = escape(name).replace("{", "&#123;")  # no place of the page's own text
+        held[i] = f' data-name="{safe}"{held[i]}'
     rules = ["connect-src 'self'"] if paths else []
     return assembled("explorer.mjs", dict(zip(TRAITS, held, strict=False)), rules)
 

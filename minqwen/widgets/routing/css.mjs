@@ -49,7 +49,7 @@ export const ROUTING_CSS = `
   display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted);
 }
 .legend > span { display: inline-flex; gap: 5px; align-items: center; }
-.scale { position: relative; width: 170px; height: 10px; margin: 0 28px 15px 12px; }
+.scale { position: relative; width: 170px; height: 10px; margin: 0 28px 15px 18px; }
 .swatch { display: inline-block; width: 10px; height: 10px; }
 .swatch.full { width: 4px; background: var(--muted); }
 .swatch.first, .level.first::before { background: var(--first); }

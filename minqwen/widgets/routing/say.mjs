@@ -19,7 +19,8 @@ export function caption(reading, selected) {
   const { E, K, name, other, names, said } = reading;
   const grid = `Each row is a layer, each column one of its ${whole(E)} experts. `;
   const halves = other
-    ? [" Upper half of a row: ", names[0], "; lower half: ", names[1], `.${said && ` ${said}`}`]
+    ? [" Upper half of a row: ", names[0], "; lower half: ", names[1],
+      `. Grey is chosen in both, colour in one alone.${said && ` ${said}`}`]
     : [];
   const best = K === 1 ? "the expert" : `one of the ${K} experts`;
   const who = {

@@ -215,10 +215,9 @@ def run_trace(options):
 
 def run_explore(options):
     named = Processor.load(options.tokenizer) if options.tokenizer else None
-    explore(
-        options.trace, options.other, options.html, not options.no_browser,
-        options.live, top_k=options.top_k, token_ids=options.token_ids, processor=named,
-    )  # fmt: skip
+    reading = {name: getattr(options, name) for name in ("top_k", "token_ids")}
+    explore(options.trace, options.other, options.html, not options.no_browser,
+            options.live, processor=named, **reading)  # fmt: skip
 
 
 def run_chat(options):

@@ -19,6 +19,7 @@ from test_trace import changed
 
 import minqwen
 from minqwen.trace import Trace
+from minqwen.trace.engines import open_trace
 from minqwen.widgets.bundle import bundle
 from tools.sample_trace import sample
 
@@ -64,7 +65,9 @@ def test_the_samples_are_what_the_checkpoint_does_now(name):
     folder = ROOT / "assets" / "tiny"
     now = sample(name, minqwen.load(folder), minqwen.Processor.load(folder))
     assert (stored["token_ids"] == now["token_ids"]).all()
-    assert stored.meta == now.meta and stored.tensors.keys() == now.tensors.keys()
+    later = {"router_entropy"}  # of version 2; traces of the first are read as before
+    assert stored.meta | {"version": 2} == now.meta
+    assert stored.tensors.keys() | later == now.tensors.keys()
     assert stored.compare(now).share.min() > 0.98
     for part in ("router_margin", "shared_gate", "state_norm"):
         assert np.abs(stored[part].astype(float) - now[part]).mean() < 1e-2
@@ -223,6 +226,29 @@ def test_html_says_how_two_traces_differ(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "a.safetensors", "page.html",
     ]  # fmt: skip
+
+
+def test_other_engines_files_with_a_tokenizer_and_top_k(run, tmp_path):
+    trace = Trace.load(SAMPLE)
+    ids, page = trace["expert_ids"][:12], tmp_path / "page.html"
+    np.save(tmp_path / "routed.npy", ids)
+    np.save(tmp_path / "ids.npy", trace["token_ids"])
+    lines = [f"{la},{e}" for la in range(8) for row in ids for e in row[la]]
+    (tmp_path / "routed.csv").write_text("\n".join(lines))
+    tiny, known = ROOT / "assets" / "tiny", ["--token-ids", tmp_path / "ids.npy"]
+    for name, more in {"routed.npy": [], "routed.csv": ["--top-k", 2]}.items():
+        args = ["explore", tmp_path / name, "--html", page, *more]
+        assert run(*args, "--tokenizer", tiny, *known)[0] == 0
+        assert f'data-name="{name}"' in page.read_text()
+        code, _, err = run(*args, "--tokenizer", tiny)
+        assert code == 1 and "the trace holds no token_ids" in err
+    opened = open_trace(
+        tmp_path / "routed.csv", 2, tmp_path / "ids.npy", minqwen.Processor.load(tiny)
+    )
+    assert opened.tokens == trace.tokens[:12]
+    assert (opened["expert_ids"] == ids).all()
+    code, _, err = run("explore", SAMPLE, "--top-k", 2, "--html", page)
+    assert code == 1 and "--top-k is for the .csv" in err
 
 
 # ---- modules as one

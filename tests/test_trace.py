@@ -178,6 +178,19 @@ def test_routing_equals_transformers(model):
         assert np.abs(trace["expert_weights"][:, layer] - weights).max() < 1e-3
         margin = (top[:, k - 1] - top[:, k]).numpy()
         assert np.abs(trace["router_margin"][:, layer] - margin).max() < 2e-3
+        share = scores.softmax(-1).double().numpy()
+        bits = -(share * np.log2(share)).sum(-1)
+        assert np.abs(trace["router_entropy"][:, layer] - bits).max() < 3e-3
+
+
+def test_a_trace_of_the_first_version_is_read(trace, tmp_path):
+    def older(meta, tensors):
+        meta["version"] = 1
+        del tensors["router_entropy"]
+
+    (tmp_path / "old.safetensors").write_bytes(changed(trace, older))
+    old = Trace.load(tmp_path / "old.safetensors")
+    assert trace.meta["version"] == 2 and old.compare(trace).tokens == []
 
 
 def test_shared_gate_and_order(model):
@@ -479,7 +492,8 @@ METADATA = [
     *({"minqwen_trace": t} for t in ("", "{", "[]", "[" * 100_000)),
 ]
 HOSTILE = {
-    "version": (lambda m, t: m.update(version=2), "version 2"),
+    "version": (lambda m, t: m.update(version=3), "version 3"),
+    "version null": (lambda m, t: m.update(version=None), "version null"),
     "length": (lambda m, t: m.update(length=15), "length"),
     "length true": (lambda m, t: m.update(length=True), "length"),
     "length absent": (lambda m, t: m.pop("length"), "length"),

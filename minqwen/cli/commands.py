@@ -111,6 +111,12 @@ def parser():
                      help="a trace; a .npy of vLLM or a .csv of llama.cpp will do; "
                      "without one the page opens files itself")  # fmt: skip
     sub.add_argument("--other", metavar="TRACE", help="one to compare it with")
+    sub.add_argument("--top-k", type=ranged(int, 1), metavar="K",
+                     help="experts a token chose in a layer, for a .csv")  # fmt: skip
+    sub.add_argument("--token-ids", metavar="FILE",
+                     help="a .npy of the token ids, for a .npy or .csv")  # fmt: skip
+    sub.add_argument("--tokenizer", metavar="PATH",
+                     help="names tokens of which only ids are known")  # fmt: skip
     sub.add_argument("--live", action="store_true",
                      help="a page with a small model in it; TRACE is its folder "
                      "(default: the small model that comes with minqwen)")  # fmt: skip
@@ -208,10 +214,10 @@ def run_trace(options):
 
 
 def run_explore(options):
-    explore(
-        options.trace, options.other, options.html, not options.no_browser,
-        options.live,
-    )  # fmt: skip
+    named = Processor.load(options.tokenizer) if options.tokenizer else None
+    reading = {name: getattr(options, name) for name in ("top_k", "token_ids")}
+    explore(options.trace, options.other, options.html, not options.no_browser,
+            options.live, processor=named, **reading)  # fmt: skip
 
 
 def run_chat(options):

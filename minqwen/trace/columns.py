@@ -4,6 +4,8 @@
 dict from (tap, layer) to the values said there. Columns are {name: [B, n T, ...]}.
 """
 
+import math
+
 import torch
 
 from ..model.delta import delta_step
@@ -35,13 +37,15 @@ def routing(calls, shape):
     routers = zip(*(call["router", i] for call in calls for i in layers), strict=True)
     weights, ids, logits = map(stacked, routers)  # [B, n T, L, K] twice, [.., E]
     shared = stacked([call["shared_gate", i][0] for call in calls for i in layers])
+    logits = logits.float()
+    nats = torch.special.entr(logits.softmax(-1)).sum(-1)
     found = {
         "expert_ids": ids.int(),  # torch's u16 has few operations
         "expert_weights": weights.half(),
+        "router_entropy": (nats / math.log(2)).half(),
         "shared_gate": shared[..., 0].float().sigmoid().half(),
     }
     if logits.shape[-1] > ids.shape[-1]:
-        logits = logits.float()
         last = logits.gather(-1, ids[..., -1:])[..., 0]
         following, runner_up = logits.scatter(-1, ids, -torch.inf).max(-1)
         found["router_margin"] = (last - following).half()

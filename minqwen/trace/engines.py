@@ -23,14 +23,24 @@ from .file import UNKNOWN, check_trace, new_meta
 from .trace import Trace
 
 
-def open_trace(path):
-    """A Trace of a file of any known form: .safetensors, .npy (vLLM) or .csv."""
+def open_trace(path, top_k=None, token_ids=None, processor=None):
+    """A Trace of a file of any known form: .safetensors, .npy (vLLM) or .csv.
+
+    top_k: of a .csv; token_ids: a .npy file of the text's, for forms that hold none;
+    processor: gives tokens their texts where the trace has none.
+    """
     path = Path(path)
+    if token_ids is not None:
+        token_ids = as_array(Path(token_ids), None)
     if path.suffix == ".npy":
-        return from_routed_experts(path)
-    if path.suffix == ".csv":
-        return from_llama_csv(path)
-    return Trace.load(path)
+        trace = from_routed_experts(path, token_ids=token_ids)
+    elif path.suffix == ".csv":
+        trace = from_llama_csv(path, top_k=top_k, token_ids=token_ids)
+    else:
+        trace = Trace.load(path)
+    if processor is not None and trace.meta["tokens"] is None:
+        trace.name_tokens(processor)
+    return trace
 
 
 def from_routed_experts(routed, config=None, shape=None, token_ids=None,

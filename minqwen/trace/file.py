@@ -5,6 +5,7 @@ T tokens, L layers, K choices, Ld delta layers with H value heads each:
     expert_ids     u16 [T, L, K], best first; absent in a model without experts
     expert_weights f16 [T, L, K], or u8 of 255    router_margin f16 [T, L], logits
     runner_up      u16 [T, L], the next expert    shared_gate   f16 [T, L], 0 to 1
+    router_entropy f16 [T, L], bits of the softmax over all experts (since version 2)
     token_ids      u32 [T]                        picture.i     u8 [16 rows, 16 cols, 3]
     state_norm, state_decay (g), state_beta       f16 [T, Ld, H]
     delta.l.h.{q, k} [T, K], .v [T, V], .beta, .g [T], and .start [K, V] unless zero
@@ -29,7 +30,7 @@ from ..model.shapes import FULL, LINEAR
 from ..weights.checkpoint.header import lay_out, read_header
 
 KEY = "minqwen_trace"
-VERSION = 1
+VERSION = 2  # older ones are read too: a later version adds tensors
 UNKNOWN = "unknown"  # the type of a layer in a trace that does not say
 PIXELS = 16  # of a stored picture, for each token and side
 FLOATS = ("F16", "F32")
@@ -85,9 +86,9 @@ def parse_meta(metadata, name):
             f"{name} is not a trace: its metadata has no {KEY} with a JSON object; "
             "record one with minqwen.record or minqwen trace"
         ) from None
-    if not is_whole(meta.get("version"), VERSION, VERSION):
+    if not is_whole(meta.get("version"), 1, VERSION):
         raise InputError(
-            f"{name} is a trace of version {show(meta.get('version'))}, expected "
+            f"{name} is a trace of version {show(meta.get('version'))}, expected 1 to "
             f"{VERSION}; record it again, or use the minqwen that wrote it"
         )
     return meta
@@ -177,7 +178,7 @@ def expected_form(tensor, meta, tensors, name):
     known = {
         "expert_ids": (("U16",), (T, L, last)),
         "expert_weights": ((*FLOATS, "U8"), np.shape(tensors.get("expert_ids"))),
-        "router_margin": (FLOATS, (T, L)),
+        **dict.fromkeys(("router_margin", "router_entropy"), (FLOATS, (T, L))),
         "runner_up": (("U16",), (T, L)),
         "shared_gate": (FLOATS, (T, L)),
         "token_ids": (("U32",), (T,)),
@@ -193,9 +194,7 @@ def expected_form(tensor, meta, tensors, name):
         shape = head_shape(head, T, kinds, tensors, name)
         if shape:
             return FLOATS, shape
-    raise InputError(
-        f"{name}: {show(tensor)} is not a tensor of a version {VERSION} trace"
-    )
+    raise InputError(f"{name}: {show(tensor)} is not a tensor of a trace")
 
 
 def head_shape(head, T, kinds, tensors, name):

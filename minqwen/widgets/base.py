@@ -22,6 +22,8 @@ class View(anywidget.AnyWidget):
     show: `describe()` in words, `picture()` as a figure."""
 
     trace = traitlets.Bytes().tag(sync=True)
+    other = traitlets.Bytes().tag(sync=True)  # a second one, where a view compares
+    names = traitlets.List(traitlets.Unicode()).tag(sync=True)  # what it calls the two
 
     def __init__(self, trace=None, **traits):
         """trace: a minqwen.Trace, or a trace file's bytes."""

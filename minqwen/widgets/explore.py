@@ -14,6 +14,7 @@ import sys
 import threading
 import webbrowser
 import zlib
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -30,9 +31,10 @@ HOSTS = ("127.0.0.1", "localhost")
 TRAITS = ("trace", "other")
 
 
-def explore(path=None, other=None, html=None, browser=True, live=False):
+def explore(path=None, other=None, html=None, browser=True, live=False, **reading):
     """The command: show the trace at `path` beside `other`, or write them to `html`;
-    `live`: a page with the model at `path`, or the small one, inside."""
+    `live`: a page with the model at `path`, or the small one, inside; `reading`: what
+    trace/engines.py: open_trace is to know of other engines' files."""
     if other and (live or not path):
         raise InputError("--other needs a TRACE to compare with, and no --live")
     if html:
@@ -40,20 +42,31 @@ def explore(path=None, other=None, html=None, browser=True, live=False):
     if live:
         whole = live_page(path or ASSETS / "tiny").encode()
         return write_whole(html, whole) if html else serve((), browser, whole)
-    traces = [open_trace(each) for each in (path, other) if each]
+    paths = [each for each in (path, other) if each]
+    if reading.get("top_k") and not any(str(each).endswith(".csv") for each in paths):
+        raise InputError("--top-k is for the .csv of llama.cpp; there is none here")
+    traces = [open_trace(each, **reading) for each in paths]
+    names = [Path(each).name for each in paths]
     if len(traces) == 2:
-        say(f"[{traces[0].compare(traces[1])}]")
+        compared = traces[0].compare(traces[1])
+        T, sizes = len(compared.equal), [trace.length for trace in traces]
+        left = f" Compared as far as both texts are alike, {T} tokens of {sizes}."
+        say(f"[{compared}{left * (max(sizes) > T)}]")
     if html:
-        write_html(html, traces)
+        write_html(html, traces, names)
     else:
-        serve(traces, browser)
+        serve(traces, browser, names=names)
 
 
-def page(traces=(), paths=()):
+def page(traces=(), paths=(), names=()):
     """The page's HTML. traces: up to two Traces, to be inside it; paths: or where, on
-    the page's own server, their bytes are. With neither it waits for a file."""
+    the page's own server, their bytes are. With neither it waits for a file. names:
+    what it calls them."""
     held = [f">{packed(trace.compact())}" for trace in traces]
     held += [f' data-path="{path}">' for path in paths]
+    for i, name in enumerate(names):
+        safe = escape(name).replace("{", "&#123;")  # no place of the page's own text
+        held[i] = f' data-name="{safe}"{held[i]}'
     rules = ["connect-src 'self'"] if paths else []
     return assembled("explorer.mjs", dict(zip(TRAITS, held, strict=False)), rules)
 
@@ -105,9 +118,9 @@ def packed(data):
     return base64.b64encode(deflate.compress(data) + deflate.flush()).decode()
 
 
-def write_html(path, traces):
+def write_html(path, traces, names=()):
     """One file that holds the page and the traces, and asks nobody for anything."""
-    write_whole(path, page(traces).encode())
+    write_whole(path, page(traces, names=names).encode())
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -150,12 +163,13 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, traces, html=None):
+    def __init__(self, traces, html=None, called=()):
         super().__init__((HOSTS[0], 0), Handler)
         # Others may be logged in on this machine, so all paths begin with a secret.
         secret = secrets.token_urlsafe(9)
         names = [trait for trait, _ in zip(TRAITS, traces, strict=False)]
-        html = html or page(paths=[f"/{secret}/{name}" for name in names]).encode()
+        paths = [f"/{secret}/{name}" for name in names]
+        html = html or page(paths=paths, names=called).encode()
         self.content = {f"/{secret}/": ("text/html; charset=utf-8", html)}
         for name, trace in zip(names, traces, strict=True):
             kind = "application/octet-stream"
@@ -178,14 +192,14 @@ def show_page(file, url):
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
-def serve(traces, browser=True, html=None):
-    """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare;
-    html: a whole page in place of theirs."""
+def serve(traces, browser=True, html=None, names=()):
+    """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare, and
+    their names; html: a whole page in place of theirs."""
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    with Server(traces, html) as server:
+    with Server(traces, html, names) as server:
         before = signal.signal(signal.SIGTERM, stop)
         try:
             print(f"{server.url}", flush=True)

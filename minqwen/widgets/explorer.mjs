@@ -3,6 +3,7 @@
 
 import { frame, node, visible } from "./shared/look.mjs";
 import { localModel } from "./shared/page.mjs";
+import { pair } from "./shared/pair.mjs";
 import { mount as mountRouting } from "./routing/view.mjs";
 import { mount as mountState } from "./state/view.mjs";
 import { parseTrace } from "./shared/trace.mjs";
@@ -50,7 +51,8 @@ export async function start(css = "") {
   for (const trait of ["trace", "other"]) {
     try {
       const bytes = await held(trait);
-      if (bytes) page.open(trait, bytes);
+      const { name } = document.getElementById(`minqwen-${trait}`)?.dataset ?? {};
+      if (bytes) page.open(trait, bytes, name);
     } catch (error) {
       page.complain(error);
     }
@@ -133,23 +135,28 @@ class Page {
       this.clear();
       this.model = localModel({ trace: bytes, ...opening(trace.meta) });
       this.traces = { trace };
+      this.names = [name];
     } else {
       if (!this.traces.trace) throw new Error("open a trace first, then another.");
+      pair(this.traces.trace, trace); // throws where it does not fit
       this.traces.other = trace;
+      this.names[1] = name;
+      this.model.set("names", [...this.names]);
       this.model.set("other", bytes);
     }
     this.alert.textContent = "";
-    this.name(name);
+    this.name();
     if (trait === "trace") this.begin();
   }
 
-  name(file) {
+  name() {
     const { T, L, K, E, meta } = this.traces.trace;
+    const [file, other] = this.names;
     const name = meta.model || file || "a trace";
     const parts = [name, `${count(T)} tokens`, `${L} layers`];
     if (K) parts.push(`${K} of ${count(E)} experts`);
     if (meta.source !== "minqwen") parts.push(`recorded by ${meta.source}`);
-    if (this.traces.other) parts.push("beside another");
+    if (this.traces.other) parts.push(other ? `beside “${other}”` : "beside another");
     this.title.textContent = visible(parts.join(", "));
     document.title = visible(`${name}: minqwen explorer`);
   }

@@ -15,7 +15,8 @@ class RoutingExplorer(View):
     """All layers and experts of a trace at once, to be played, searched and compared.
 
     trace: a minqwen.Trace; other: a second one, of a text that begins alike. It is
-    drawn in the lower half of every row, and choices that differ are marked.
+    drawn in the lower half of every row, and choices that differ are marked; `names`
+    are what the two are called, such as ("bf16", "fp8").
 
     `token` is where the reader is in the text. `selected` is what is selected:
     {"token": t}, {"tokens": [start, end]}, {"layer": l}, {"layer": l, "expert": e}, or
@@ -25,13 +26,13 @@ class RoutingExplorer(View):
     """
 
     _esm = widget("routing/view.mjs")
-    other = traitlets.Bytes().tag(sync=True)
     token = traitlets.Int().tag(sync=True)
     selected = traitlets.Dict().tag(sync=True)
     order = traitlets.Enum(ORDERS, ORDERS[0]).tag(sync=True)
 
-    def __init__(self, trace, other=None, token=None, selected=None, order=ORDERS[0]):
-        traits = {"order": order}
+    def __init__(self, trace, other=None, token=None, selected=None, order=ORDERS[0],
+                 names=()):  # fmt: skip
+        traits = {"order": order, "names": list(names)}
         if "expert_ids" not in trace.tensors:
             raise InputError("the trace holds no expert_ids: its model has no experts")
         if other is not None:

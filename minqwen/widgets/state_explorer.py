@@ -18,11 +18,12 @@ class StateExplorer(View):
     would return later, and which tokens an output comes from.
 
     trace: a minqwen.Trace recorded with states=[(layer, head), ...]; heads of full
-    layers among them are shown for comparison. head (layer, head; where the trace
-    opens, or the one that forgets least, where not given), token, probe (the token
-    whose key is asked) and step (one of STEPS) follow the browser and can be set;
-    InputError for a head or token that the trace does not have. `state` is the memory
-    after `token`.
+    layers among them are shown for comparison. other: a second trace of a text that
+    begins alike, whose memory is told beside the first's; `names`: of both. head
+    (layer, head; where the trace opens, or the one that forgets least, where not
+    given), token, probe (the token whose key is asked) and step (one of STEPS) follow
+    the browser and can be set; InputError for a head or token that the trace does not
+    have. `state` is the memory after `token`.
     """
 
     _esm = widget("state/view.mjs")
@@ -31,7 +32,8 @@ class StateExplorer(View):
     probe = traitlets.Int().tag(sync=True)
     step = traitlets.Enum(STEPS, STEPS[-1]).tag(sync=True)
 
-    def __init__(self, trace, head=None, token=None, probe=None, step=STEPS[-1]):
+    def __init__(self, trace, head=None, token=None, probe=None, step=STEPS[-1],
+                 other=None, names=()):  # fmt: skip
         kinds = trace.meta["layer_types"]
         self.recorded = [pair for pair in trace.heads if kinds[pair[0]] == LINEAR]
         if not self.recorded:
@@ -49,6 +51,8 @@ class StateExplorer(View):
             token=opens["token"] if token is None else token,
             probe=opens["probe"] if probe is None else probe,
             step=step,
+            other=b"" if other is None else other.compact(),
+            names=list(names),
         )
 
     def _kept(self, head):

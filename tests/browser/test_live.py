@@ -353,7 +353,7 @@ def test_an_expert_is_switched_off_and_the_answers_compared(live):
     live.get_by_text("Switched off: layer 2's expert 5.").wait_for()
     answered(live, button="Ask again")
     assert "layer 2's expert 5" in live.get_by_role("log").inner_text()
-    assert "beside another" in live.get_by_role("banner").inner_text()
+    assert "beside “asked again”" in live.get_by_role("banner").inner_text()
     live.locator(".glow canvas").click(position={"x": 20, "y": 18 + 14 * 4 + 7})
     live.get_by_text("layer 4's memory").wait_for()
 

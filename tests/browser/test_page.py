@@ -36,9 +36,9 @@ def opened(new_page, path, **options):
     return page
 
 
-def file_of(trace, tmp_path, *others):
+def file_of(trace, tmp_path, *others, names=()):
     path = tmp_path / "page.html"
-    write_html(path, [trace, *others])
+    write_html(path, [trace, *others], names)
     return path
 
 
@@ -113,7 +113,7 @@ def test_the_served_page_asks_its_server_alone(new_page, trace):
     with serving(SAMPLE, "--other", SAMPLE) as (_, url):
         page.goto(url)
         page.wait_for_selector(READY)
-        assert "beside another" in page.inner_text("header")
+        assert "beside “picture.safetensors”" in page.inner_text("header")
         page.wait_for_timeout(300)
         assert has_drawn(page)
     kept = [u for u in asked if not u.startswith("data:")]
@@ -136,8 +136,13 @@ def test_an_empty_page_reads_any_trace(new_page, trace, tmp_path):
     first.set_input_files(SAMPLE)
     page.get_by_role("tab").first.wait_for()
     assert alert.inner_text() == "" and "assets/tiny" in page.inner_text("header")
+    strange = tmp_path / "strange.safetensors"
+    strange.write_bytes(made_trace(4, 16, 20, 2))
+    second.set_input_files(strange)  # what does not fit changes nothing
+    alert.filter(has_text="strange.safetensors: the two traces differ in").wait_for()
+    assert "beside" not in page.inner_text("header") and has_drawn(page)
     second.set_input_files(SAMPLE)
-    page.get_by_text("beside another").wait_for()
+    page.get_by_text("beside “picture.safetensors”").wait_for()
     first.set_input_files(bad)  # what is shown stays
     alert.filter(has_text="length").wait_for()
     assert page.get_by_role("tab").count() == 2
@@ -146,6 +151,24 @@ def test_an_empty_page_reads_any_trace(new_page, trace, tmp_path):
 
 
 # ---- under attack
+
+
+def test_names_stay_texts(new_page, trace, tmp_path):
+    names = [
+        '"><script>alert(1)</script>&amp;\u202e',
+        "'><img src=x onerror=alert(2)>{script}",
+    ]
+    path = file_of(trace, tmp_path, trace, names=names)
+    page = opened(new_page, path)
+    assert f"beside “{names[1]}”" in page.inner_text("header")
+    shown = names[0].replace("\u202e", "⟨U+202E⟩")
+    assert f"“{shown}”" in page.locator(".caption").first.inner_text()
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        page.wait_for_timeout(400)
+        text = page.get_by_role("tabpanel").locator(".frame").inner_text()
+        assert f"“{names[1]}”" in text
+        assert not page.locator("img, svg, [onerror]").count()
 
 
 @pytest.mark.parametrize("way", ["file", "served", "picked"])

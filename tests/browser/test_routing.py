@@ -223,8 +223,55 @@ def test_a_second_trace_of_a_longer_text_is_compared_as_far_as_both_go(explore):
     longer = made_trace(8, 32, chosen=4, seed=3, texts=[*TEXTS, "more"])
     page = explore(SMALL, longer)
     assert f"of {len(TEXTS)}" in page.locator(".place").inner_text()
-    page = explore(SMALL, LARGE)
+    assert "one of them ends there" in page.locator(".caption").inner_text()
+
+
+def test_a_second_trace_that_does_not_fit_leaves_the_first_standing(explore):
+    page = explore(SMALL, LARGE, token=12)
     assert "the two traces differ in layers" in page.get_by_role("alert").inner_text()
+    assert set(lit(page)) == chosen(SMALL, 12)
+    page = explore(SMALL, remade(OTHER, token_ids=ids_from(5)), token=12)
+    assert "begin with different tokens" in page.get_by_role("alert").inner_text()
+    assert set(lit(page)) == chosen(SMALL, 12)
+
+
+def remade(trace, meta=None, **changed):
+    """The trace with other tensors (None: without) and other metadata."""
+    data = {k: v for k, v in (tensors(trace) | changed).items() if v is not None}
+    header = json.loads(trace[8 : 8 + int.from_bytes(trace[:8], "little")])
+    told = json.loads(header["__metadata__"]["minqwen_trace"]) | (meta or {})
+    return save(data, {"minqwen_trace": json.dumps(told)})
+
+
+def ids_from(start):
+    return np.arange(start, start + len(TEXTS), dtype=np.uint32)
+
+
+def test_texts_that_part_are_compared_as_far_and_it_is_said(explore):
+    parted = ids_from(0)
+    parted[40:] += 7
+    page = explore(SMALL, remade(OTHER, token_ids=parted), token=12)
+    assert "of 40" in page.locator(".place").inner_text()
+    said = page.locator(".caption").inner_text()
+    assert (
+        "the 40 tokens with which both texts begin; from there on they differ" in said
+    )
+    page = explore(SMALL, remade(OTHER, {"tokens": None}, token_ids=None), token=12)
+    said = page.locator(".caption").inner_text()
+    assert "cannot tell whether both are of the same text" in said
+    assert f"of {len(TEXTS)}" in page.locator(".place").inner_text()
+
+
+def test_traces_have_names(explore):
+    names = ["bf16", "<b>fp8\u202e"]
+    page = explore(SMALL, OTHER, token=12, names=names)
+    for place in (".caption", ".legend", ".says"):
+        assert "“<b>fp8⟨U+202E⟩”" in page.locator(place).inner_text(), place
+    assert "“bf16”" in page.locator(".legend").inner_text()
+    page = explore(SMALL, remade(OTHER, {"model": "another"}), token=12)
+    assert "“another”" in page.locator(".says").inner_text()
+    page = explore(SMALL, OTHER, token=12)
+    assert "In the second trace: " in says(page)
 
 
 def test_ids_alone_are_enough(explore):
@@ -233,6 +280,172 @@ def test_ids_alone_are_enough(explore):
     page.get_by_role("button", name="Whole text").click()
     settled(page)
     assert "entropy" in says(page)
+
+
+@pytest.mark.parametrize("what", [{"token": 12}, {"layer": 3, "expert": 5}, {}])
+def test_of_an_unknown_text_no_kinds_are_claimed(explore, what):
+    """Numbers in brackets are no punctuation, and places no texts that repeat."""
+    unknown = remade(BARE, {"tokens": None, "pictures": []}, token_ids=None)
+    unknown = remade(unknown, **{"picture.0": None})
+    page = explore(unknown, selected=what)
+    panel = page.locator(".panel").inner_text()
+    assert not re.search("punctuation|word|number|particular|in common", panel)
+    orders = page.get_by_label("Order of experts").inner_text()
+    assert "by load" in orders and "specialisation" not in orders
+
+
+# ---- a comparison's colours are shares
+
+
+def test_a_cell_is_coloured_by_the_share_that_differs(explore):
+    """One difference in many leaves a cell grey; where all differ it is full."""
+    ids = tensors(SMALL)["expert_ids"].copy()
+    counts = np.bincount(ids[:, 2].ravel(), minlength=32)
+    much, few = (int(e) for e in np.argsort(-counts)[[0, 20]])
+    gone = {much: 1, few: int(counts[few])}
+    for expert, times in gone.items():
+        places = np.argwhere(ids[:, 2] == expert)[:times]
+        for t, k in places:
+            taken = {much, few, *ids[t, 2].tolist()}
+            ids[t, 2, k] = min(set(range(32)) - taken)
+    page = explore(SMALL, remade(SMALL, expert_ids=ids), selected={})
+    found = lit(page, sides=4, halves=True)
+    chroma = {cell: max(colour) - min(colour) for cell, colour in found.items()}
+    assert chroma[1, 2, few] > 60 and counts[much] > 15
+    assert chroma[1, 2, much] < 20  # the grey itself has 9
+    assert all(value < 12 for (_, layer, _), value in chroma.items() if layer != 2)
+    legend = page.locator(".legend").inner_text()
+    assert "of them in the first trace only" in legend and "all" in legend
+
+
+def test_a_map_of_few_differences_is_not_full_of_colour(explore):
+    nearly = made_trace(60, 512, 300, 10, seed=1, changed=0.1)
+    page = explore(LARGE, nearly, selected={}, width=2200)
+    found = lit(page, 60, 512, sides=4, halves=True)
+    chroma = np.array([max(colour) - min(colour) for colour in found.values()])
+    assert 0 < chroma.mean() < 25  # of 150, where 7 % of choices differ
+    share = re.search(r"in all ([\d.]+) %", says(page))[1]
+    assert 5 < float(share) < 10
+
+
+def test_weights_are_not_compared_with_ranks(explore):
+    """Of two traces of which one has ranks alone, both are drawn by rank."""
+    page = explore(SMALL, remade(SMALL, expert_weights=None), token=12)
+    colours = lit(page, sides=3, halves=True)
+    assert page.locator(".legend").inner_text().startswith("rank")
+    assert "higher its rank" in page.locator(".caption").inner_text()
+    for (half, *cell), colour in colours.items():
+        assert half == 2 or colours[2, *cell] == colour
+
+
+# ---- what panels and bars say
+
+
+def test_a_spans_panel_is_of_the_span(explore):
+    page = explore(SMALL, OTHER, selected={"tokens": [9, 20]})
+    page.get_by_text("Chosen here more than in the whole text").wait_for()
+    ids, theirs = (tensors(t)["expert_ids"][9:20] for t in (SMALL, OTHER))
+    lost = sum(
+        len(set(a.tolist()) - set(b.tolist()))
+        for a, b in zip(ids.reshape(-1, 4), theirs.reshape(-1, 4), strict=True)
+    )
+    panel = page.locator(".panel").inner_text()
+    assert (
+        f"{lost}, {percent(lost / ids.size)}; in" in panel and "of 11 tokens" in panel
+    )
+    assert f"in all {percent(lost / ids.size)} of their choices differ" in says(page)
+    counts = np.stack(
+        [np.bincount(ids[:, la].ravel(), minlength=32) for la in range(8)]
+    )
+    whole = tensors(SMALL)["expert_ids"]
+    all_of = np.stack(
+        [np.bincount(whole[:, la].ravel(), minlength=32) for la in range(8)]
+    )
+    more = counts / 11 - all_of / len(whole)
+    layer, expert = np.unravel_index(more.argmax(), more.shape)
+    first = page.locator(".panel tbody tr").first.inner_text()
+    assert first.startswith(
+        f"{layer} · {expert}\t{percent(counts[layer, expert] / 11)}"
+    )
+    assert "particular" not in panel
+
+
+def percent(share):
+    return f"{100 * share:.{0 if share >= 0.0995 else 1}f} %"
+
+
+def test_panels_know_the_second_trace(explore):
+    page = explore(SMALL, OTHER, selected={"layer": 3, "expert": 5})
+    mine, theirs = (
+        set(np.flatnonzero((tensors(t)["expert_ids"][:, 3] == 5).any(1)).tolist())
+        for t in (SMALL, OTHER)
+    )
+    told = f"In the second trace: by {len(theirs)}, {len(mine & theirs)} of them"
+    assert told in page.locator(".panel").inner_text()
+    page.evaluate("model.set('selected', {layer: 3})")
+    settled(page)
+    counts = np.bincount(tensors(OTHER)["expert_ids"][:, 3].ravel(), minlength=32)
+    share = counts[counts > 0] / counts.sum()
+    panel = page.locator(".panel").inner_text()
+    assert f"In the second trace: {-(share * np.log2(share)).sum():.2f} bits" in panel
+    assert f"In the second trace: expert {counts.argmax()}, " in panel
+
+
+@pytest.mark.parametrize("margin, close", [(0.0999, True), (0.1001, False)])
+def test_a_close_choice_is_one_under_a_stated_margin(explore, margin, close):
+    margins = np.full((len(TEXTS), 8), margin, np.float32)
+    page = explore(remade(SMALL, router_margin=margins), token=12)
+    panel = page.locator(".panel").inner_text()
+    assert ("a close choice, under 0.1: " in panel) == close
+    assert "the next would weigh 90 % as much" in panel
+
+
+def test_the_routers_own_entropy_is_beside_that_of_the_choices(explore):
+    bits = np.linspace(0, 5, len(TEXTS) * 8, dtype=np.float32).reshape(-1, 8)
+    page = explore(remade(SMALL, {"version": 2}, router_entropy=bits), token=12)
+    assert f"the router's own entropy {bits[12, 0]:.2f} bits" in says(page)
+    assert f"{bits[12, 0]:.2f} of 5.00 bits" in page.locator(".panel").inner_text()
+    page.evaluate("model.set('selected', {layer: 3})")
+    settled(page)
+    assert f"the router's own entropy {bits[:, 3].mean():.2f} bits" in says(page)
+    assert "Entropy of its choices" in page.locator(".panel").inner_text()
+
+
+def test_bars_have_numbers_and_those_that_go_on_are_marked(explore):
+    margins = np.full((len(TEXTS), 8), 0.25, np.float32)
+    margins[12, 5] = 4.0  # the full bar is three times the typical margin
+    page = explore(remade(SMALL, router_margin=margins), token=13)
+    page.evaluate("""() => {
+      window.printed = [];
+      const plain = CanvasRenderingContext2D.prototype.fillText;
+      CanvasRenderingContext2D.prototype.fillText = function (...args) {
+        window.printed.push(args[0]);
+        plain.apply(this, args);
+      };
+    }""")
+    page.evaluate("model.set('token', 12)")
+    settled(page)
+    printed = page.evaluate("window.printed")
+    assert {"4.00", "0.25", "0 to 0.75 ▸"} <= set(map(str, printed))
+    gates = tensors(SMALL)["shared_gate"][12].astype(float)
+    assert {f"{gate:.2f}" for gate in gates} <= set(map(str, printed))
+    read = page.evaluate(READ, dict(layers=8, experts=32, sides=2, halves=False))
+    image, plot = pixels(read), read["plot"]
+    ink = (image == (27, 31, 36)).all(-1)[:, round(plot["x"] + plot["w"]) :]
+    _, _, _, _, y, _, h = next(b for b in read["boxes"] if b[1:3] == [5, 0])
+    rows = np.flatnonzero(ink.any(1))
+    assert rows.size and (rows >= y).all() and (rows <= y + h).all()
+
+
+def test_what_is_under_the_pointer_is_said_at_the_pointer(explore):
+    page = explore(SMALL, OTHER, selected={"tokens": [9, 20]})
+    x, y = cell_at(page, 3, int(tensors(SMALL)["expert_ids"][12, 3, 0]), 4)
+    page.mouse.move(x, y)
+    tip = page.locator(".tip").bounding_box()
+    assert 0 < tip["x"] - x < 30 and -10 < tip["y"] - y < 40
+    assert "of 11 tokens; in the second trace by" in page.locator(".tip").inner_text()
+    page.mouse.move(5, 5)
+    assert not page.locator(".tip").is_visible()
 
 
 # ---- selecting
@@ -330,7 +543,8 @@ def test_the_pointer_snaps_to_a_lit_cell_nearby(explore):
     )
     box = page.locator(".map").bounding_box()
     page.mouse.move(box["x"] + x + w / 2 + 1, box["y"] + y + h / 2 + 1)
-    assert f"Layer 30, expert {ids[30, 0]}: rank 1 of 10" in says(page)
+    told = page.locator(".tip").inner_text()
+    assert f"Layer 30, expert {ids[30, 0]}: rank 1 of 10" in told
     page.mouse.down()
     page.mouse.up()
     assert selected(page) == {"layer": 30, "expert": int(ids[30, 0])}

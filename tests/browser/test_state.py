@@ -92,6 +92,41 @@ def settle(page):
     )
 
 
+# ---- a second trace
+
+
+def test_the_second_traces_memory_is_told_beside_the_first(show):
+    first, second = made(), made()
+    second.tensors["delta.1.2.v"] = first["delta.1.2.v"] * 1.5
+    page = show(first, other=raw(second), names=["a", "<b>b"], token=99, probe=30)
+    mine, theirs = states(first, 100)[0], states(second, 100)[0]
+    alike = (mine * theirs).sum() / np.linalg.norm(mine) / np.linalg.norm(theirs)
+    told = page.locator(".say").inner_text()
+    assert (
+        f"In “<b>b”: after this token the memory is {np.linalg.norm(theirs):.3g}"
+        in told
+    )
+    assert f"cosine {alike:.3g} with this one; the probe gets back" in told
+    assert "dotted, its share in “<b>b”" in page.locator("figure.kept").inner_text()
+    kept, _ = canvas(page, "kept")
+    page.evaluate("model.set('other', null)")
+    settle(page)
+    assert "In “" not in page.locator(".say").inner_text()
+    assert canvas(page, "kept")[0] != kept
+
+
+def test_a_second_trace_that_does_not_fit_is_told(show):
+    other = made()
+    other.tensors["token_ids"] = other["token_ids"] + 5
+    page = show(made(), other=raw(other))
+    assert "begin with different tokens" in page.get_by_role("alert").inner_text()
+    assert "The memory S" in page.locator("figure.memory").inner_text()
+    other = made()
+    other.tensors["token_ids"] = np.r_[0:60, 7:97].astype(np.uint32)
+    page = show(made(), other=raw(other), token=99)
+    assert "its text is another from token 60 on" in page.locator(".say").inner_text()
+
+
 # ---- the replay, by itself
 
 REPLAY = """

@@ -11,22 +11,24 @@ from minqwen.widgets.bundle import bundle
 
 PAGE = '<!doctype html><html lang="en"><title>A view</title><main></main></html>'
 FRAME = "document.querySelector('main > *').shadowRoot.querySelector('.frame')"
-MOUNT = """async ([view, page, trace, traits]) => {
+MOUNT = """async ([view, page, files, traits]) => {
     const load = (source) =>
         import(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
     const { localModel } = await load(page);
-    if (trace) traits.trace = Uint8Array.from(atob(trace), (c) => c.charCodeAt(0));
+    for (const [name, file] of Object.entries(files))
+        if (file) traits[name] = Uint8Array.from(atob(file), (c) => c.charCodeAt(0));
     window.model = localModel(traits);
     const { mount } = await load(view);
     window.unmount = mount(document.querySelector("main"), window.model, {});
 }"""
 
 
-def mount(page, entry, trace=b"", **traits):
+def mount(page, entry, trace=b"", other=b"", **traits):
     """Mount the view `entry` with a local model: `model` and `unmount` in the page."""
     page.set_content(PAGE)
-    packed = base64.b64encode(trace).decode()
-    page.evaluate(MOUNT, [bundle(entry), bundle("shared/page.mjs"), packed, traits])
+    files = {"trace": trace, "other": other}
+    files = {name: base64.b64encode(data).decode() for name, data in files.items()}
+    page.evaluate(MOUNT, [bundle(entry), bundle("shared/page.mjs"), files, traits])
 
 
 def traits(page, *names):

@@ -10,8 +10,8 @@ export async function start() {
   const source = new Blob([text], { type: "text/javascript" });
   const worker = new Worker(URL.createObjectURL(source));
   const live = new Live(worker, page.look, (bytes, other) => {
-    page.open("trace", bytes.buffer);
-    if (other) page.open("other", other.buffer);
+    page.open("trace", bytes.buffer, other ? "before" : "");
+    if (other) page.open("other", other.buffer, "asked again");
   });
   page.above(live.root);
   const [config, tokenizer, weights] = await Promise.all(

@@ -38,6 +38,7 @@ export class Recorder {
       expert_weights: [[T, L, K], Float32Array.from(routed(({ weights }) => [...weights]))],
       router_margin: [[T, L], Float32Array.from(routed(({ ids, logits, runnerUp }) =>
         logits[ids.at(-1)] - logits[runnerUp]))],
+      router_entropy: [[T, L], Float32Array.from(routed(({ logits }) => entropy(logits)))],
       runner_up: [[T, L], Uint16Array.from(routed(({ runnerUp }) => runnerUp))],
       shared_gate: [[T, L], Float32Array.from(routed(({ opening }) => opening))],
       token_ids: [[T], Uint32Array.from(this.tokens, ({ id }) => id)],
@@ -53,7 +54,7 @@ export class Recorder {
       tensors[`picture.${i}`] = [[PIXELS * rows, PIXELS * columns, 3], halved(pixels)];
     });
     const said = {
-      version: 1, source: "minqwen", length: T, layer_types: text.layer_types,
+      version: 2, source: "minqwen", length: T, layer_types: text.layer_types,
       num_experts: text.num_experts, ...meta,
       pictures: pictures.map(({ start, rows, columns }) => ({ kind: "image", start, rows, columns })),
     };
@@ -78,6 +79,18 @@ export class Recorder {
     return Object.fromEntries(
       Object.entries(parts).map(([part, tensor]) => [`delta.${n}.${h}.${part}`, tensor]));
   }
+}
+
+/** Bits of the softmax of these logits. */
+function entropy(logits) {
+  const top = Math.max(...logits);
+  let [sum, mean] = [0, 0];
+  for (const logit of logits) {
+    const part = Math.exp(logit - top);
+    sum += part;
+    if (part) mean += part * (logit - top); // none of an expert that is switched off
+  }
+  return (Math.log(sum) - mean / sum) / Math.LN2;
 }
 
 function length(S) {

@@ -1,10 +1,11 @@
 // The bars beside the map: one number for each layer, of the selected tokens.
-import { countChoices, differences, spread } from "./data.mjs";
+import { countChoices, spread } from "./data.mjs";
 import { kindOf } from "./reading.mjs";
 import { percent } from "./words.mjs";
 
 /**
- * A list of { key, title, values [L], top, says(layer) }: `top` is a full bar's value.
+ * A list of { key, title, values [L], top, label(value), says(layer) }: `top` is a full
+ * bar's value, `label` a value in print, `says` a layer's with its unit.
  * Margins and gates are means over the selected tokens; a single token's own otherwise.
  */
 export function sideColumns(reading, selected) {
@@ -12,18 +13,24 @@ export function sideColumns(reading, selected) {
   const one = kindOf(selected) === "token";
   const positions = reading.selectedTokens(selected);
   const columns = [];
-  const add = (key, title, values, top, says) =>
-    columns.push({ key, title, values, top, says: (l) => says(values[l]) });
+  const add = (key, title, values, top, label, unit = "") =>
+    columns.push({ key, title, values, top, label, says: (l) => label(values[l]) + unit });
+  const digits = (n) => (v) => v.toFixed(n);
 
   if (reading.other) {
-    const values = differingShare(reading, positions);
+    const { perRow } = reading.differ();
+    const values = meanOver(perRow, positions, L).map((n) => n / reading.K);
     add("differ", "differ", values, Math.max(...values, 0.3), percent);
   }
   if (!one) {
     const counts = positions === everything ? reading.counts() : countChoices(trace, positions);
     const most = Math.log2(Math.min(E, Math.max(2, positions.length * reading.K)));
     const values = perLayer(L, (l) => spread(counts, l, E).bits);
-    add("bits", "entropy", values, most, (v) => `${v.toFixed(2)} bits`);
+    add("bits", "entropy", values, most, digits(2), " bits");
+  }
+  if (trace.routerEntropy) {
+    const values = meanOver(trace.routerEntropy, positions, L);
+    add("router", "router", values, Math.log2(E), digits(2), " bits");
   }
   if (trace.routerMargin) {
     const values = meanOver(trace.routerMargin, positions, L);
@@ -33,7 +40,7 @@ export function sideColumns(reading, selected) {
   }
   if (trace.sharedGate) {
     const values = meanOver(trace.sharedGate, positions, L);
-    add("shared", "shared", values, 1, (v) => v.toFixed(2));
+    add("shared", "shared", values, 1, digits(2));
   }
   return columns;
 }
@@ -44,19 +51,4 @@ function meanOver(values, positions, L) {
   const sums = new Float64Array(L);
   for (const t of positions) for (let l = 0; l < L; l++) sums[l] += values[t * L + l];
   return Float32Array.from(sums, (s) => s / Math.max(1, positions.length));
-}
-
-function differingShare(reading, positions) {
-  const { trace, other, L, K, T } = reading;
-  if (positions === reading.everything)
-    return Float32Array.from(reading.differ().perLayer, (n) => n / (T * K));
-  const part = (whole) => {
-    const ids = new Uint16Array(positions.length * L * K);
-    positions.forEach((t, i) => {
-      ids.set(whole.expertIds.subarray(t * L * K, (t + 1) * L * K), i * L * K);
-    });
-    return { T: positions.length, L, K, expertIds: ids };
-  };
-  const { perLayer: counts } = differences(part(trace), part(other));
-  return Float32Array.from(counts, (n) => n / Math.max(1, positions.length * K));
 }

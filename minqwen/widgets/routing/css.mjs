@@ -3,7 +3,7 @@
 export const ROUTING_CSS = `
 .head { justify-content: space-between; margin-bottom: 6px; }
 .body { display: grid; gap: 10px 16px; grid-template-columns: minmax(0, 1fr); }
-.main { display: grid; gap: 8px; min-width: 0; align-content: start; }
+.main { position: relative; display: grid; gap: 8px; min-width: 0; align-content: start; }
 @container (min-width: 860px) {
   .body { grid-template-columns: minmax(0, 1fr) 320px; min-height: 640px; }
   /* As high as what stands beside it: scrubbing must not make the page jump. */
@@ -49,7 +49,7 @@ export const ROUTING_CSS = `
   display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted);
 }
 .legend > span { display: inline-flex; gap: 5px; align-items: center; }
-.scale { position: relative; width: 170px; height: 10px; margin: 0 18px 15px 12px; }
+.scale { position: relative; width: 170px; height: 10px; margin: 0 28px 15px 18px; }
 .swatch { display: inline-block; width: 10px; height: 10px; }
 .swatch.full { width: 4px; background: var(--muted); }
 .swatch.first, .level.first::before { background: var(--first); }
@@ -80,6 +80,7 @@ export const ROUTING_CSS = `
 .panel table { width: 100%; max-width: 380px; }
 .panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: middle; font-size: 12px; }
 .panel .number { text-align: right; }
+.panel th.number { overflow-wrap: normal; }
 .panel dl { margin: 6px 0; } .panel dt { color: var(--muted); font-size: 12px; }
 .panel dd { margin: 0 0 4px; }
 .panel canvas { max-width: 100%; }
@@ -90,6 +91,7 @@ export const ROUTING_CSS = `
 .level::before {
   content: ""; display: block; height: 100%; width: var(--level); background: var(--same);
 }
+.level.beyond::before { clip-path: polygon(0 0, 92% 0, 100% 50%, 92% 100%, 0 100%); }
 .link {
   background: none; border: 0; padding: 0 4px; min-height: 24px; min-width: 24px;
   color: var(--focus); text-decoration: underline; text-underline-offset: 2px;

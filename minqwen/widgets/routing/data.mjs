@@ -204,35 +204,6 @@ export function countOnly(first, second, tokens) {
   return only;
 }
 
-/** How many tokens two traces begin with alike: by their ids where both have them. */
-export function commonLength(first, second) {
-  const T = Math.min(first.T, second.T);
-  if (!first.tokenIds || !second.tokenIds) return T;
-  for (let t = 0; t < T; t++) if (first.tokenIds[t] !== second.tokenIds[t]) return t;
-  return T;
-}
-
-/** The same trace, ended after T tokens. */
-export function firstTokens(trace, T) {
-  const { L, K } = trace;
-  const cut = (values, each) => values && values.subarray(0, T * each);
-  const { pictures = [] } = trace.meta;
-  const inside = pictures
-    .map((p, i) => ({ ...p, name: `picture.${i}` }))
-    .filter((p) => p.start + p.rows * p.columns <= T);
-  return {
-    ...trace,
-    T,
-    tokens: trace.tokens.slice(0, T),
-    meta: { ...trace.meta, pictures: inside },
-    expertIds: cut(trace.expertIds, L * K),
-    expertWeights: cut(trace.expertWeights, L * K),
-    routerMargin: cut(trace.routerMargin, L),
-    sharedGate: cut(trace.sharedGate, L),
-    runnerUp: cut(trace.runnerUp, L),
-  };
-}
-
 /** The middle value of column `layer` of [T, L], from an even sample of about 400. */
 export function typical(values, layer, L) {
   const T = values.length / L;

@@ -3,8 +3,10 @@ import { rampColour } from "../shared/look.mjs";
 
 const LEFT = 44; // layer numbers
 const TOP = 34; // the axes' names, and expert numbers
-const SIDE = 58; // one column of bars
+const SIDE = 74; // one column of bars, of which
+const BAR = 34; // is a full bar; its number stands beside it
 const SHADES = 48;
+const LEVELS = 32; // of how much of a cell only one trace chose
 
 /**
  * Where things are, in CSS pixels, for a canvas `width` wide. `view` is { zoom, x, y }:
@@ -22,16 +24,7 @@ export function geometry({ width, L, E, view, sides, halves, scale = 1 }) {
   const top = (layer) => snap(plot.y + (layer - view.y * L) * ch);
   const gap = (size) => (size >= 5 ? 1 : 0);
   return {
-    width,
-    height: TOP + plot.h + 4,
-    plot,
-    row,
-    cw,
-    ch,
-    right,
-    L,
-    E,
-    halves,
+    width, height: TOP + plot.h + 4, plot, row, cw, ch, right, L, E, halves,
     visibleColumns: plot.w / cw,
     visibleRows: plot.h / ch,
     columnAt: (x) => Math.floor((x - plot.x) / cw + view.x * E),
@@ -64,13 +57,19 @@ export function shades(theme, comparing) {
   return comparing ? [0.25, 1].map((x) => rampColour([theme.paper, theme.ink], x)) : theme.ramp;
 }
 
-/** Colours of lit cells by [side][shade], for a theme. */
+/** The colours from none to all of a cell that only trace `half` (1 or 2) chose. */
+export function differShades(theme, half, shade = 1) {
+  const own = half === 1 ? theme.first : theme.second;
+  return [rampColour(shades(theme, true), shade), rampColour([theme.paper, own], 0.5 + shade / 2)];
+}
+
+/** A lit cell's colour in a theme: (half, level of LEVELS, step of SHADES) -> style. */
 export function palette(theme, comparing) {
-  const steps = Array.from({ length: SHADES }, (_, i) => i / (SHADES - 1));
   const own = shades(theme, comparing);
-  const towards = (colour) =>
-    steps.map((s) => rampColour([theme.paper, colour], 0.5 + 0.5 * s));
-  return [steps.map((s) => rampColour(own, s)), towards(theme.first), towards(theme.second)];
+  return (half, level, step) => {
+    const shade = step / (SHADES - 1);
+    return level ? rampColour(differShades(theme, half, shade), level / LEVELS) : rampColour(own, shade);
+  };
 }
 
 /**
@@ -117,12 +116,14 @@ function drawGround(ctx, { g, theme }) {
 function drawCells(ctx, { g, palette, cells, columnOf }) {
   const buckets = new Map();
   for (const cell of cells) {
-    const key = Math.round(cell.shade * (SHADES - 1)) * 3 + cell.side;
+    const level = Math.round(cell.differs * LEVELS);
+    const key = (Math.round(cell.shade * (SHADES - 1)) * (LEVELS + 1) + level) * 3 + cell.half;
     if (!buckets.has(key)) buckets.set(key, []);
     buckets.get(key).push(cell);
   }
   for (const key of [...buckets.keys()].sort((a, b) => a - b)) {
-    ctx.fillStyle = palette[key % 3][Math.floor(key / 3)];
+    const shared = Math.floor(key / 3);
+    ctx.fillStyle = palette(key % 3, shared % (LEVELS + 1), Math.floor(shared / (LEVELS + 1)));
     for (const { layer, expert, half } of buckets.get(key)) {
       const { x, y, w, h } = g.box(columnOf[layer * g.E + expert], layer, half);
       if (x + w > g.plot.x && x < g.plot.x + g.plot.w) ctx.fillRect(x, y, w, h);
@@ -203,23 +204,39 @@ function drawExperts(ctx, scene) {
   }
 }
 
-/** One number for each layer and column, as a bar with a full bar's outline behind it. */
+/** One number for each layer and column: a bar on its scale, and in print where it fits. */
 function drawBars(ctx, scene) {
-  const { g, theme, columns } = scene;
-  ctx.font = `11px ${scene.font}`;
-  columns.forEach(({ title, values, top }, i) => {
+  const { g, theme, columns, layer: focus } = scene;
+  columns.forEach(({ title, values, top, label }, i) => {
     const x = g.plot.x + g.plot.w + i * SIDE + 10;
-    const room = SIDE - 12;
-    ctx.fillStyle = theme.muted;
     ctx.textAlign = "left";
-    ctx.fillText(title, x, g.plot.y - 9);
+    ctx.fillStyle = theme.muted;
+    ctx.font = `11px ${scene.font}`;
+    ctx.fillText(title, x, g.plot.y - 24);
+    ctx.font = `10px ${scene.font}`;
+    const beyond = values.some((value) => value > top);
+    ctx.fillText(`0 to ${label(top)}${beyond ? " ▸" : ""}`, x, g.plot.y - 9);
     for (let layer = 0; layer < g.L; layer++) {
       const { y, h } = g.box(0, layer);
       if (y < g.plot.y - 1 || y + h > g.plot.y + g.plot.h + 2) continue;
       ctx.fillStyle = theme.panel;
-      ctx.fillRect(x, y, room, h);
+      ctx.fillRect(x, y, BAR, h);
       ctx.fillStyle = theme.edge;
-      ctx.fillRect(x, y, room * Math.min(1, Math.max(0, values[layer] / top)), h);
+      ctx.fillRect(x, y, BAR * Math.min(1, Math.max(0, values[layer] / top)), h);
+      if (values[layer] > top) drawBeyond(ctx, x + BAR, y, h, theme);
+      if (h < 9 && (layer !== focus || g.row < 6)) continue;
+      ctx.fillStyle = layer === focus ? theme.accent : theme.muted;
+      ctx.fillText(label(values[layer]), x + BAR + 5, y + h / 2);
     }
   });
+}
+
+/** The end of a bar that goes on: a point, so that it is not taken for a full one. */
+function drawBeyond(ctx, x, y, h, theme) {
+  ctx.fillStyle = theme.ink;
+  ctx.beginPath();
+  ctx.moveTo(x - 4, y);
+  ctx.lineTo(x, y + h / 2);
+  ctx.lineTo(x - 4, y + h);
+  ctx.fill();
 }

@@ -1,35 +1,23 @@
 // The panel of an expert: who chose it, and what they have in common.
 import { node, quoted } from "../shared/look.mjs";
 import {
-  bar,
-  expertButton,
-  heading,
-  note,
-  number,
-  subheading,
-  table,
-  tokenButton,
+  bar, expertButton, heading, note, number, subheading, table, tokenButton,
 } from "./parts.mjs";
-import { mean } from "./say.mjs";
+import { alsoBy, mean } from "./say.mjs";
 import { commonTexts, context, mixOfKinds, percent, whole } from "./words.mjs";
 
 export function expertView(tools) {
   const { reading, store } = tools;
-  const { T, K, E } = reading;
+  const { T, K, E, second, names } = reading;
   const { layer, expert } = store.state.selected;
   const { tokens, weights } = reading.chosenBy(layer, expert);
   const lift = ((tokens.length / T) * E) / K;
   const head = [
     heading(`Layer ${layer}, expert ${expert}`),
-    node(
-      "p",
-      {},
-      "Chosen by ",
-      node("b", {}, whole(tokens.length)),
-      ` of ${whole(T)} tokens, `,
-      `${lift.toFixed(1)} times the even share`,
-      weights?.length ? `; mean weight ${mean(weights).toFixed(2)}.` : ".",
-    ),
+    node("p", {}, "Chosen by ", node("b", {}, whole(tokens.length)),
+      ` of ${whole(T)} tokens, ${lift.toFixed(1)} times the even share`,
+      weights?.length ? `; mean weight ${mean(weights).toFixed(2)}.` : "."),
+    second && note("In ", names[1], `: ${alsoBy(tokens, second.chosenBy(layer, expert).tokens)}.`),
   ];
   if (!tokens.length) return [...head, note("No token of this text chose it.")];
   return [
@@ -41,28 +29,21 @@ export function expertView(tools) {
 }
 
 function inCommon(reading, chosen) {
-  const { tokens, kinds, name } = reading;
-  const mix = mixOfKinds(kinds, chosen)
-    .filter((row) => row.share > 0)
-    .slice(0, 4);
+  const { tokens, kinds, name, trace } = reading;
+  if (!kinds && !trace.tokenIds) return null; // numbers of places have nothing in common
+  const mix = kinds && mixOfKinds(kinds, chosen).filter((row) => row.share > 0).slice(0, 4);
   const texts = commonTexts(tokens, chosen, name.isPatch, 5);
   return [
     subheading("What its tokens have in common"),
-    table(
+    mix && table(
       ["kind", "share of them", number("of all")],
-      mix.map(({ kind, share, overall }) => [
-        kind,
-        [bar(share), percent(share)],
-        percent(overall),
-      ]),
+      mix.map(({ kind, share, overall }) => [kind, [bar(share), percent(share)], percent(overall)]),
     ),
     texts.length > 0 &&
       table(
         ["text", number("times"), number("of")],
         texts.map(({ text, times, of }) => [
-          node("bdi", { class: "token code" }, quoted(text) || "∅"),
-          whole(times),
-          whole(of),
+          node("bdi", { class: "token code" }, quoted(text) || "∅"), whole(times), whole(of),
         ]),
       ),
   ];
@@ -75,14 +56,10 @@ function inContext(tools, tokens, weights) {
   if (weights) order.sort((a, b) => weights[b] - weights[a]);
   const line = (i) => {
     const { before, token, after } = context(reading.tokens, tokens[i], reading.name.short);
-    return node(
-      "li",
-      {},
+    return node("li", {},
       node("span", { class: "before" }, node("bdi", {}, before)),
-      tokenButton(tools, tokens[i], token),
-      node("bdi", { class: "after" }, after),
-      weights && node("span", { class: "muted" }, weights[i].toFixed(2)),
-    );
+      tokenButton(tools, tokens[i], token), node("bdi", { class: "after" }, after),
+      weights && node("span", { class: "muted" }, weights[i].toFixed(2)));
   };
   return [
     subheading(weights ? "Where its weight is largest" : "Where it was chosen"),
@@ -97,9 +74,7 @@ function partners(tools, layer, expert) {
     .slice(0, 4);
   if (!pairs.length) return null;
   const rows = pairs.map(({ a, b, times, lift }) => [
-    expertButton(tools, layer, a === expert ? b : a),
-    whole(times),
-    `${lift.toFixed(1)}×`,
+    expertButton(tools, layer, a === expert ? b : a), whole(times), `${lift.toFixed(1)}×`,
   ]);
   return [
     subheading("Chosen together with, in its layer"),

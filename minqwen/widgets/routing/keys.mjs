@@ -1,6 +1,5 @@
 // The keyboard: everything that the pointer can do, in the text and on the map.
 import { node } from "../shared/look.mjs";
-import { ORDERS } from "./reading.mjs";
 
 const HELP = [
   ["← →", "text: token by token; map: along the lit experts of a layer"],
@@ -8,10 +7,7 @@ const HELP = [
   ["Shift + arrows", "text: select several tokens"],
   ["Home End", "the first and the last: of the text, or of a layer's lit experts"],
   ["PageUp PageDown", "one token back or on, from anywhere"],
-  [
-    "Enter",
-    "map: select the expert; L: the layer; T or Esc: back to the token; A: the whole text",
-  ],
+  ["Enter", "map: select the expert; L: the layer; T or Esc: back to the token; A: the whole text"],
   ["N P", "the next and previous token that the selected expert read"],
   ["D", "the next token in which two traces differ"],
   ["S", "another order of the experts"],
@@ -32,6 +28,7 @@ export function keysHelp() {
 
 /** Listens on the map, the text and what lies around them. Returns nothing. */
 export function listenToKeys(root, { reading, store, map, text, timeline }) {
+  const { orders } = reading;
   const everywhere = {
     PageUp: () => store.step(-1),
     PageDown: () => store.step(1),
@@ -42,7 +39,7 @@ export function listenToKeys(root, { reading, store, map, text, timeline }) {
     n: () => store.jump(tokensOfExpert(), 1),
     p: () => store.jump(tokensOfExpert(), -1),
     d: () => store.jump(differing(), 1),
-    s: () => store.order(ORDERS[(ORDERS.indexOf(store.state.order) + 1) % ORDERS.length]),
+    s: () => store.order(orders[(orders.indexOf(store.state.order) + 1) % orders.length]),
     "+": () => map.zoomAt(2),
     "=": () => map.zoomAt(2),
     "-": () => map.zoomAt(0.5),

@@ -1,47 +1,37 @@
 // The panels of a layer and of a text: load, how even it is, and what stands out.
 import { node, sizeCanvas } from "../shared/look.mjs";
 import { countChoices, spread } from "./data.mjs";
-import {
-  expertButton,
-  facts,
-  heading,
-  note,
-  number,
-  subheading,
-  table,
-} from "./parts.mjs";
+import { expertButton, facts, heading, note, number, subheading, table } from "./parts.mjs";
 import { kindOf } from "./reading.mjs";
 import { LAYER_KINDS, mean } from "./say.mjs";
 import { KINDS, percent, whole } from "./words.mjs";
 
 export function layerView(tools) {
   const { reading, store } = tools;
-  const { E, K, T, trace } = reading;
+  const { E, K, T, trace, second, names } = reading;
   const { layer } = store.state;
   const { bits, effective, used, busiest, peak } = reading.spread(layer);
+  const theirs = second?.spread(layer);
+  const beside = (...parts) => (second ? note("In ", names[1], ": ", ...parts) : null);
   const type = LAYER_KINDS[trace.layerTypes[layer]];
   return [
     heading(`Layer ${layer}`, type && `, ${type}`),
-    node(
-      "p",
-      {},
-      node("b", {}, whole(used)),
-      ` of ${whole(E)} experts chosen by ${whole(T)} tokens, ${K} each.`,
-    ),
+    node("p", {}, node("b", {}, whole(used)),
+      ` of ${whole(E)} experts chosen by ${whole(T)} tokens, ${K} each.`),
     facts([
-      [
-        "Entropy",
+      ["Entropy of its choices", [
         `${bits.toFixed(2)} of ${Math.log2(E).toFixed(2)} bits: ` +
           `as ${effective.toFixed(0)} experts used evenly`,
-      ],
-      [
-        "Busiest",
-        [
-          expertButton(tools, layer, busiest, `expert ${busiest}`),
-          `, ${peak.toFixed(1)} times the even share`,
-        ],
-      ],
-      ["Never chosen", whole(E - used)],
+        beside(`${theirs?.bits.toFixed(2)} bits`),
+      ]],
+      ...(trace.routerEntropy ? [["Entropy of the router, mean over tokens", routerSays(reading, layer)]] : []),
+      ["Busiest", [
+        expertButton(tools, layer, busiest, `expert ${busiest}`),
+        `, ${peak.toFixed(1)} times the even share`,
+        beside(`expert ${theirs?.busiest}, ${theirs?.peak.toFixed(1)} times`),
+      ]],
+      ["Never chosen", [whole(E - used), beside(whole(E - (theirs?.used ?? 0)))]],
+      ...(second ? [["Choices that differ", percent(reading.differ().perLayer[layer] / (T * K))]] : []),
     ]),
     subheading("Load, the busiest expert first"),
     loadPicture(tools, layer),
@@ -49,17 +39,20 @@ export function layerView(tools) {
     subheading("Chosen together more than chance"),
     table(
       ["experts", number("times"), number("as chance")],
-      reading
-        .together(layer)
-        .pairs.slice(0, 5)
-        .map(({ a, b, times, lift }) => [
-          [expertButton(tools, layer, a), " and ", expertButton(tools, layer, b)],
-          whole(times),
-          `${lift.toFixed(1)}×`,
-        ]),
+      reading.together(layer).pairs.slice(0, 5).map(({ a, b, times, lift }) => [
+        [expertButton(tools, layer, a), " and ", expertButton(tools, layer, b)],
+        whole(times), `${lift.toFixed(1)}×`,
+      ]),
     ),
     togetherPicture(tools, layer),
   ];
+}
+
+/** How undecided the router is at each token, which even use of experts does not say. */
+function routerSays({ trace, T, L, E }, layer) {
+  let bits = 0;
+  for (let t = 0; t < T; t++) bits += trace.routerEntropy[t * L + layer] / T;
+  return `${bits.toFixed(2)} of ${Math.log2(E).toFixed(2)} bits: as ${(2 ** bits).toFixed(1)} experts alike`;
 }
 
 function loadPicture({ reading, look }, layer) {
@@ -79,16 +72,13 @@ function loadPicture({ reading, look }, layer) {
   ctx.fillStyle = theme.ramp[2];
   row.forEach((n, i) => {
     const [x, end] = [Math.floor((i * width) / E), Math.floor(((i + 1) * width) / E)];
-    ctx.fillRect(
-      x,
-      height - (n / top) * height,
-      Math.max(1, end - x - (E <= 64 ? 1 : 0)),
-      (n / top) * height,
-    );
+    const high = (n / top) * height;
+    ctx.fillRect(x, height - high, Math.max(1, end - x - (E <= 64 ? 1 : 0)), high);
   });
   ctx.fillStyle = theme.accent;
   ctx.fillRect(0, height - (even / top) * height, width, 1);
-  return [canvas, note("The line is the even share.")];
+  const [most, least] = [percent(row[0] / T), percent(row.at(-1) / T)];
+  return [canvas, note(`From ${most} of tokens down to ${least}; the line is the even share, ${percent(K / E)}.`)];
 }
 
 /** The busiest experts by themselves: darker where two share tokens more than chance. */
@@ -140,11 +130,7 @@ export function textView(tools) {
     : "The whole text";
   return [
     heading(title),
-    node(
-      "p",
-      {},
-      `${whole(positions.length)} tokens, ${L} layers, ${K} of ${whole(E)} experts each.`,
-    ),
+    node("p", {}, `${whole(positions.length)} tokens, ${L} layers, ${K} of ${whole(E)} experts each.`),
     facts(
       [
         [
@@ -153,18 +139,35 @@ export function textView(tools) {
         ],
         !part &&
           T > 1 && ["Kept from the token before", `${percent(reading.carried())} of experts`],
-        reading.other && ["Choices that differ", differText(reading)],
+        reading.other && ["Choices that differ", differText(reading, positions)],
       ].filter(Boolean),
     ),
     !part && reading.other && trace.routerMargin && byMargin(reading),
-    standOut(tools),
+    part ? raised(tools, counts, positions.length) : standOut(tools),
   ];
 }
 
-function differText(reading) {
-  const { total, share, perToken } = reading.differ();
-  const touched = perToken.filter((n) => n).length;
-  return `${whole(total)}, ${percent(share)}; in ${whole(touched)} of ${whole(reading.T)} tokens`;
+function differText(reading, positions) {
+  const { total, share, touched } = reading.differIn(positions);
+  return `${whole(total)}, ${percent(share)}; in ${whole(touched)} of ${whole(positions.length)} tokens`;
+}
+
+/** The experts that a span chose more than the whole text did, by the difference. */
+function raised(tools, counts, n) {
+  const { E, T, counts: all } = tools.reading;
+  const more = (cell) => counts[cell] / n - all()[cell] / T;
+  const cells = [...counts.keys()].filter((cell) => more(cell) > 0);
+  const rows = cells.sort((a, b) => more(b) - more(a)).slice(0, 10).map((cell) => {
+    const [layer, expert] = [Math.floor(cell / E), cell % E];
+    const shares = [counts[cell] / n, all()[cell] / T].map(percent);
+    return [expertButton(tools, layer, expert, `${layer} · ${expert}`), ...shares];
+  });
+  return [
+    subheading("Chosen here more than in the whole text"),
+    rows.length
+      ? table(["layer · expert", number("of these"), number("of all tokens")], rows)
+      : note("None: these are all of its tokens, or choose as all do."),
+  ];
 }
 
 /** Do the traces differ where a choice was close, as rounding does, or also elsewhere? */
@@ -184,9 +187,7 @@ function byMargin(reading) {
     table(
       [number("margin up to"), number("tokens × layers"), number("differ")],
       edges.map((edge, i) => [
-        edge.toFixed(3),
-        whole(rows[i]),
-        percent(rows[i] ? differ[i] / rows[i] : 0),
+        edge.toFixed(3), whole(rows[i]), percent(rows[i] ? differ[i] / rows[i] : 0),
       ]),
     ),
     note("Rounding moves close choices; a fault moves clear ones too."),
@@ -197,6 +198,7 @@ function byMargin(reading) {
 function standOut(tools, only = null) {
   const { reading } = tools;
   const { E, L } = reading;
+  if (!reading.kinds) return null;
   const { bits, leading, byKind } = reading.special();
   const cells = Array.from({ length: L * E }, (_, cell) => cell)
     .filter((cell) => bits[cell] > 0.05 && (only === null || Math.floor(cell / E) === only))
@@ -211,9 +213,6 @@ function standOut(tools, only = null) {
   });
   return [
     subheading("Experts that are most particular"),
-    table(
-      [only === null ? "layer · expert" : number("expert"), "mostly read", number("of theirs")],
-      rows,
-    ),
+    table([only === null ? "layer · expert" : number("expert"), "mostly read", number("of theirs")], rows),
   ];
 }

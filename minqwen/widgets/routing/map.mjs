@@ -10,10 +10,10 @@ const AXES = {
 };
 
 /**
- * `look` is a frame of shared/look.mjs; `store` the selection; `say(layer, expert)` is told what
- * the pointer is at, or nothing. Returns { canvas, update(), draw(), ... }.
+ * `look` is a frame of shared/look.mjs; `store` the selection; `hint(place, x, y)` is told
+ * what the pointer is at, or null. Returns { canvas, update(), draw(), ... }.
  */
-export function createMap({ reading, store, look, say }) {
+export function createMap({ reading, store, look, hint }) {
   const { L, E } = reading;
   const full = reading.trace.layerTypes.map((kind) => kind === "full_attention");
   const canvas = node("canvas", {
@@ -154,10 +154,11 @@ export function createMap({ reading, store, look, say }) {
         return move({ ...view, x: held.view.x + shift.x, y: held.view.y + shift.y });
       }
       const place = at(x, y);
-      if (place?.layer === pointed?.layer && place?.expert === pointed?.expert) return;
-      pointed = place?.expert == null ? null : place;
+      hint(place, x, y);
+      const next = place?.expert == null ? null : place;
+      if (next?.layer === pointed?.layer && next?.expert === pointed?.expert) return;
+      pointed = next;
       canvas.style.cursor = place ? "pointer" : "default";
-      say(place);
       draw();
     },
     pointerup(event) {
@@ -169,7 +170,7 @@ export function createMap({ reading, store, look, say }) {
     },
     pointerleave() {
       pointed = null;
-      say(null);
+      hint(null);
       draw();
     },
     wheel(event) {

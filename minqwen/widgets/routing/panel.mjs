@@ -4,27 +4,14 @@ import { choices, overlap } from "./data.mjs";
 import { expertView } from "./expert.mjs";
 import { layerView, textView } from "./layer.mjs";
 import {
-  bar,
-  expertButton,
-  facts,
-  heading,
-  layerButton,
-  note,
-  number,
-  subheading,
-  table,
-  tokenButton,
+  bar, expertButton, facts, heading, layerButton, note, number, subheading, table, tokenButton,
 } from "./parts.mjs";
-import { weightShade } from "./reading.mjs";
-import { LAYER_KINDS } from "./say.mjs";
+import { CLOSE } from "./reading.mjs";
+import { LAYER_KINDS, listed } from "./say.mjs";
 import { KINDS, percent, whole } from "./words.mjs";
 
 const VIEWS = {
-  token: tokenView,
-  expert: expertView,
-  layer: layerView,
-  all: textView,
-  tokens: textView,
+  token: tokenView, expert: expertView, layer: layerView, all: textView, tokens: textView,
 };
 
 /** `tools`: { reading, store, look }. Returns { element, update(), settle() }. */
@@ -46,57 +33,53 @@ export function createPanel(tools) {
 
 function tokenView(tools) {
   const { reading, store } = tools;
-  const { trace, other, name, kinds, K, L } = reading;
+  const { trace, other, names, name, kinds, K, L, E } = reading;
   const { token, layer } = store.state;
   const type = LAYER_KINDS[trace.layerTypes[layer]];
   const at = token * L + layer;
   const rows = ranked(tools, token, layer);
   if (trace.runnerUp) {
     const next = node("span", { class: "muted" }, "the next, not chosen");
-    rows.push([
-      K + 1,
-      expertButton(tools, layer, trace.runnerUp[at]),
-      next,
-      ...(other ? [""] : []),
-    ]);
+    rows.push([K + 1, expertButton(tools, layer, trace.runnerUp[at]), next, ...(other ? [""] : [])]);
   }
   const said = [];
   const say = (what, value, why) =>
     said.push([what, [node("b", {}, value), " ", node("span", { class: "muted" }, why)]]);
-  if (trace.routerMargin)
-    say(
-      "Margin to the next",
-      trace.routerMargin[at].toFixed(3),
-      "logits; small: a close choice",
-    );
+  if (trace.routerMargin) say("Margin to the next", ...marginSays(trace.routerMargin[at]));
+  if (trace.routerEntropy) {
+    const [bits, most] = [trace.routerEntropy[at], Math.log2(E).toFixed(2)];
+    say("Entropy of the router", bits.toFixed(2), `of ${most} bits: as ${(2 ** bits).toFixed(1)} experts alike`);
+  }
   if (trace.sharedGate)
-    say(
-      "Gate of the shared expert",
-      trace.sharedGate[at].toFixed(2),
-      "of 1; every token uses it",
-    );
+    say("Gate of the shared expert", trace.sharedGate[at].toFixed(2), "of 1; every token uses it");
   return [
     heading(`Token ${whole(token)}: `, name.part(token)),
-    note(KINDS[kinds[token]]),
+    kinds && note(KINDS[kinds[token]]),
     node("p", {}, "In ", layerButton(tools, layer), type && ` (${type})`),
     table(
-      [
-        number("rank"),
-        number("expert"),
-        trace.expertWeights ? "weight" : "note",
-        ...(other ? ["second trace"] : []),
-      ],
+      [number("rank"), number("expert"), trace.expertWeights ? "weight" : "note",
+        ...(other ? [{ title: node("bdi", {}, plain(names[1])) }] : [])],
       rows,
     ),
     facts(said),
     other &&
       note(
-        `${whole(reading.differ().perToken[token])} of this token's ${whole(K * L)} choices differ.`,
+        `${whole(reading.differIn([token]).total)} of this token's ${whole(K * L)} choices differ.`,
       ),
     node("div", { class: "later" }),
     everyLayer(tools, token),
   ];
 }
+
+/** A margin, and what it means for the next expert: its share of the last one's weight. */
+function marginSays(margin) {
+  const part = `${(100 * Math.exp(-margin)).toFixed(0)} %`;
+  const close = `a close choice, under ${CLOSE}: `;
+  return [margin.toFixed(3), `logits; ${margin < CLOSE ? close : ""}the next would weigh ${part} as much`];
+}
+
+/** A trace's name outside a sentence. */
+const plain = (name) => name.text ?? name.replace("the ", "");
 
 function ranked(tools, token, layer) {
   const { trace, other, K } = tools.reading;
@@ -104,21 +87,23 @@ function ranked(tools, token, layer) {
   const rows = choices(trace, token, layer).map(({ expert, weight }, k) => {
     const rank = theirs?.findIndex((c) => c.expert === expert);
     const side = theirs && rank < 0 ? "first" : "";
-    const shown =
-      weight === null ? "" : [bar(weightShade(weight, K) ** 2, side), weight.toFixed(2)];
+    const shown = weight === null ? "" : [bar((weight * K) / 3, side), weight.toFixed(2)];
     const match =
       theirs &&
-      (rank < 0 ? node("span", { class: "first" }, "not chosen") : `rank ${rank + 1}`);
+      (rank < 0 ? node("span", { class: "first" }, "not chosen") : ranking(theirs[rank], rank));
     return [k + 1, expertButton(tools, layer, expert), shown, ...(theirs ? [match] : [])];
   });
   const mine = choices(trace, token, layer).map((c) => c.expert);
-  theirs?.forEach(({ expert }, k) => {
-    if (mine.includes(expert)) return;
-    const match = node("span", { class: "second" }, `only here, rank ${k + 1}`);
-    rows.push(["–", expertButton(tools, layer, expert), "", match]);
+  theirs?.forEach((choice, k) => {
+    if (mine.includes(choice.expert)) return;
+    const match = node("span", { class: "second" }, `only here, ${ranking(choice, k)}`);
+    rows.push(["–", expertButton(tools, layer, choice.expert), "", match]);
   });
   return rows;
 }
+
+const ranking = ({ weight }, k) =>
+  `rank ${k + 1}${weight === null ? "" : `, ${weight.toFixed(2)}`}`;
 
 /** All of a token's choices as text; filled when it is opened. */
 function everyLayer(tools, token) {
@@ -130,12 +115,7 @@ function everyLayer(tools, token) {
     const margins = trace.routerMargin;
     const rows = Array.from({ length: L }, (_, l) => [
       layerButton(tools, l),
-      reading
-        .choices(token, l)
-        .map(({ expert, weight }) =>
-          weight === null ? `${expert}` : `${expert} (${weight.toFixed(2)})`,
-        )
-        .join(", "),
+      reading.choices(token, l).map(listed(trace)).join(", "),
       ...(margins ? [margins[token * L + l].toFixed(2)] : []),
     ]);
     const titles = ["layer", "experts, best first", ...(margins ? [number("margin")] : [])];

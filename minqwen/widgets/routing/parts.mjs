@@ -2,23 +2,19 @@
 import { node } from "../shared/look.mjs";
 import { sentence } from "./say.mjs";
 
-/** A bar from 0 to 1; `side` "first" colours it as a choice of the first trace alone. */
+/** A bar from 0 to 1, with a point where it would go on; `side` "first" colours it as a
+ * choice of the first trace alone. */
 export function bar(value, side = "") {
-  const made = node("span", { class: `level ${side}`, "aria-hidden": "true" });
+  const made = node("span", { class: `level ${side} ${value > 1 ? "beyond" : ""}`, "aria-hidden": "true" });
   made.style.setProperty("--level", `${100 * Math.min(1, Math.max(0, value))}%`);
   return made;
 }
 
 export const expertButton = ({ store }, layer, expert, label = expert) =>
-  node(
-    "button",
-    {
-      class: "link",
-      "aria-label": `Layer ${layer}, expert ${expert}`,
-      onclick: () => store.expert(layer, expert),
-    },
-    String(label),
-  );
+  node("button", {
+    class: "link", "aria-label": `Layer ${layer}, expert ${expert}`,
+    onclick: () => store.expert(layer, expert),
+  }, String(label));
 
 export const layerButton = ({ store }, layer) =>
   node("button", { class: "link", onclick: () => store.layer(layer) }, `layer ${layer}`);
@@ -26,15 +22,10 @@ export const layerButton = ({ store }, layer) =>
 /** Selects a token; shows `text`, or what it is called. */
 export function tokenButton({ store, reading }, t, text = reading.name.short(t)) {
   const name = reading.name.part(t);
-  return node(
-    "button",
-    {
-      class: "link code",
-      "aria-label": `Token ${t}: ${name.text ?? name}`,
-      onclick: () => store.token(t),
-    },
-    node("bdi", { class: "token" }, text),
-  );
+  return node("button", {
+    class: "link code", "aria-label": `Token ${t}: ${name.text ?? name}`,
+    onclick: () => store.token(t),
+  }, node("bdi", { class: "token" }, text));
 }
 
 /** A column's title for a table, standing right like the numbers below it. */
@@ -45,26 +36,14 @@ export function table(titles, rows) {
   const columns = titles.map((t) => (typeof t === "string" ? { title: t } : t));
   const head = columns.map((c) => node("th", { class: c.class, scope: "col" }, c.title));
   const line = (row) =>
-    node(
-      "tr",
-      {},
-      row.map((content, i) => node("td", { class: columns[i].class }, content)),
-    );
-  return node(
-    "table",
-    {},
-    node("thead", {}, node("tr", {}, head)),
-    node("tbody", {}, rows.map(line)),
-  );
+    node("tr", {}, row.map((content, i) => node("td", { class: columns[i].class }, content)));
+  return node("table", {},
+    node("thead", {}, node("tr", {}, head)), node("tbody", {}, rows.map(line)));
 }
 
 /** A list of [what, value]. */
 export const facts = (rows) =>
-  node(
-    "dl",
-    {},
-    rows.map(([what, value]) => [node("dt", {}, what), node("dd", {}, value)]),
-  );
+  node("dl", {}, rows.map(([what, value]) => [node("dt", {}, what), node("dd", {}, value)]));
 
 export const heading = (...parts) => node("h3", {}, sentence(parts));
 export const subheading = (text) => node("h4", {}, text);

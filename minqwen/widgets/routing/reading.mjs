@@ -4,49 +4,36 @@
 // for the whole trace. Each stands for a set of tokens, and the map always shows the
 // same thing: what those tokens chose. What is costly is counted when first needed.
 import {
-  arrange,
-  carriedOver,
-  choices,
-  chosenBy,
-  coactivation,
-  countChoices,
-  countOnly,
-  differences,
-  overlap,
-  range,
-  specialisation,
-  spread,
-  typical,
+  arrange, carriedOver, choices, chosenBy, coactivation, countChoices, countOnly, differences,
+  overlap, range, specialisation, spread, typical,
 } from "./data.mjs";
 import { KINDS, kindsOf, namer } from "./words.mjs";
 
 export const ORDERS = ["as numbered", "by load", "by specialisation"];
+export const CLOSE = 0.1; // logits: below, the next expert would weigh over 90 % as much
 
-/** trace, other: results of parseTrace; `other` null, or of the same tokens. */
-export function readRouting(trace, other) {
+/** trace, other: results of parseTrace; `other` null, or of the same tokens; `names`: what
+ * the two are called, `said`: what there is to say of how they fit, as pair.mjs gives them. */
+export function readRouting(trace, other, names = [], said = "") {
   const { T, L, K, E, tokens, meta } = trace;
   const pictures = meta.pictures ?? [];
-  const kinds = kindsOf(tokens, pictures);
+  // Of a text that is not known nothing is claimed: its tokens are called by numbers.
+  const kinds = meta.tokens ? kindsOf(tokens, pictures) : null;
   const name = namer(tokens, pictures);
   const once = memo();
   const lately = memo(16);
   const everything = range(0, T);
 
   const reading = {
-    trace,
-    other,
-    T,
-    L,
-    K,
-    E,
-    tokens,
-    pictures,
-    kinds,
-    name,
-    everything,
+    trace, other, names, said, T, L, K, E, tokens, pictures, kinds, name, everything,
+    second: other && readRouting(other, null), // what is counted of the other by itself
+    // Ranks are no weights: what is drawn in one map must be the same of both.
+    weighed: Boolean(trace.expertWeights && (!other || other.expertWeights)),
+    orders: kinds ? ORDERS : ORDERS.slice(0, 2),
     counts: () => once("counts", () => countChoices(trace, everything)),
     special: () =>
-      once("special", () => specialisation(trace, kinds, KINDS.length, reading.counts())),
+      once("special", () =>
+        kinds && specialisation(trace, kinds, KINDS.length, reading.counts())),
     carried: () => once("carried", () => carriedOver(trace)),
     differ: () => once("differ", () => other && differences(trace, other)),
     together: (l) => lately(`together ${l}`, () => coactivation(trace, l, reading.counts())),
@@ -56,7 +43,8 @@ export function readRouting(trace, other) {
     typicalMargin: (l) =>
       once(`margin ${l}`, () => trace.routerMargin && typical(trace.routerMargin, l, L)),
     choices: (t, l) => choices(trace, t, l),
-    choicesOfOther: (t, l) => choices(other, t, l),
+    differIn: (positions) => differIn(reading, positions),
+    times: (selected, l, e, by = reading) => timesChosen(reading, selected, by.chosenBy(l, e).tokens),
     selectedTokens: (selected) => selectedTokens(reading, selected),
     cells: (selected) => cellsOf(reading, selected),
     tints: (selected, from, to) => tintsOf(reading, selected, from, to),
@@ -120,6 +108,24 @@ function selectedTokens(reading, selected) {
   }
 }
 
+/** Which of an expert's tokens are among the selected. */
+function timesChosen(reading, selected, tokens) {
+  if (!("tokens" in selected || "expert" in selected)) return tokens;
+  const mine = new Set(reading.selectedTokens(selected));
+  return tokens.filter((t) => mine.has(t));
+}
+
+/** What the two traces do not share of these tokens' choices: { total, touched, share }. */
+function differIn({ L, K, differ }, positions) {
+  const { perToken } = differ();
+  let [total, touched] = [0, 0];
+  for (const t of positions) {
+    total += perToken[t];
+    touched += perToken[t] > 0;
+  }
+  return { total, touched, share: total / Math.max(1, positions.length * L * K) };
+}
+
 // ---- how brightly
 
 /** A weight's shade: 1/K, an even share, is a little over half; 3/K and more is full. */
@@ -140,50 +146,27 @@ const partShade = (share) => 0.06 + 0.94 * share;
 
 /** What shades mean: { title, ticks: [[place in 0..1, label]] }. */
 export function legend(reading, selected) {
-  const { K, E, trace } = reading;
+  const { K, E, weighed } = reading;
   if (kindOf(selected) === "token") {
-    if (!trace.expertWeights)
-      return {
-        title: "rank",
-        ticks: [
-          [0.15, "last"],
-          [1, "first"],
-        ],
-      };
-    const even = weightShade(1 / K, K);
-    const ticks = [
-      [0, "0"],
-      [even, (1 / K).toFixed(2)],
-      [1, `${(3 / K).toFixed(2)} +`],
-    ];
-    return { title: "weight", ticks };
+    if (!weighed) return { title: "rank", ticks: [[0.15, "last"], [1, "first"]] };
+    const even = [weightShade(1 / K, K), (1 / K).toFixed(2)];
+    return { title: "weight", ticks: [[0, "0"], even, [1, `${(3 / K).toFixed(2)} +`]] };
   }
   if (kindOf(selected) === "expert" || kindOf(selected) === "tokens")
-    return {
-      title: "chosen for",
-      ticks: [
-        [0.06, "none"],
-        [0.53, "half"],
-        [1, "all of them"],
-      ],
-    };
+    return { title: "chosen for", ticks: [[0.06, "none"], [0.53, "half"], [1, "all of them"]] };
   const top = topLift(K, E);
   const place = (lift) => shareShade((lift * K) / E, K, E);
-  const ticks = [
-    [place(0.25), "¼×"],
-    [place(1), "even share"],
-    [1, `${top}×`],
-  ];
+  const ticks = [[place(0.25), "¼×"], [place(1), "even share"], [1, `${top}× +`]];
   return { title: "chosen", ticks };
 }
 
 // ---- what is lit
 
 /**
- * The lit cells of the map: a list of { layer, expert, shade 0..1, half, side }.
+ * The lit cells of the map: a list of { layer, expert, shade 0..1, half, differs }.
  * half 0 is the whole cell; with two traces the upper half (1) is the first one's and
- * the lower (2) the second's. side is 1 where only the first made such a choice, 2
- * where only the second, 0 where they agree.
+ * the lower (2) the second's. differs: the share of the cell's choices that only its own
+ * trace made, 0 where the two agree.
  */
 function cellsOf(reading, selected) {
   const { trace, other } = reading;
@@ -193,15 +176,15 @@ function cellsOf(reading, selected) {
   return [...upper, ...make(reading, other, trace, selected, 2)];
 }
 
-function ofToken({ L, K }, trace, against, { token }, half) {
+function ofToken({ L, K, weighed }, trace, against, { token }, half) {
   const cells = [];
   for (let layer = 0; layer < L; layer++) {
     const theirs = against && choices(against, token, layer).map((c) => c.expert);
     choices(trace, token, layer).forEach(({ expert, weight }, k) => {
       const byRank = 1 - (0.85 * k) / Math.max(1, K - 1);
-      const shade = weight === null ? byRank : weightShade(weight, K);
-      const side = theirs && !theirs.includes(expert) ? half : 0;
-      cells.push({ layer, expert, shade, half, side });
+      const shade = weighed ? weightShade(weight, K) : byRank;
+      const differs = Number(Boolean(theirs) && !theirs.includes(expert));
+      cells.push({ layer, expert, shade, half, differs });
     });
   }
   return cells;
@@ -220,8 +203,8 @@ function ofTokens(reading, trace, against, selected, half) {
     for (let expert = 0; expert < E; expert++) {
       const n = counts[layer * E + expert];
       if (!n) continue;
-      const side = only?.[layer * E + expert] ? half : 0;
-      cells.push({ layer, expert, shade: shadeOf(n / positions.length), half, side });
+      const differs = only ? only[layer * E + expert] / n : 0;
+      cells.push({ layer, expert, shade: shadeOf(n / positions.length), half, differs });
     }
   return cells;
 }
@@ -260,14 +243,14 @@ function tintsOf(reading, selected, from, to) {
   const margin = (t) => trace.routerMargin[t * L + selected.layer];
   return {
     values: fill((t) => Math.max(0, 1 - margin(t) / typical)),
-    means: "how close this layer's choice was; no tint: a clearer choice than most",
+    means: `how close this layer's choice was; no tint: a margin above ${typical.toFixed(2)}, ` +
+      "as half of its tokens have",
   };
 }
 
+const OVER_ALL = "how many choices differ, over all layers; half the tint is a quarter of them";
 const DIFFERING = {
-  token: "how many choices differ, over all layers",
-  tokens: "how many choices differ, over all layers",
-  all: "how many choices differ, over all layers",
+  token: OVER_ALL, tokens: OVER_ALL, all: OVER_ALL,
   layer: "how many choices of this layer differ",
   expert: "only one of the two traces chose this expert",
 };

@@ -1,5 +1,5 @@
 // What is selected, kept equal to the model's traits, and every way it can change.
-import { checkSelection, kindOf, ORDERS } from "./reading.mjs";
+import { checkSelection, kindOf } from "./reading.mjs";
 
 /**
  * The state of one view: { token, layer, expert, selected, order }. `token` is where the
@@ -7,14 +7,14 @@ import { checkSelection, kindOf, ORDERS } from "./reading.mjs";
  * `onChange` is called after every change, with the state before it.
  */
 export function createStore(model, reading, onChange) {
-  const { T, L, E } = reading;
+  const { T, L, E, orders } = reading;
   const hold = (n, end) => Math.min(Math.max(0, n), end - 1);
   let state = settle({
     token: hold(model.get("token") ?? T >> 1, T),
     layer: 0,
     expert: null,
     selected: chosenAtFirst(),
-    order: ORDERS.includes(model.get("order")) ? model.get("order") : ORDERS[0],
+    order: orders.includes(model.get("order")) ? model.get("order") : orders[0],
   });
   let saving = null;
 
@@ -62,7 +62,7 @@ export function createStore(model, reading, onChange) {
     },
     "change:order": () => {
       const order = model.get("order");
-      if (ORDERS.includes(order) && order !== state.order) change({ order }, true);
+      if (orders.includes(order) && order !== state.order) change({ order }, true);
     },
   };
   for (const [event, run] of Object.entries(heard)) model.on(event, run);

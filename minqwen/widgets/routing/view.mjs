@@ -2,15 +2,15 @@
 //
 //   trace -> reading.mjs (what is lit) -> map.mjs, text.mjs, timeline.mjs, panel.mjs
 //   select.mjs holds what is selected; each change goes through `update` below.
-import { frame, node, rampColour } from "../shared/look.mjs";
+import { frame, node, pointerText, rampColour, visible } from "../shared/look.mjs";
+import { beside, firstTokens } from "../shared/pair.mjs";
 import { sideColumns } from "./columns.mjs";
 import { ROUTING_CSS } from "./css.mjs";
-import { commonLength, firstTokens } from "./data.mjs";
-import { shades } from "./draw.mjs";
+import { differShades, shades } from "./draw.mjs";
 import { keysHelp, listenToKeys } from "./keys.mjs";
 import { createMap } from "./map.mjs";
 import { createPanel } from "./panel.mjs";
-import { kindOf, legend, ORDERS, readRouting } from "./reading.mjs";
+import { kindOf, legend, readRouting } from "./reading.mjs";
 import { caption, pointedAt, sentence, status } from "./say.mjs";
 import { createStore } from "./select.mjs";
 import { createText } from "./text.mjs";
@@ -49,20 +49,12 @@ export function mount(el, model, options = {}) {
 }
 
 function readBoth(model) {
-  const read = (trait) => {
-    const bytes = model.get(trait);
-    return bytes && asBytes(bytes).length ? parseTrace(bytes) : null;
-  };
-  const [trace, other] = [read("trace"), read("other")];
-  if (!trace) throw new Error("there is no trace yet.");
+  const bytes = model.get("trace");
+  if (!bytes || !asBytes(bytes).length) throw new Error("there is no trace yet.");
+  const trace = parseTrace(bytes);
   if (!trace.K) throw new Error("its model has no experts, so nothing was routed.");
-  if (!other) return readRouting(trace, null);
-  for (const [size, name] of Object.entries({ L: "layers", E: "experts", K: "choices" }))
-    if (other[size] !== trace[size])
-      throw new Error(`the two traces differ in ${name}: ${trace[size]} and ${other[size]}.`);
-  const T = commonLength(trace, other);
-  if (!T) throw new Error("the two traces begin with different tokens.");
-  return readRouting(firstTokens(trace, T), firstTokens(other, T));
+  const { other, T, said, names } = beside(model, trace);
+  return readRouting(firstTokens(trace, T), other && firstTokens(other, T), names, said);
 }
 
 function build(look, model, reading) {
@@ -71,7 +63,8 @@ function build(look, model, reading) {
   const says = node("p", { class: "says" });
   // Read out when the reader moves, not sixty times a second while it plays.
   says.setAttribute("role", "status");
-  const map = createMap({ reading, store, look, say: sayPointed });
+  const map = createMap({ reading, store, look, hint });
+  const tip = pointerText(map.canvas);
   const text = createText({ reading, store, look });
   const timeline = createTimeline({ reading, store, look, playing });
   const panel = createPanel({ reading, store, look });
@@ -80,31 +73,24 @@ function build(look, model, reading) {
   const scale = node("div", { class: "legend" });
   const tools = toolbar(reading, store, map);
   const main = node(
-    "div",
-    { class: "main" },
-    text.list,
-    text.pages,
-    tinted,
-    timeline.element,
-    top,
-    tools.element,
-    map.canvas,
-    scale,
-    says,
+    "div", { class: "main" },
+    text.list, text.pages, tinted, timeline.element, top, tools.element, map.canvas, tip.element,
+    scale, says,
   );
+  const misfit = !reading.other && reading.said;
   root.append(
     node(
-      "div",
-      { class: "bar head" },
-      node("h2", {}, title(reading)),
+      "div", { class: "bar head" }, node("h2", {}, title(reading)),
       node("span", { class: "muted" }, "Select a token, a cell, or a layer's row."),
     ),
+    misfit ? node("p", { role: "alert" }, misfit) : "",
     node("div", { class: "body" }, main, panel.element),
     keysHelp(),
   );
   listenToKeys(root, { reading, store, map, text, timeline });
 
   let columns = [];
+  let hinted = null;
   let [soon, resting, followed] = [null, null, 0];
 
   /** Draws what follows from the state; `before` is the state it had, if any. */
@@ -147,8 +133,12 @@ function build(look, model, reading) {
 
   const say = (parts) => says.replaceChildren(...sentence(parts).flat());
 
-  function sayPointed(place) {
-    say(place ? pointedAt(reading, store.state, place) : status(reading, store.state, columns));
+  /** What the map has at (x, y), said there; counted again only when it is another cell. */
+  function hint(place, x, y) {
+    if (!place) return tip.hide();
+    const key = JSON.stringify([place, store.state.selected]);
+    if (hinted?.key !== key) hinted = { key, parts: sentence(pointedAt(reading, store.state, place)).flat() };
+    tip.show(x, y, ...hinted.parts);
   }
 
   function playing(now) {
@@ -187,7 +177,7 @@ function build(look, model, reading) {
 
 function title({ trace, other }) {
   const name = trace.meta.model || "a model";
-  return other ? `Experts of ${name}, two traces` : `Experts of ${name}`;
+  return visible(other ? `Experts of ${name}, two traces` : `Experts of ${name}`);
 }
 
 /** Order, zoom, and a way to any layer and expert by number. */
@@ -196,16 +186,10 @@ function toolbar(reading, store, map) {
   const order = node(
     "select",
     { "aria-label": "Order of experts", onchange: () => store.order(order.value) },
-    ORDERS.map((name) => node("option", { value: name }, name)),
+    reading.orders.map((name) => node("option", { value: name }, name)),
   );
   const number = (label, most, set) =>
-    node("input", {
-      type: "number",
-      min: 0,
-      max: most - 1,
-      "aria-label": label,
-      onchange: set,
-    });
+    node("input", { type: "number", min: 0, max: most - 1, "aria-label": label, onchange: set });
   const layer = number("Layer", L, () => store.layer(Number(layer.value)));
   const expert = number("Expert", E, () => {
     if (expert.value === "") store.layer(store.state.layer);
@@ -216,12 +200,8 @@ function toolbar(reading, store, map) {
   const here = button("Token", "Select the token", () => store.token(store.state.token));
   const all = button("Whole text", "Select the whole text", () => store.all());
   const element = node(
-    "div",
-    { class: "bar numbers" },
-    here,
-    node("label", {}, "Layer", layer),
-    node("label", {}, "Expert", expert),
-    all,
+    "div", { class: "bar numbers" },
+    here, node("label", {}, "Layer", layer), node("label", {}, "Expert", expert), all,
     node("label", {}, "Experts", order),
     button("−", "Zoom out", () => map.zoomAt(0.5)),
     button("+", "Zoom in", () => map.zoomAt(2)),
@@ -246,23 +226,29 @@ function toolbar(reading, store, map) {
 /** The legend: what shades mean, the sides of a comparison, and the layers' mark. */
 function scaleParts(reading, selected, theme) {
   const { title, ticks } = legend(reading, selected);
-  const ramp = node("span", { class: "scale" });
-  const own = shades(theme, Boolean(reading.other));
-  const steps = [0, 0.25, 0.5, 0.75, 1].map((x) => rampColour(own, x));
-  ramp.style.background = `linear-gradient(90deg, ${steps.join(", ")})`;
-  const labels = ticks.map(([place, label]) => {
-    const tick = node("span", {}, label);
-    tick.style.left = `${100 * place}%`;
-    return tick;
-  });
+  const parts = [ramp([title], ticks, shades(theme, Boolean(reading.other)))];
   const swatch = (name) => node("span", { class: `swatch ${name}` });
-  ramp.append(...labels);
-  const parts = [node("span", {}, title, ramp)];
-  if (reading.other) {
-    parts.push(node("span", {}, swatch("first"), "chosen in the first trace only"));
-    parts.push(node("span", {}, swatch("second"), "in the second only"));
+  if (reading.other && kindOf(selected) === "token")
+    ["first", "second"].forEach((side, i) =>
+      parts.push(node("span", {}, swatch(side), node("span", {}, sentence(["chosen in ", reading.names[i], " only"])))));
+  else if (reading.other) {
+    const ticks = [[0, "none"], [0.5, "half"], [1, "all"]];
+    for (const half of [1, 2])
+      parts.push(ramp(["of them in ", reading.names[half - 1], " only"], ticks, differShades(theme, half, 0.5)));
   }
   if (reading.trace.layerTypes.includes("full_attention"))
     parts.push(node("span", {}, swatch("full"), "layer with full attention"));
   return parts;
+}
+
+/** A scale: its title, a sentence's parts, and [place in 0..1, label] along its colours. */
+function ramp(title, ticks, colours) {
+  const bar = node("span", { class: "scale" }, ticks.map(([place, label]) => {
+    const tick = node("span", {}, label);
+    tick.style.left = `${100 * place}%`;
+    return tick;
+  }));
+  const steps = [0, 0.25, 0.5, 0.75, 1].map((x) => rampColour(colours, x));
+  bar.style.background = `linear-gradient(90deg, ${steps.join(", ")})`;
+  return node("span", {}, node("span", {}, sentence(title)), bar);
 }

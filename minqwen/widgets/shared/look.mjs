@@ -55,6 +55,10 @@ canvas { display: block; touch-action: pan-y; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); }
 [hidden] { display: none !important; }
+.tip {
+  position: absolute; z-index: 2; max-width: 22em; padding: 3px 8px; pointer-events: none;
+  background: var(--panel); border: 1px solid var(--edge); border-radius: 4px;
+}
 .unseen {
   position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%);
   white-space: nowrap;
@@ -163,6 +167,25 @@ export function quoted(text) {
   const line = [...marked].length > 48 ? `${[...marked].slice(0, 47).join("")}…` : marked;
   // A mark that combines needs something to stand on.
   return /^\p{M}/u.test(line) ? `◌${line}` : line;
+}
+
+/** A text at the pointer over `canvas`, beside which it must stand: { element, show, hide }.
+ * It says nothing to a screen reader, which has the text line. */
+export function pointerText(canvas) {
+  const element = node("div", { class: "tip", "aria-hidden": "true", hidden: true });
+  return {
+    element,
+    hide: () => (element.hidden = true),
+    show(x, y, ...content) {
+      element.hidden = false;
+      element.replaceChildren(...content);
+      const [wide, high] = [element.offsetWidth, element.offsetHeight];
+      const left = Math.max(0, x + 14 + wide > canvas.clientWidth ? x - wide - 10 : x + 14);
+      const below = y + 18 + high > canvas.clientHeight ? y - high - 8 : y + 18;
+      element.style.left = `${canvas.offsetLeft + left}px`;
+      element.style.top = `${canvas.offsetTop + below}px`;
+    },
+  };
 }
 
 /** Makes a canvas sharp at this size in CSS pixels. Returns its context, scaled. */

@@ -3,6 +3,7 @@
 // Tensors (T tokens, L layers, K choices, Ld delta layers, H value heads):
 //   expert_ids U16 [T, L, K], best first    expert_weights F16 or U8 of 255 [T, L, K]
 //   router_margin F16 [T, L], logits between the last expert chosen and the next one
+//   router_entropy F16 [T, L], bits of the softmax over all experts
 //   runner_up U16 [T, L], that next one     shared_gate F16 [T, L], 0 to 1
 //   token_ids U32 [T]                       picture.i U8 [16 rows, 16 columns, 3]
 //   state_norm, state_decay (g), state_beta F16 [T, Ld, H]
@@ -51,6 +52,7 @@ function parse(bytes) {
     expertIds: data("expert_ids") ?? new Uint16Array(0), // [T, L, K]
     expertWeights: asShares(tensors.get("expert_weights")), // Uint8Array, of 255
     routerMargin: data("router_margin"), // Float32Array [T, L]; all these may be null
+    routerEntropy: data("router_entropy"),
     sharedGate: data("shared_gate"),
     runnerUp: data("runner_up"), // Uint16Array [T, L]
     tokenIds: data("token_ids"), // Uint32Array [T]
@@ -74,8 +76,8 @@ function readMeta(metadata) {
     throw new Error("this safetensors file is no trace: it has no key minqwen_trace.");
   }
   const meta = parseObject(metadata.minqwen_trace, "the key minqwen_trace");
-  if (meta.version !== 1) {
-    throw new Error(`the trace is of version ${show(meta.version)}, expected 1.`);
+  if (![1, 2].includes(meta.version)) {
+    throw new Error(`the trace is of version ${show(meta.version)}, expected 1 or 2.`);
   }
   return meta;
 }
@@ -123,6 +125,7 @@ function checkShape(name, { dtype, shape }, meta, L, K, tensors) {
     expert_ids: [["U16"], [T, L, K]],
     expert_weights: [[...FLOATS, "U8"], [T, L, K]],
     router_margin: [FLOATS, [T, L]],
+    router_entropy: [FLOATS, [T, L]],
     runner_up: [["U16"], [T, L]],
     shared_gate: [FLOATS, [T, L]],
     token_ids: [["U32"], [T]],
@@ -133,7 +136,7 @@ function checkShape(name, { dtype, shape }, meta, L, K, tensors) {
   const wanted = Object.hasOwn(known, name)
     ? known[name]
     : (pictureShape(name, meta) ?? headShape(name, meta, tensors));
-  if (!wanted) throw new Error(`${show(name)} is no tensor of a version 1 trace.`);
+  if (!wanted) throw new Error(`${show(name)} is no tensor of a trace.`);
   if (!wanted[0].includes(dtype) || shape.join() !== wanted[1].join()) {
     throw new Error(
       `${show(name)} in the trace is ${dtype} [${shape.join(", ")}], expected ` +

@@ -60,8 +60,8 @@ function slider(name, words) {
   return { input, value, label: node("label", {}, name, input, value) };
 }
 
-/** All elements, in {root's children, and each by name}. */
-export function build(T, attention) {
+/** All elements, in {root's children, and each by name}. rival: a second trace's name. */
+export function build(T, attention, rival) {
   const select = node("select", { "aria-label": "Head" });
   const steps = STEPS.map((step, n) =>
     node(
@@ -90,7 +90,8 @@ export function build(T, attention) {
     kept: panel(
       "kept", "What is still known",
       "How much of its value each token's key gets back at each later token. Below: the " +
-        "probe's share (line), and its cosine (dashed).",
+        "probe's share (line), and its cosine (dashed)" +
+        (rival ? `; dotted, its share in ${rival}.` : "."),
     ),
     delta: panel(
       "delta", "Where the output comes from",

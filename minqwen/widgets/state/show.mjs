@@ -6,7 +6,7 @@ import { STEPS, deltaShares, memoryDuring, peak, stepMatrix } from "./data.mjs";
 import { drawCompare, drawMemory, drawStepMatrix, memoryLayout } from "./draw.mjs";
 import { drawHeads, drawSquare } from "./squares.mjs";
 import {
-  FORMULAS, headWords, named, placeWords, probeWords, sharesWords, stepWords,
+  FORMULAS, headWords, named, placeWords, probeWords, rivalWords, sharesWords, stepWords,
 } from "./words.mjs";
 
 /** Draws the view as it stands; returns where its canvases put things. */
@@ -14,11 +14,14 @@ export function show(view) {
   const { ui, head, token, probe, step, replay, window } = view;
   const { tokens } = view.trace;
   const parts = replay.step(token);
-  const kept = keptOf(view);
+  const kept = keptOf(view, replay, window[1]);
+  const until = Math.min(window[1], view.second.T);
+  const ready = view.rival?.done >= until && probe < until;
+  const theirs = ready ? keptOf(view, view.rival, until, "theirs") : null;
   const shares = deltaShares(replay, token, view.kind);
   const seen = view.attention && softmaxWeights(view.attention, token);
   view.limits.memory = Math.max(replay.peak, peak(parts.before));
-  const now = { ...view, head, tokens, token, probe, step, parts, kept, shares, seen };
+  const now = { ...view, head, tokens, token, probe, step, parts, kept, theirs, shares, seen };
   showControls(view);
   tint(view);
   say(view, now);
@@ -31,13 +34,13 @@ export function show(view) {
 }
 
 /** The probe's retention, computed anew only when it or the window has moved. */
-function keptOf(view) {
-  const { replay, probe, window: [, to] } = view;
-  const { of, at, until } = view.kept ?? {};
+function keptOf(view, replay, to, name = "kept") {
+  const { probe } = view;
+  const { of, at, until } = view[name] ?? {};
   if (of !== replay || at !== probe || until !== to) {
-    view.kept = { of: replay, at: probe, until: to, curves: retention(replay, probe, to) };
+    view[name] = { of: replay, at: probe, until: to, curves: retention(replay, probe, to) };
   }
-  return view.kept.curves;
+  return view[name].curves;
 }
 
 function showControls({ ui, trace, token, probe, step, opened, playing, kind }) {
@@ -58,6 +61,7 @@ function showControls({ ui, trace, token, probe, step, opened, playing, kind }) 
 
 function say({ ui }, now) {
   const lines = [`${placeWords(now)} ${stepWords(now)}`, probeWords(now)];
+  if (now.second.other) lines.push(rivalWords(now));
   if (now.seen) {
     const { layer, head } = now.attention;
     const of = `of true attention in layer ${layer}, head ${head}`;
@@ -106,7 +110,7 @@ const ABOUT = {
 };
 
 function showSquares({ ui, squares, held, window }, now) {
-  const { token, probe, kept, shares, seen } = now;
+  const { token, probe, kept, theirs, shares, seen } = now;
   const draw = (name, data) => {
     const { canvas, figure } = ui.panels[name];
     const place = { token, probe, square: squares[name], ...data };
@@ -126,7 +130,10 @@ function showSquares({ ui, squares, held, window }, now) {
   const places = {
     kept: draw("kept", {
       ...column(squares.kept), top: 1,
-      rows: [{ values: kept.share }, { values: kept.cosine, dashed: true }],
+      rows: [
+        { values: kept.share }, { values: kept.cosine, dash: [4, 3], colour: "muted" },
+        ...(theirs ? [{ values: theirs.share, dash: [2, 3], colour: "ink" }] : []),
+      ],
     }),
     delta: draw("delta", weights(squares.delta, shares)),
   };

@@ -9,7 +9,8 @@ const LEFT = 48; // a margin with room for 0.0512
  * A Square of numbers: tokens to the right ("now"), tokens asked about downwards, with
  * the column of the present token beside it and the row of the probe below it.
  * data: {square, token, probe, column, rows, top}; column: numbers of the window's
- * tokens; rows: [{values from the probe on, dashed}]; top: the full scale.
+ * tokens; rows: [{values from the probe on, dash, colour}]; top: the full scale, beyond which what
+ * is drawn ends in a point or a tick.
  */
 export function drawSquare(canvas, width, data, colours) {
   const { square, token, probe, top } = data;
@@ -58,13 +59,14 @@ function axis(length, values, top) {
   let least = -top / 3;
   for (const x of values) if (x < least) least = Math.max(x, -top);
   const unit = length / (top - least);
-  return { zero: -least * unit, unit, fit: (x) => Math.max(least, Math.min(top, x || 0)) };
+  const fit = (x) => Math.max(least, Math.min(top, x || 0));
+  return { zero: -least * unit, unit, fit, beyond: (x) => Math.abs(x) > top };
 }
 
 /** The column of the present token: a bar for each token asked about. */
 function drawAside(context, { cell, heat, from, side }, { column, top, token }, colours) {
   const [x, wide] = [heat.x + heat.w + 10, 62];
-  const { zero, unit, fit } = axis(wide, column, top);
+  const { zero, unit, fit, beyond } = axis(wide, column, top);
   context.fillStyle = colours.edge;
   context.fillRect(Math.round(x + zero), heat.y, 1, heat.h);
   for (let j = from; j <= Math.min(token, from + side - 1); j++) {
@@ -73,26 +75,35 @@ function drawAside(context, { cell, heat, from, side }, { column, top, token }, 
     const [y, gap] = [heat.y + (j - from) * cell, cell > 3 ? 1 : 0];
     const start = x + zero + Math.min(0, value * unit);
     context.fillRect(start, y, Math.abs(value) * unit, Math.max(1, cell - gap));
+    if (!beyond(column[j - from])) continue;
+    context.fillStyle = colours.ink; // the bar goes on
+    context.fillRect(value < 0 ? start - 2 : start + value * unit - 1, y, 3, Math.max(1, cell - gap));
   }
   text(context, "at now", x, heat.y - 8, colours.muted);
+  text(context, "0", x + zero - 3, heat.y + heat.h + 9, colours.muted);
+  context.textAlign = "right";
+  text(context, brief(top), x + wide, heat.y + heat.h + 9, colours.muted);
+  context.textAlign = "left";
 }
 
 /** The row of the probe: lines over the tokens since it was written. */
 function drawBelow(context, { cell, heat, from, side }, { rows, top, probe }, colours) {
   const [y, high] = [heat.y + heat.h + 24, 54];
-  const { zero, unit, fit } = axis(high, rows.flatMap(({ values }) => [...values]), top);
+  const { zero, unit, fit, beyond } = axis(high, rows.flatMap(({ values }) => [...values]), top);
   const ground = y + high - zero;
   context.fillStyle = colours.edge;
   context.fillRect(heat.x, Math.round(ground), heat.w, 1);
-  for (const { values, dashed } of rows) {
-    context.strokeStyle = dashed ? colours.muted : colours.first;
-    context.lineWidth = dashed ? 1.5 : 2;
-    context.setLineDash(dashed ? [4, 3] : []);
+  for (const { values, dash = [], colour = "first" } of rows) {
+    context.strokeStyle = colours[colour];
+    context.lineWidth = dash.length ? 1.5 : 2;
+    context.setLineDash(dash);
+    context.fillStyle = colours.ink;
     context.beginPath();
     for (let t = Math.max(from, probe); t < from + side; t++) {
       if (!(t - probe in values) || Number.isNaN(values[t - probe])) continue; // not yet there
-      const height = fit(values[t - probe]) * unit;
-      context.lineTo(heat.x + (t - from + 0.5) * cell, ground - height);
+      const [right, up] = [heat.x + (t - from + 0.5) * cell, fit(values[t - probe]) * unit];
+      context.lineTo(right, ground - up);
+      if (beyond(values[t - probe])) context.fillRect(right - cell / 2, ground - up - 3, cell, 2);
     }
     context.stroke();
   }

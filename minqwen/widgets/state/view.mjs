@@ -10,7 +10,8 @@ import {
 } from "./data.mjs";
 import { CSS, build } from "./panels.mjs";
 import { show, showText } from "./show.mjs";
-import { headWords } from "./words.mjs";
+import { headWords, traceName } from "./words.mjs";
+import { beside } from "../shared/pair.mjs";
 import { parseTrace } from "../shared/trace.mjs";
 
 const SLICE = 10; // milliseconds of background work between two looks at the page
@@ -32,11 +33,11 @@ export function mount(el, model) {
       held.root.append(node("p", { role: "alert" }, error.message));
     }
   };
-  model.on("change:trace", open);
+  for (const trait of ["trace", "other"]) model.on(`change:${trait}`, open);
   held.onTheme(() => view?.redraw());
   open();
   return () => {
-    model.off("change:trace", open);
+    for (const trait of ["trace", "other"]) model.off(`change:${trait}`, open);
     view?.close();
     held.remove();
   };
@@ -51,7 +52,10 @@ class View {
     }
     this.heads = overview(trace);
     this.others = recordedHeads(trace, "attention");
-    this.ui = build(trace.T, this.others.length > 0);
+    this.second = beside(model, trace);
+    const { other, said, names } = this.second;
+    this.ui = build(trace.T, this.others.length > 0, other && traceName(names[1]));
+    if (!other && said) held.root.append(node("p", { role: "alert" }, said));
     held.root.append(...this.ui.all);
     this.fillLists();
     this.listen();
@@ -111,6 +115,7 @@ class View {
       this.opened = n;
       this.head = loadHead(this.trace, "delta", this.recorded[n]);
       this.replay = new Replay(this.head);
+      this.rival = this.openRival(this.recorded[n]);
       this.limits = { value: peak(this.head.v), memory: 0 };
       this.window = null;
     }
@@ -131,13 +136,23 @@ class View {
     this.working = setTimeout(this.work, 0);
   }
 
+  /** The same head of the second trace, if that holds it. */
+  openRival(place) {
+    const { other } = this.second;
+    if (!other?.has(`delta.${place.layer}.${place.head}.k`)) return null;
+    const head = loadHead(other, "delta", place);
+    return head.K === this.head.K && head.V === this.head.V ? new Replay(head) : null;
+  }
+
   /** Replays and fills the maps a slice at a time, so that the page stays alive. */
   work = () => {
     if (this.closed) return;
     const [, to] = this.window;
-    if (this.replay.done < to) this.replay.advance(to, SLICE);
+    const replays = [[this.replay, to], [this.rival, Math.min(to, this.second.T)]];
+    const behind = replays.find(([replay, until]) => replay?.done < until);
+    if (behind) behind[0].advance(behind[1], SLICE);
     else Object.values(this.squares).find((square) => !square.done)?.advance(SLICE);
-    const done = this.replay.done >= to && Object.values(this.squares).every(({ done }) => done);
+    const done = !behind && Object.values(this.squares).every(({ done }) => done);
     if (done || performance.now() - (this.drawn ?? 0) > 200) this.redraw();
     if (!done) this.working = setTimeout(this.work, 0);
     else this.held.root.dataset.ready = "true";

@@ -493,7 +493,7 @@ METADATA = [
 ]
 HOSTILE = {
     "version": (lambda m, t: m.update(version=3), "version 3"),
-    "version null": (lambda m, t: m.update(version=None), "version null"),
+    "version null": (lambda m, t: m.update(version=None), "version None"),
     "length": (lambda m, t: m.update(length=15), "length"),
     "length true": (lambda m, t: m.update(length=True), "length"),
     "length absent": (lambda m, t: m.pop("length"), "length"),

@@ -6,6 +6,7 @@
     python -m tools.experiment no-experts
     python -m tools.experiment whole           the short recipe with all parts
     python -m tools.experiment languages       notebook 09's own, see tools/languages.py
+    python -m tools.experiment drawn           notebook 10's own, see tools/drawn.py
 
 Writes assets/tiny/experiments/NAME.json, seed by seed, and goes on where a run of the
 same recipe has stopped. Of these the card makes a table (parts.py).
@@ -47,7 +48,7 @@ from minqwen.train.parts import SHORT
 from minqwen.train.recipe import Recipe
 from minqwen.weights import load
 
-from . import languages
+from . import drawn, languages
 
 STEPS = 450  # of the short recipe
 SEEDS = (0, 1, 2)
@@ -200,6 +201,9 @@ CHANGES = {
 }
 
 
+OTHERS = {"languages": languages, "drawn": drawn}  # of the course's own small hybrid
+
+
 def short(steps, seed=0):
     """The short recipe."""
     return Recipe.read(steps=steps, seed=seed, points=0)
@@ -225,7 +229,7 @@ def main():
         prog="python -m tools.experiment", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("name", choices=["damage", *CHANGES, "languages"])
+    parser.add_argument("name", choices=["damage", *CHANGES, *OTHERS])
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--count", type=int, default=100, help="chats a figure")
@@ -233,8 +237,8 @@ def main():
     parser.add_argument("--model", type=Path, default=ASSETS / "tiny")
     options = parser.parse_args()
     try:
-        if options.name == "languages":
-            return languages.run(options.seeds)
+        if options.name in OTHERS:
+            return OTHERS[options.name].run(options.seeds)
         run(**vars(options))
     except InputError as error:
         sys.exit(f"minqwen: {error}")

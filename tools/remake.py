@@ -106,7 +106,7 @@ TARGETS = (
     notebook("05b_a_trained_layer", *CHECKPOINT),
     notebook("07_experts", *CHECKPOINT, "notebooks/five_files.json"),
     notebook("08_sixty_layers", *CHECKPOINT),
-    notebook("10_pictures_and_films", *CHECKPOINT, PICTURE),
+    notebook("10_pictures_and_films", *CHECKPOINT, PICTURE, "notebooks/fused.json"),
     notebook("11_two_tokens_at_once", *CHECKPOINT),
 )  # fmt: skip
 

@@ -32,7 +32,8 @@ TAUGHT = {
            "sampling.draw"],  # from "plain" on: around the model
     # around the model: the trainer, and what it is shown on
     "09": ["languages", "course", "muon", "loop.row_loss", "recipe.rate"],
-    "10": ["vision", "rope.positions"],
+    "10": ["vision", "rope.positions", "drawn.draw", "drawn.drawn_at",
+           "drawn.withheld"],  # from "drawn" on: around the model
     "11": ["mtp", "generate", "sampling"],  # what 08 has left of the last two
     "13": ["step"],  # around the model: the delta rule's step on a GPU
 }  # fmt: skip
@@ -51,7 +52,8 @@ AROUND_IT = {  # taught as well, and the rooms they are in
     "sampling": "engine", "step": "kernels/gpu", "languages": "train",
     "course": "train", "muon": "train",
 }  # fmt: skip
-IN_PART = {"loop": "train", "recipe": "train"}  # of these, what TAUGHT names alone
+# Of these, what TAUGHT names alone.
+IN_PART = {"loop": "train", "recipe": "train", "drawn": "train"}
 
 
 class Source:

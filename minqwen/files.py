@@ -51,7 +51,7 @@ def telling(path, what, remedy=""):
         raise InputError(f"{show(path)} cannot be {what}: {why}{remedy}.") from None
 
 
-def a_path(path, what):
+def a_path(path, what) -> Path:
     """`path` as a Path; InputError for what is none, which cannot be `what`."""
     if not isinstance(path, str | os.PathLike) or "\0" in str(path) or path == "":
         raise InputError(f"{show(path)} cannot be {what}: it is no path.")

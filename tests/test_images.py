@@ -372,7 +372,7 @@ def test_videos_that_are_none(tmp_path):
     fails("0 frames", video_to_patches, [])
     fails("one size", video_to_patches, [drawn("RGB"), drawn("RGB", (64, 64))])
     fails("fps is 0", video_to_patches, one * 2, 0)
-    fails("fps is 'fast'", video_to_patches, one * 2, "fast")
+    fails('fps is "fast"', video_to_patches, one * 2, "fast")
     fails("cannot be made from int", video_to_patches, 7)
     fails("absent.mp4: no such video file", video_to_patches, tmp_path / "absent.mp4")
     text = tmp_path / "notes.mp4"

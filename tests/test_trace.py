@@ -691,7 +691,7 @@ def test_arguments_of_imports_are_checked(tmp_path, model):
         (text, {"shape": (0, 5)}, "a part of shape is 0"),
         (text, {"shape": ("1", 5)}, 'a part of shape is "1"'),
         (text, {"shape": 6}, "two numbers"),
-        (ids, {"token_ids": ["a", "b"]}, "whole numbers"),
+        (ids, {"token_ids": ["a", "b"]}, "token_ids is list that holds no numbers"),
         (ids, {"token_ids": [[1, 2]]}, "whole numbers"),
         (ids, {"token_ids": [-1, 2]}, "from 0"),
         (ids, {"token_ids": [1]}, "1 token_ids are given for 2"),

@@ -132,7 +132,7 @@ def test_the_table_has_damage_and_worth_one_below_the_other(tmp_path):
     lines = text.splitlines()
     at = next(i for i, line in enumerate(lines) if "| both attention" in line)
     assert "| taken out | 50 % |" in lines[at]
-    assert "| 3 trained without | 20 % (10 to 30) |" in lines[at + 1]
+    assert "| 3 short runs | 20 % (10 to 30) |" in lines[at + 1]
     assert any("two delta layers" in x and "38 % (25 to 50)" in x for x in lines)
     assert "| notes | 100 % | 50 % | 90 % |" in lines
 
@@ -161,4 +161,4 @@ def test_the_commands_write_what_the_card_reads(tmp_path, monkeypatch):
     )
     experiment.run("damage", (), steps=0, count=1, threads=2, model=tmp_path)
     text = parts_text(tmp_path)
-    assert "1 trained without" in text and text.count("\n| ") > 10
+    assert "1 short runs" in text and text.count("\n| ") > 10

@@ -37,7 +37,7 @@ def test_each_comes_after_what_it_is_made_from():
 
 def test_what_is_in_assets_is_made_by_a_target_or_trained_or_drawn():
     made = {file for target in TARGETS for file in target.outputs}
-    sources = (*remake.CHECKPOINT, remake.PICTURE, RECORD)
+    sources = (*remake.CHECKPOINT, remake.PICTURE, RECORD, remake.EXPERIMENTS)
     for path in (ROOT / "assets").rglob("*"):
         name = path.relative_to(ROOT).as_posix()
         known = name in made or any(fnmatch(name, pattern) for pattern in sources)

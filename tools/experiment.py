@@ -239,6 +239,7 @@ def main():
     try:
         if options.name in OTHERS:
             return OTHERS[options.name].run(options.seeds)
+        torch.set_num_threads(options.threads)
         run(**vars(options))
     except InputError as error:
         sys.exit(f"minqwen: {error}")
@@ -250,7 +251,6 @@ def run(name, seeds, steps, count, threads, model):
     file = folder / "experiments" / f"{name}.json"
     file.parent.mkdir(exist_ok=True)
     if name == "damage":
-        torch.set_num_threads(threads)
         found = damage(load(folder), Corpus.build(folder), count)
         facts = {"machine": hardware(threads), "chats": count}
         return write_whole(file, as_json(facts | found))

@@ -34,6 +34,7 @@ PICTURE = "assets/seven.png"  # drawn once; nothing makes it again
 NOTE, SEEN, FILM = (
     f"assets/{name}.safetensors" for name in ("note", "picture", "film")
 )
+EXPERIMENTS = "assets/tiny/experiments/*.json"  # but for damage, trained when asked
 CARD = "python -m tools.card"
 CORPUS = "minqwen/train/corpus/**/*.py"
 MEASURES = ("minqwen/train/abilities.py", "minqwen/train/cases.py")
@@ -67,8 +68,14 @@ TARGETS = (
          "minqwen/train/card.py", "minqwen/train/*.txt"),
     ),
     Target(
+        "damage", "python -m tools.experiment damage",
+        ("assets/tiny/experiments/damage.json",),
+        (*CHECKPOINT, *MEASURES, CORPUS, "tools/experiment.py"),
+    ),
+    Target(
         "card's page", f"{CARD} --page", ("assets/tiny/README.md",),
-        ("assets/tiny/card.json", "minqwen/train/page.py", "minqwen/train/parts.py"),
+        ("assets/tiny/card.json", EXPERIMENTS,
+         "minqwen/train/page.py", "minqwen/train/parts.py"),
     ),
     Target(
         "quantised", "python -m tools.quant_error --page", ("docs/quantisation.md",),

@@ -16,7 +16,7 @@ SHORT = {  # what is measured, and its column
     "bits a byte, Python": "Python, bits",
 }
 RETRAINED = {  # name of the experiment -> what is taken out to compare, and its name
-    "whole": ("nothing", "nothing"),
+    "whole": ("nothing", "nothing: the control"),
     "all-delta": ("both attention layers", "attention: delta in its place"),
     "all-attention": ("all delta layers", "delta: attention in its place"),
     "no-experts": ("all experts", "experts: one MLP as wide as those used"),
@@ -39,17 +39,17 @@ def parts_text(folder):
         rows.append([cut, "taken out", *cells([damage[cut]])])
         if name in found:
             seeds = [run["figures"] for run in found[name]["runs"]]
-            rows.append([without, f"{len(seeds)} trained without", *cells(seeds)])
+            rows.append([without, f"{len(seeds)} short runs", *cells(seeds)])
     for what, names in groups(damage).items():
         rows.append([what, "taken out", *cells([damage[name] for name in names])])
     trained = ""
     if "whole" in found:
         steps, seeds = found["whole"]["steps"], len(found["whole"]["runs"])
         trained = f"""
-*Trained without*: the same recipe in {steps} steps, from {seeds} seeds; mean, and least
-to most. A part taken out is missed by all that learned to rely on it: its damage is not
-its worth. The start can build an induction head only where there are both delta layers
-and attention (start.py)."""
+*Short runs* never had the part: the same recipe in {steps} steps, {seeds} seeds; mean, and
+least to most. A part taken out is missed by all that learned to rely on it: its damage
+is not its worth. The start can build an induction head only where there are both delta
+layers and attention (start.py)."""
     own = [
         (task, *(f"{100 * right:.0f} %" for right in rights.values()))
         for task, rights in found["damage"]["experts"].items()
@@ -64,6 +64,7 @@ of attention or delta says its mean, an expert nothing.{trained}
 The two experts a layer that a task's tokens take most beyond the others, forbidden:
 
 {table(["task", "with all", "without its own", "without another task's"], own)}
+
 """
 
 
@@ -86,7 +87,7 @@ def cells(figures):
             f"{value:.2f}" if bits else f"{100 * value:.0f}"
             for value in (sum(values) / len(values), min(values), max(values))
         )
-        spread = f" ({least} to {most})" if len(values) > 1 else ""
+        spread = f" ({least} to {most})" if least != most else ""
         yield mean + " %" * (not bits) + spread
 
 

@@ -110,7 +110,7 @@ TARGETS = (
     notebook("00_the_name", "assets/tiny/config.json", POSTER),
     notebook("01_text", *PROCESSOR, PICTURE),
     notebook("04_the_delta_rule", NOTE),
-    notebook("05b_a_trained_layer", *CHECKPOINT),
+    notebook("05b_a_trained_layer", *CHECKPOINT, EXPERIMENTS),
     notebook("07_experts", *CHECKPOINT, "notebooks/five_files.json"),
     notebook("08_sixty_layers", *CHECKPOINT),
     notebook("10_pictures_and_films", *CHECKPOINT, PICTURE, "notebooks/fused.json"),

@@ -46,10 +46,10 @@ def parts_text(folder):
     if "whole" in found:
         steps, seeds = found["whole"]["steps"], len(found["whole"]["runs"])
         trained = f"""
-*Short runs* never had the part: the same recipe in {steps} steps, {seeds} seeds; mean, and
-least to most. A part taken out is missed by all that learned to rely on it: its damage
-is not its worth. The start can build an induction head only where there are both delta
-layers and attention (start.py)."""
+*Short runs* never had the part: the same recipe in {steps} steps, from {seeds} seeds;
+mean, and least to most. A part taken out is missed by all that learned to rely on it:
+its damage is not its worth. The start can build an induction head only where there are
+both delta layers and attention (start.py)."""
     own = [
         (task, *(f"{100 * right:.0f} %" for right in rights.values()))
         for task, rights in found["damage"]["experts"].items()

@@ -25,9 +25,9 @@ from .images import picture_to_patches, read_options
 from .template import json_only, plain_messages, read_template, render
 from .tokenizer import (
     BYTE_OF_LETTER,
+    caught,
     listed,
     read_tokenizer,
-    telling,
     token_text,
     valid,
 )
@@ -114,7 +114,7 @@ class Processor:
     def encode(self, text: str) -> list[int]:
         """Text to ids; nothing is added before or after."""
         valid(text)
-        with telling(f"the tokenizer of {self.source} fails at this text"):
+        with caught(f"the tokenizer of {self.source} fails at this text"):
             return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int] | Tensor, skip_special: bool = True) -> str:

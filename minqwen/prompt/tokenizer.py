@@ -23,7 +23,7 @@ def token_text(token):
 
 
 @contextmanager
-def telling(what):
+def caught(what):
     """Within: whatever the `tokenizers` library raises becomes an InputError."""
     try:
         yield
@@ -41,7 +41,7 @@ def read_tokenizer(files, source):
     """tokenizer.json as a Tokenizer that neither cuts nor pads."""
     content = files.get("tokenizer.json", b"")
     said = read_json(content, f"{source}: tokenizer.json")
-    with telling(f"{source}: tokenizer.json cannot be read"):
+    with caught(f"{source}: tokenizer.json cannot be read"):
         model = said.get("model")
         model = model.get("type", "BPE") if isinstance(model, dict) else None
         odd = {*_kinds({**said, "model": {"type": model}})} - PARTS

@@ -147,7 +147,7 @@ film_seconds = Exercise(
     lambda frames, fps: torch.tensor(frame_seconds(frames, fps)),
     lambda rand: [
         {"frames": [0, 16, 31, 47], "fps": 24.0},
-        {"frames": [0, 10, 21, 30, 41], "fps": 10.0},
+        {"frames": [0, 10, 21, 30, 41], "fps": 8.0},
     ],
     wrong={
         "that is when a pair's first frame is seen; take the middle of the two": (

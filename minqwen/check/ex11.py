@@ -1,6 +1,7 @@
 """Notebook 11, two tokens at once: guesses kept, what they bring, the head's input."""
 
 from functools import partial
+from operator import eq
 
 import torch
 
@@ -46,6 +47,9 @@ keep_guesses = Exercise(
         ),
         "the wrong guess is written; write what the model says in its place": (
             lambda guesses, said: [*guesses, said[-1]][: _held(guesses, said) + 1]
+        ),
+        "count the guesses before the first wrong one, not all that agree": (
+            lambda guesses, said: said[: 1 + sum(map(eq, guesses, said))]
         ),
     },
     returns=("the tokens written",),
@@ -119,6 +123,13 @@ head_input = Exercise(
         "one after it": partial(_joined, token=slice(-1)),
         "state and token are both one too late: the state of token t goes with token "
         "t + 1": partial(_joined, state=slice(1, None)),
+        "that is the state of token t + 1 beside token t; the state of token t goes "
+        "with token t + 1": partial(_joined, state=slice(1, None), token=slice(-1)),
+        "the head's norms are exchanged: token_norm is for the embedding": (
+            lambda token_norm, state_norm, **case: _joined(
+                token_norm=state_norm, state_norm=token_norm, **case
+            )
+        ),
         "the halves are the wrong way round: the embedding comes first": (
             partial(_joined, swap=True)
         ),
@@ -168,6 +179,13 @@ keep_or_redraw = Exercise(
         "a chance is at most 1": partial(_rule, most=torch.inf),
         "the chance is p / q; p alone is for a head that is always sure": (
             lambda p, q, guess: _rule(p, q, guess, chance=p[guess])
+        ),
+        "the smaller of p and q is the chance that it is guessed and kept; it has been "
+        "guessed, so divide by q": lambda p, q, guess: _rule(
+            p, q, guess, chance=min(p[guess], q[guess])
+        ),
+        "that is the chance not to keep it": lambda p, q, guess: _rule(
+            p, q, guess, chance=1 - _rule(p, q, guess)[0]
         ),
         "drawing from p again gives too much to what q guesses anyway; draw from what "
         "is left of p": lambda p, q, guess: _rule(p, q, guess, rest=p),

@@ -147,7 +147,9 @@ undo_q4 = Exercise(
         "the minimum is taken off, not added": partial(_q4, sign=1),
         "the minima are not used": partial(_q4, sign=0),
         "codes begin at 0; 8 less is a format without minima, Q4_0": (
-            lambda codes, d, dmin, scales, mins: _q4(codes, d, d, scales, 8 * scales)
+            lambda codes, d, dmin, scales, mins: _q4(
+                codes, d, 1, scales, dmin * mins + 8 * d * scales
+            )
         ),
         "the minima have a factor of their own, dmin": (
             lambda **case: _q4(**case | {"dmin": case["d"]})
@@ -162,7 +164,7 @@ undo_q4 = Exercise(
 )
 
 
-def _hits(calls, places, mark=True, arrival=False, newest=False):
+def _hits(calls, places, mark=True, arrival=False, newest=False, mixed=False):
     kept, found = OrderedDict(), 0
     for wanted in calls:
         for key in (k for k in wanted if k in kept and mark):
@@ -174,6 +176,8 @@ def _hits(calls, places, mark=True, arrival=False, newest=False):
             if key not in kept and len(kept) == places:
                 kept.popitem(last=newest)
             kept[key] = True
+            if mixed:
+                kept.move_to_end(key)
     return found
 
 
@@ -190,6 +194,9 @@ cache_hits = Exercise(
         "what is found is the newest again": partial(_hits, mark=False, arrival=True),
         "first mark all that a call finds, or one may go to make room for another": (
             partial(_hits, mark=False)
+        ),
+        "in a call, all that are found count as used before any that are read": (
+            partial(_hits, mixed=True)
         ),
         "the one longest unused goes, not the newest": partial(_hits, newest=True),
         "there are only so many places": lambda calls, places: _hits(calls, 9),

@@ -88,6 +88,12 @@ fused_step = Exercise(
         "begin": lambda **case: _heads(
             **case | {name: case[name][:1].expand_as(case[name]) for name in "qk"}
         ),
+        "g is a logarithm: times tl.exp(g), not g":
+            partial(_heads, step=partial(ex04._gated, decay=torch.clone)),
+        "beta is for the whole error, beta (v - read), not for v alone": partial(
+            _heads,
+            step=partial(ex04._gated, add=lambda v, read, beta: beta * v - read),
+        ),
         "nothing is forgotten: times exp(g)":
             lambda **case: _heads(**case | {"g": 0 * case["g"]}),
         "beta is not used":
@@ -97,8 +103,8 @@ fused_step = Exercise(
 )  # fmt: skip
 
 
-def _early(found, asked, q, k, v, g, beta):
-    return g.exp() * asked + (k @ q) * (beta * (v - g.exp() * found))
+def _early(found, asked, q, k, v, g, beta, gate=torch.exp):
+    return gate(g) * asked + (k @ q) * (beta * (v - gate(g) * found))
 
 
 early_answer = Exercise(
@@ -121,6 +127,7 @@ early_answer = Exercise(
         "`found` was read before the state faded; the error is taken after": (
             lambda found, g, **rest: _early(found=found / g.exp(), g=g, **rest)
         ),
+        "g is a logarithm: times exp(g), not g": partial(_early, gate=torch.clone),
         "neither read has faded yet: times exp(g)":
             lambda g, **rest: _early(g=0 * g, **rest),
         "beta is missing from the error": lambda beta, **rest: _early(beta=1, **rest),

@@ -167,7 +167,9 @@ def with_slopes(answer):
 
     def run(**case):
         made = answer(**case)
-        leaves = {k: v.clone().requires_grad_() for k, v in case.items()}
+        leaves = {
+            k: v.clone().requires_grad_(v.is_floating_point()) for k, v in case.items()
+        }
         with suppress(AttributeError, RuntimeError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # no tensor, or no way back: no slope
             answer(**leaves).sum().backward()
@@ -253,7 +255,7 @@ def one_difference(label, mine, right):
 def says(label, what):
     """A sentence about one returned thing, or about several: `the outputs are`."""
     noun = next(w for w in label.split() if w not in ("the", "new", "its", "their"))
-    several = noun.endswith("s") and not noun.endswith(("ss", "is"))
+    several = noun.endswith("s") and not noun.endswith(("ss", "is", "bias"))
     verb, rest = what.split(" ", 1)
     many = {"is": "are", "has": "have", "holds": "hold", "differs": "differ"}
     return f"{label} {many[verb] if several else verb} {rest}"

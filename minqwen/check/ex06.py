@@ -73,6 +73,8 @@ decays = Exercise(
         "the diagonal is zero; from a token to itself nothing fades: it is 1": (
             lambda g: _decays(g).tril(-1)
         ),
+        "above the diagonal there are ones: tril leaves a difference of 0 there, and "
+        "exp(0) is 1": lambda g: (g.cumsum(0)[:, None] - g.cumsum(0)).tril().exp(),
         "g itself is subtracted; what fades between two tokens is the sum over "
         "all between them: cumsum first": lambda g: (g[:, None] - g).exp().tril(),
         "one factor too many: a pair does not fade "
@@ -125,16 +127,29 @@ carry_state = Exercise(
 )
 
 
-def _chunk(S, q, k, v, g, beta, asked=1, read=1, faded=(1, 1), inside=0, values=False):
+def _chunk(
+    S, q, k, v, g, beta, asked=1, read=1, faded=(1, 1, 1, 1), inside=0, values=False,
+    times=(1, 1), solve=torch.linalg.solve_triangular,
+):  # fmt: skip
     """Right by default; each option is one mistake."""
     G, D = g.cumsum(0), _decays(g)
-    at_error, at_output = ((G * on).exp()[:, None] for on in faded)
-    rhs = beta[:, None] * (v - asked * at_error * (k @ S))
-    solve = torch.linalg.solve_triangular
-    E = solve(_triangle(k, beta) * D, rhs, upper=False, unitriangular=True)
+    at_error, at_output = ((G * on).exp()[:, None] for on in faded[:2])
+    in_errors, in_scores = (D**on for on in faded[2:])
+    whole, answered = (beta[:, None] ** on for on in times)
+    rhs = beta[:, None] * v - answered * asked * at_error * (k @ S)
+    L = _triangle(k, whole[:, 0]) * in_errors
+    E = solve(L, rhs, upper=False, unitriangular=True)
     used = beta[:, None] * v if values else E
-    o = read * at_output * (q @ S) + ((q @ k.T) * D).tril(inside) @ used
+    o = read * at_output * (q @ S) + ((q @ k.T) * in_scores).tril(inside) @ used
     return o, _carry(S, k, E, g)
+
+
+def _product(L, rhs, **_):
+    return rhs + L @ rhs
+
+
+def _no_ones(L, rhs, **_):
+    return torch.linalg.solve_triangular(L, rhs, upper=False)
 
 
 one_chunk = Exercise(
@@ -151,11 +166,28 @@ one_chunk = Exercise(
             partial(_chunk, asked=0)
         ),
         "the errors ask the old state as it was when the chunk began; by token i "
-        "it has faded by exp(G_i)": partial(_chunk, faded=(0, 1)),
+        "it has faded by exp(G_i)": partial(_chunk, faded=(0, 1, 1, 1)),
         "the outputs read the old state as it was when the chunk began; by token "
-        "i it has faded by exp(G_i)": partial(_chunk, faded=(1, 0)),
+        "i it has faded by exp(G_i)": partial(_chunk, faded=(1, 0, 1, 1)),
         "the outputs come from this chunk alone; add what q reads from the old "
         "state": partial(_chunk, read=0),
+        "the triangle has no decays: what an earlier token wrote has faded when a "
+        "later one asks": partial(_chunk, faded=(1, 1, 0, 1)),
+        "the scores of the outputs have no decays: what an earlier token wrote has "
+        "faded when a later one reads": partial(_chunk, faded=(1, 1, 1, 0)),
+        "the triangle has no beta: row i is multiplied by beta_i, as in exercise 1": (
+            partial(_chunk, times=(0, 1))
+        ),
+        "on the right-hand side beta is on v alone; it multiplies all of the error, "
+        "also what the old state answers": partial(_chunk, times=(1, 0)),
+        "I + L is multiplied with the right-hand side; the errors solve the system": (
+            partial(_chunk, solve=_product)
+        ),
+        "the solver divides by a diagonal of zeros: tell it unitriangular=True, or "
+        "give it I + L": partial(_chunk, solve=_no_ones),
+        "right outputs; the new S is the old one: carry it through the chunk": (
+            lambda S, **case: (_chunk(S, **case)[0], S)
+        ),
         "a token does not see its own write; the read comes after it, so keep "
         "the diagonal": partial(_chunk, inside=-1),
         "the outputs add up the values; add up the errors, which are what was "

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from .core import Exercise
+from .core import Exercise, with_slopes
 
 
 def _router(x, weight, k, shares=lambda z: z.softmax(-1), share_out=None, largest=True):
@@ -50,6 +50,9 @@ router = Exercise(
         ),
         "those are the experts with the lowest scores": partial(_router, largest=False),
         "right but for the order: the best expert comes first": _by_number,
+        "right but for the order: the best comes first, and here it is the last": (
+            lambda x, weight, k: tuple(y.flip(-1) for y in _router(x, weight, k))
+        ),
     },
     returns=("the weights", "the experts' numbers"),
 )
@@ -200,6 +203,8 @@ sort_by_expert = Exercise(
         "grouped well, but an expert's tokens are "
         "not in the order of the text: flatten "
         "ids as it is, and argsort with stable=True": partial(_plan, tokens=_by_rank),
+        "divided by 2, as in the example; a token has k choices: choice i is of token "
+        "i // k": partial(_plan, tokens=lambda ids, order: order // 2),
         "argsort of argsort says where a choice goes; asked for is the token that "
         "stands at each place: one argsort, not two": (
             partial(_plan, tokens=lambda ids, order: order.argsort() // ids.shape[1])
@@ -270,6 +275,10 @@ balance = Exercise(
         "the softmax goes over the tokens; it goes over the experts, the last axis": (
             partial(_balance, probable=lambda z: z.softmax(0).mean(0))
         ),
+        "right, and cannot be trained: no slope comes back to the logits": (
+            lambda logits, ids: _balance(logits.detach(), ids)
+        ),
     },
-    returns=("the loss",),
+    returns=("the loss", "its slopes"),
+    through=with_slopes,
 )

@@ -69,6 +69,10 @@ block = Exercise(
         "the mlp reads the stream as it was before the mixer wrote to it": (
             lambda x, mixer, mlp, norm1, norm2: x + mixer(norm1(x)) + mlp(norm2(x))
         ),
+        "what the mixer wrote is lost: the mlp's part is added to the stream that "
+        "holds it, not to the old one": (
+            lambda x, mixer, mlp, norm1, norm2: x + mlp(norm2(x + mixer(norm1(x))))
+        ),
         "norm1 is used twice; the mlp has a norm of its own": (
             lambda x, mixer, mlp, norm1, norm2: _block(x, mixer, mlp, norm1, norm1)
         ),
@@ -145,6 +149,10 @@ whole_model = Exercise(
         "every block reads the embedding; each reads what the one before it left": (
             _from_embedding
         ),
+        "each block's result is added to the stream; a block returns the new stream, "
+        "with the old one in it": (
+            _with(blocks=lambda c: [lambda x, f=f: x + f(x) for f in c["blocks"]])
+        ),
         "the blocks are applied last to first": (
             _with(blocks=lambda case: case["blocks"][::-1])
         ),
@@ -215,6 +223,9 @@ cached_step = Exercise(
         "holds": partial(_step, at=0),
         "the position is one too far: tokens count from 0, so with S kept the new "
         "one is at S": lambda **case: _step(**case, at=len(case["keys"]) + 1),
+        "the scores are not divided by the square root of K, as attention's are": (
+            given(_step, q=lambda case: case["q"] * len(case["q"]) ** 0.5)
+        ),
         "the query is not turned to its position": (
             given(_step, q=lambda case: _stays(case, "q"))
         ),

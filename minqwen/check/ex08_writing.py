@@ -10,13 +10,17 @@ from ..model.qwen import Qwen
 from .core import Exercise, given
 
 
-def _top_p(logits, temperature, top_p, shift=0, scale=True, back=True):
+def _top_p(logits, temperature, top_p, shift=0, scale=True, back=True, down=True):
     """Right by default; each option is one mistake."""
-    values, order = (logits / temperature).softmax(-1).sort(descending=True)
+    values, order = (logits / temperature).softmax(-1).sort(descending=down)
     count = int((values.cumsum(0) - values < top_p).sum()) + shift
     values = values.where(torch.arange(len(logits)) < count, 0)
     values = values / values.sum() if scale else values
     return torch.zeros_like(logits).scatter(0, order, values) if back else values
+
+
+def _order_twice(logits, temperature, top_p):
+    return _top_p(logits, temperature, top_p, back=False)[logits.argsort().flip(0)]
 
 
 def _filter_first(logits, temperature, top_p):
@@ -27,8 +31,9 @@ def _filter_first(logits, temperature, top_p):
 def _nucleus_inputs(rand):
     """top_p such that one token crosses it, and such that temperature decides which."""
     cases = []
+    place = torch.tensor([2, 6, 0, 1, 5, 3, 4])  # its sorting twice is not the identity
     for temperature in (3.0, 0.5):
-        logits = (0.6 * torch.arange(7) + 0.4 * rand(7).sigmoid()).roll(-1)
+        logits = (0.6 * torch.arange(7) + 0.4 * rand(7).sigmoid())[place]
         warm = (logits / temperature).softmax(-1).sort(descending=True).values
         cold = logits.softmax(-1).sort(descending=True).values
         between = (0.5 * (warm.cumsum(0) + cold.cumsum(0)))[1]
@@ -63,6 +68,10 @@ nucleus = Exercise(
         "the probabilities are in order of size; put each back at its token's id": (
             partial(_top_p, back=False)
         ),
+        "`order` says which token stands at each place, so values[order] is not the "
+        "way back: scatter them to `order`": _order_twice,
+        "the rarest are kept: sort begins with the smallest unless told "
+        "descending=True": partial(_top_p, down=False),
         "nothing is left out: top_p is not used": (
             lambda logits, temperature, top_p: (logits / temperature).softmax(-1)
         ),

@@ -1,5 +1,6 @@
 """Notebook 09, training: the least loss, next tokens, Muon, balance of three kinds."""
 
+import math
 from functools import partial
 
 import torch
@@ -59,6 +60,7 @@ def _next_inputs(rand):
         learned = torch.zeros(B, T, dtype=torch.bool)
         for row in range(B):  # rows of different numbers of targets
             learned[row, 2 : 4 + row] = True
+        learned[:, 0] = True  # and nothing before it to say it
         ids = rand(B, T, V).argmax(-1)
         cases.append({"logits": 2 * rand(B, T, V), "ids": ids, "learned": learned})
     return cases
@@ -90,6 +92,17 @@ next_loss = Exercise(
             _next(logits, ids, torch.ones_like(learned), cost=lambda z, y: (
                 F.cross_entropy(z.mT, y, reduction="none") * learned[:, 1:]))
         ),
+        "a row's first token counts as a target, and nothing comes before it to say "
+        "it; shift `learned` before you count": lambda logits, ids, learned: _next(
+            logits, ids, learned, cost=lambda z, y: F.cross_entropy(
+                z.mT, y, reduction="none")
+            * (1 - 1 / learned.sum(1, keepdim=True))),
+        "the last logits are compared with the row's first token (`roll`); nothing "
+        "follows them, so they have no target": lambda logits, ids, learned: _next(
+            logits.roll(1, 1), ids, learned, slice(None), slice(None), slice(None)),
+        "that is in bits; nats are asked for, as cross_entropy has it": (
+            lambda logits, ids, learned: _next(logits, ids, learned) / math.log(2)
+        ),
         "a softmax too many: cross_entropy takes logits": partial(
             _next,
             cost=lambda z, y: F.cross_entropy(z.softmax(-1).mT, y, reduction="none"),
@@ -104,14 +117,15 @@ next_loss = Exercise(
 
 
 def _orthogonal(
-    x, rounds=5, size=lambda x: x.norm(), coefficients=(3.4445, -4.7750, 2.0315)
-):
+    x, rounds=5, size=lambda x: x.norm(), coefficients=(3.4445, -4.7750, 2.0315),
+    power=lambda c, square: c * square @ square,
+):  # fmt: skip
     """Right by default; each option is one mistake."""
     x = x / size(x)
     a, b, c = coefficients
     for _ in range(rounds):
         square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
+        x = a * x + (b * square + power(c, square)) @ x
     return x
 
 
@@ -133,10 +147,15 @@ orthogonal_update = Exercise(
     _orthogonal,
     lambda rand: [{"x": 2 * rand(*shape)} for shape in [(2, 2), (3, 5), (4, 6)]],
     wrong={
-        "not divided by its norm first: the polynomial works for singular values "
-        "from 0 to 1 and explodes beyond": partial(_orthogonal, size=lambda x: 1.0),
+        "it explodes: the polynomial is for singular values from 0 to 1. Is x divided "
+        "by its norm first, and are the powers those of the formula?": (
+            partial(_orthogonal, size=lambda x: 1.0)
+        ),
         "those are powers of each entry; x x^T is a product of matrices, `@`": (
             _entry_by_entry
+        ),
+        "(x x^T)^2 is that product times itself, `@`; `*` and `**` take each entry": (
+            partial(_orthogonal, power=lambda c, square: c * square**2)
         ),
         "one round only; five are asked for": partial(_orthogonal, rounds=1),
         "that is Newton and Schulz's own polynomial, 1.5 x - 0.5 x^3, which needs more "
@@ -190,14 +209,14 @@ def _loss_free(
     logits, bias, k, rate,
     choice=lambda shares, logits, bias: shares + bias,
     value=lambda shares, bias: shares,
-    move=torch.sign, fair=lambda ids, E: ids.numel() / E,
+    move=torch.sign, fair=lambda ids, E: ids.numel() / E, least=None,
 ):  # fmt: skip
     """Right by default; each option is one mistake."""
     E = logits.shape[1]
     shares = logits.softmax(-1)
     ids = choice(shares, logits, bias).topk(k)[1]
     weights = value(shares, bias).gather(1, ids)
-    count = ids.flatten().bincount(minlength=E)
+    count = ids.flatten().bincount(minlength=E if least is None else least)
     new = bias + rate * move(fair(ids, E) - count)
     return weights / weights.sum(1, keepdim=True), ids, new
 
@@ -212,8 +231,10 @@ loss_free = Exercise(
     "balance without a loss",
     _loss_free,
     lambda rand: [
-        {"logits": rand(N, E), "bias": 0.2 * rand(E).abs() + 0.01, "k": k, "rate": 0.01}
-        for N, E, k in [(21, 4, 2), (25, 6, 2), (31, 8, 3)]
+        {"logits": rand(N, E) - last * torch.eye(E)[-1],
+         "bias": 0.2 * rand(E).abs() + 0.01 - last * torch.eye(E)[-1],
+         "k": k, "rate": 0.01}
+        for N, E, k, last in [(21, 4, 2, 0), (25, 6, 2, 0), (31, 8, 3, 9)]  # 9: unused
     ],
     wrong={
         "the wrong sign: what is chosen too often should be chosen less, so its bias "
@@ -232,6 +253,9 @@ loss_free = Exercise(
         "each step is `rate`": partial(_loss_free, move=lambda x: x),
         "compared with N / E; a token makes k choices, so a fair count is N k / E": (
             partial(_loss_free, fair=lambda ids, E: len(ids) / E)
+        ),
+        "an expert that no token chose has a count too, 0: count with minlength=E": (
+            partial(_loss_free, least=0)
         ),
         "the weights do not add up to one: divide them by their sum": _not_renormalised,
     },

@@ -117,6 +117,9 @@ def parser():
                      help="a .npy of the token ids, for a .npy or .csv")  # fmt: skip
     sub.add_argument("--tokenizer", metavar="PATH",
                      help="names tokens of which only ids are known")  # fmt: skip
+    sub.add_argument("--select", metavar="WHAT", default="",
+                     help="what it shows first, such as layer=6,expert=9 or token=12; "
+                     "the page's own address says it in the same form")  # fmt: skip
     sub.add_argument("--live", action="store_true",
                      help="a page with a small model in it; TRACE is its folder "
                      "(default: the small model that comes with minqwen)")  # fmt: skip
@@ -217,7 +220,7 @@ def run_explore(options):
     named = Processor.load(options.tokenizer) if options.tokenizer else None
     reading = {name: getattr(options, name) for name in ("top_k", "token_ids")}
     explore(options.trace, options.other, options.html, not options.no_browser,
-            options.live, processor=named, **reading)  # fmt: skip
+            options.live, options.select, processor=named, **reading)  # fmt: skip
 
 
 def run_chat(options):

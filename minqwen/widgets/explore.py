@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..files import ASSETS, destination, write_whole
 from ..terminal import say
 from ..trace.engines import open_trace
+from .address import checked
 from .bundle import HERE, script
 from .live import model_files
 
@@ -31,55 +32,63 @@ HOSTS = ("127.0.0.1", "localhost")
 TRAITS = ("trace", "other")
 
 
-def explore(path=None, other=None, html=None, browser=True, live=False, **reading):
+def explore(path=None, other=None, html=None, browser=True, live=False, select="",
+            **reading):  # fmt: skip
     """The command: show the trace at `path` beside `other`, or write them to `html`;
-    `live`: a page with the model at `path`, or the small one, inside; `reading`: what
-    trace/engines.py: open_trace is to know of other engines' files."""
+    `live`: a page with the model at `path`, or the small one, inside; `select`: the
+    address at which it opens; `reading`: what trace/engines.py: open_trace is to know
+    of other engines' files."""
     if other and (live or not path):
         raise InputError("--other needs a TRACE to compare with, and no --live")
     if html:
         destination(html)
     if live:
-        whole = live_page(path or ASSETS / "tiny").encode()
+        select = checked(select) if select else ""
+        whole = live_page(path or ASSETS / "tiny", select).encode()
         return write_whole(html, whole) if html else serve((), browser, whole)
     paths = [each for each in (path, other) if each]
     if reading.get("top_k") and not any(str(each).endswith(".csv") for each in paths):
         raise InputError("--top-k is for the .csv of llama.cpp; there is none here")
     traces = [open_trace(each, **reading) for each in paths]
     names = [Path(each).name for each in paths]
+    if select:
+        select = checked(select, traces[0] if traces else None)
     if len(traces) == 2:
         compared = traces[0].compare(traces[1])
         T, sizes = len(compared.equal), [trace.length for trace in traces]
         left = f" Compared as far as both texts are alike, {T} tokens of {sizes}."
         say(f"[{compared}{left * (max(sizes) > T)}]")
     if html:
-        write_html(html, traces, names)
+        write_html(html, traces, names, select)
     else:
-        serve(traces, browser, names=names)
+        serve(traces, browser, names=names, select=select)
 
 
-def page(traces=(), paths=(), names=()):
+def page(traces=(), paths=(), names=(), select=""):
     """The page's HTML. traces: up to two Traces, to be inside it; paths: or where, on
     the page's own server, their bytes are. With neither it waits for a file. names:
-    what it calls them."""
+    what it calls them; select: the address that it opens at, if its own has none."""
     held = [f">{packed(trace.compact())}" for trace in traces]
     held += [f' data-path="{path}">' for path in paths]
     for i, name in enumerate(names):
         safe = escape(name).replace("{", "&#123;")  # no place of the page's own text
         held[i] = f' data-name="{safe}"{held[i]}'
     rules = ["connect-src 'self'"] if paths else []
-    return assembled("explorer.mjs", dict(zip(TRAITS, held, strict=False)), rules)
+    held = dict(zip(TRAITS, held, strict=False))
+    return assembled("explorer.mjs", held, rules, select)
 
 
-def live_page(path):
+def live_page(path, select=""):
     """The page's HTML with the model at `path` inside, which runs in the browser."""
     held = {name: f">{packed(data)}" for name, data in model_files(path).items()}
     held["worker"] = f">\n{within_script(script('live/worker.mjs', 'serve(self)'))}"
-    return assembled("live/page.mjs", held, ["worker-src blob:"])
+    return assembled("live/page.mjs", held, ["worker-src blob:"], select)
 
 
-def assembled(entry, held, rules):
+def assembled(entry, held, rules, select=""):
     """HTML that starts `entry`, may do what `rules` add, and holds {name: content}."""
+    if select:
+        held["select"] = f">{select}"
     code = within_script("\n" + script(entry, "start()"))
     policy = [
         "default-src 'none'", f"script-src {hashed(code)}",
@@ -118,9 +127,9 @@ def packed(data):
     return base64.b64encode(deflate.compress(data) + deflate.flush()).decode()
 
 
-def write_html(path, traces, names=()):
+def write_html(path, traces, names=(), select=""):
     """One file that holds the page and the traces, and asks nobody for anything."""
-    write_whole(path, page(traces, names=names).encode())
+    write_whole(path, page(traces, names=names, select=select).encode())
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -134,7 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "").rsplit(":", 1)[0]
         if host not in HOSTS:
             return self.send_error(403, "asked by another host's name")
-        found = self.server.content.get(self.path)
+        found = self.server.content.get(self.path.partition("?")[0])
         if found is None:
             return self.send_error(404)
         kind, body = found
@@ -163,13 +172,13 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, traces, html=None, called=()):
+    def __init__(self, traces, html=None, called=(), select=""):
         super().__init__((HOSTS[0], 0), Handler)
         # Others may be logged in on this machine, so all paths begin with a secret.
         secret = secrets.token_urlsafe(9)
         names = [trait for trait, _ in zip(TRAITS, traces, strict=False)]
         paths = [f"/{secret}/{name}" for name in names]
-        html = html or page(paths=paths, names=called).encode()
+        html = html or page(paths=paths, names=called, select=select).encode()
         self.content = {f"/{secret}/": ("text/html; charset=utf-8", html)}
         for name, trace in zip(names, traces, strict=True):
             kind = "application/octet-stream"
@@ -192,14 +201,14 @@ def show_page(file, url):
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
-def serve(traces, browser=True, html=None, names=()):
+def serve(traces, browser=True, html=None, names=(), select=""):
     """Serve the page until Ctrl-C or SIGTERM. traces: none, one, or two to compare, and
-    their names; html: a whole page in place of theirs."""
+    their names; html: a whole page in place of theirs; select: as of `page`."""
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    with Server(traces, html, names) as server:
+    with Server(traces, html, names, select) as server:
         before = signal.signal(signal.SIGTERM, stop)
         try:
             print(f"{server.url}", flush=True)

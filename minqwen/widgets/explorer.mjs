@@ -1,6 +1,7 @@
 // The page around the views: opens traces, names them, and shows a view in each tab.
 // The same for all three kinds of page: served, with a trace inside, or with none.
 
+import { readAddress, writeAddress } from "./shared/address.mjs";
 import { frame, node, visible } from "./shared/look.mjs";
 import { localModel } from "./shared/page.mjs";
 import { pair } from "./shared/pair.mjs";
@@ -19,6 +20,8 @@ const VIEWS = [
   },
 ];
 const MEMORY = 1; // where among the views
+const KEPT = ["selected", "token", "order", "colour", "head", "probe", "step", "find"]; // in the address
+const PLAIN = { order: "as numbered", step: "answer" }; // not worth a word there
 const HINT =
   "Open a trace to see which experts read each token, and what the recurrent states " +
   "kept. The file stays in this browser; nothing is sent anywhere. To record one:";
@@ -41,6 +44,7 @@ header { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: baseline; }
 .hint .code { display: block; margin: 8px 0; white-space: pre-wrap; }
 [role="tablist"] { display: flex; gap: 6px; margin: 8px 0; }
 [role="tab"][aria-selected="true"] { background: var(--ink); color: var(--paper); }
+.embed header { display: none; }
 [role="alert"] { color: var(--accent); font-weight: 600; }
 `;
 
@@ -57,6 +61,7 @@ export async function start(css = "") {
       page.complain(error);
     }
   }
+  page.opened();
   await new Promise(requestAnimationFrame); // views draw when they know their size
   await new Promise(requestAnimationFrame);
   performance.mark("shown");
@@ -84,6 +89,11 @@ class Page {
   constructor(look) {
     this.look = look;
     this.model = localModel({});
+    const given = document.getElementById("minqwen-select")?.textContent ?? "";
+    this.wanted = readAddress(location.hash.length > 1 ? location.hash : given);
+    const embed = this.wanted.embed || location.search === "?embed";
+    look.root.classList.toggle("embed", embed);
+    addEventListener("hashchange", () => this.follow(readAddress(location.hash)));
     this.traces = {};
     this.title = node("p", { class: "muted" });
     this.alert = node("p", { role: "alert" });
@@ -120,6 +130,7 @@ class Page {
       if (!file) return;
       try {
         this.open(trait, await file.arrayBuffer(), file.name);
+        this.opened();
       } catch (error) {
         this.complain(error, file.name);
       }
@@ -133,7 +144,8 @@ class Page {
     const trace = parseTrace(bytes); // before anything on the page changes
     if (trait === "trace") {
       this.clear();
-      this.model = localModel({ trace: bytes, ...opening(trace.meta) });
+      this.model = localModel({ trace: bytes, ...opening(trace.meta), ...this.wanted });
+      this.model.on("change", () => this.keep());
       this.traces = { trace };
       this.names = [name];
     } else {
@@ -185,7 +197,38 @@ class Page {
     this.hint.hidden = true;
     this.tablist.hidden = false;
     const before = has[this.shown] ? this.shown : Math.max(0, has.indexOf(true));
-    this.show(trace.meta.opens?.head ? MEMORY : before);
+    const { view = trace.meta.opens?.head && !this.wanted.selected ? "memory" : "" } = this.wanted;
+    const asked = VIEWS.findIndex(({ name }, i) => has[i] && name.toLowerCase() === view);
+    this.show(asked < 0 ? before : asked);
+  }
+
+  /** Of an address, the first trace is what it was made for. */
+  opened() {
+    if (!this.traces.trace) return;
+    if (this.wanted.other && !this.traces.other)
+      this.complain(new Error("this address shows a second trace beside the first: open it with “Compare with”."));
+    this.wanted = {};
+  }
+
+  /** To where an address leads that was given to a page with a trace. */
+  follow({ view, ...traits }) {
+    if (!this.traces.trace) return void (this.wanted = { view, ...traits });
+    for (const name of KEPT) if (traits[name] !== undefined) this.model.set(name, traits[name]);
+    const i = VIEWS.findIndex(({ name }) => name.toLowerCase() === view);
+    if (i >= 0 && !this.tabs[i].disabled) this.show(i);
+  }
+
+  /** Keeps what is shown in the address, so that it can be sent; soon, not at each step. */
+  keep() {
+    clearTimeout(this.keeping);
+    this.keeping = setTimeout(() => {
+      const traits = Object.fromEntries(KEPT.map((name) => [name, this.model.get(name)]));
+      for (const name in PLAIN) if (traits[name] === PLAIN[name]) delete traits[name];
+      const view = this.shown ? VIEWS[this.shown].name.toLowerCase() : "";
+      const { embed } = readAddress(location.hash);
+      const text = writeAddress({ ...traits, view, other: Boolean(this.traces.other), embed });
+      if (text !== location.hash.slice(1)) history.replaceState(null, "", `#${text}`);
+    }, 300);
   }
 
   show(chosen) {

@@ -12,6 +12,7 @@ export async function start() {
   const live = new Live(worker, page.look, (bytes, other) => {
     page.open("trace", bytes.buffer, other ? "before" : "");
     if (other) page.open("other", other.buffer, "asked again");
+    page.opened();
   });
   page.above(live.root);
   const [config, tokenizer, weights] = await Promise.all(

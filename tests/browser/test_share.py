@@ -1,0 +1,93 @@
+"""What a page shows is kept in its address, and goes where an address leads."""
+
+import pytest
+from test_explore import SAMPLE, serving
+from test_page import READY, file_of
+
+from minqwen.trace import Trace
+from minqwen.widgets.explore import write_html
+
+pytestmark = pytest.mark.slow
+
+ALERT = "body > div > .frame > [role=alert]"
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return Trace.load(SAMPLE)
+
+
+def at(new_page, path, address="", **options):
+    page = new_page(viewport={"width": 1280, "height": 800}, **options)
+    page.goto(f"{path.as_uri()}#{address}")
+    page.wait_for_selector(READY)
+    return page
+
+
+def address(page):
+    page.wait_for_timeout(450)
+    return page.evaluate("location.hash")
+
+
+def says(page):
+    return page.locator(".says").inner_text()
+
+
+def test_a_page_opens_where_its_address_leads_and_keeps_it_there(
+    new_page, trace, tmp_path
+):
+    path = file_of(trace, tmp_path)
+    page = at(new_page, path, "layer=6,expert=9,token=5,order=by-load")
+    assert says(page).startswith("Layer 6, expert 9: chosen by")
+    assert page.get_by_label("Order of experts").input_value() == "by load"
+    page.get_by_role("button", name="Next token").click()
+    assert address(page) == "#token=6,order=by-load"
+    page.evaluate("location.hash = 'tokens=3-9'")
+    page.locator(".says", has_text="Tokens 3 to 9;").wait_for()
+    page.evaluate("location.hash = 'view=memory,token=7'")
+    memory = page.get_by_role("tab", name="Memory")
+    page.wait_for_function("location.hash.includes('memory')")
+    assert memory.get_attribute("aria-selected") == "true"
+    assert page.get_by_role("tabpanel").get_by_role("slider").first.input_value() == "7"
+    again = at(new_page, path, address(page)[1:])
+    tab = again.get_by_role("tab", name="Memory")
+    assert tab.get_attribute("aria-selected") == "true"
+
+
+def test_select_opens_a_file_and_a_served_page(new_page, trace, tmp_path):
+    path = tmp_path / "page.html"
+    write_html(path, [trace], select="layer=3,expert=2")
+    assert says(at(new_page, path)).startswith("Layer 3, expert 2")
+    assert says(at(new_page, path, "layer=4")).startswith("Layer 4 ")
+    with serving(SAMPLE, "--select", "tokens=2-4") as (_, url):
+        page = new_page()
+        page.goto(url + "?embed")
+        page.wait_for_selector(READY)
+        assert says(page).startswith("Tokens 2 to 4;")
+
+
+def test_an_address_of_two_traces_says_that_one_is_missing(new_page, trace, tmp_path):
+    page = at(new_page, file_of(trace, tmp_path), "token=3,other")
+    assert "second trace" in page.locator(ALERT).inner_text()
+    page = at(new_page, file_of(trace, tmp_path, trace), "token=3,other")
+    assert page.locator(ALERT).inner_text() == ""
+    page.get_by_role("button", name="Next token").click()
+    assert address(page) == "#token=4,other"
+
+
+HOSTILE = [
+    "layer=999999999,expert=0", "token=999999999", "tokens=0-999999999", "find=%",
+    "find=%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E", "order=constructor", "<b>,token=",
+    "view=%3Cscript%3E", "colour=__proto__", "head=9999.9999,view=memory", "step=alert",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_address_breaks_the_page(new_page, trace, tmp_path, text):
+    page = at(new_page, file_of(trace, tmp_path), text)
+    assert page.get_by_role("tabpanel").locator("canvas:visible").count()
+    page.evaluate("text => location.hash = text", "token=3")
+    page.evaluate("text => location.hash = text", text)
+    page.wait_for_timeout(200)
+    assert not page.locator("img, svg, [onerror]").count()
+    assert page.get_by_role("tabpanel").locator("canvas:visible").count()

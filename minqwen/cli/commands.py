@@ -29,6 +29,7 @@ from .options import (
     answer_options,
     bench_options,
     convert_options,
+    explore_options,
     plan_options,
     prompt_options,
     ranged,
@@ -104,27 +105,13 @@ def parser():
     answer_options(command("chat", run_chat, "talk, line by line, from stdin"))
     sub = command("trace", run_trace, "answer a prompt, and keep what happened")
     trace_options(sub)
-    sub = command(
-        "explore", run_explore, "look at a trace, or try a small model, in the browser"
+    explore_options(
+        command(
+            "explore",
+            run_explore,
+            "look at a trace, or try a small model, in the browser",
+        )
     )
-    sub.add_argument("trace", nargs="?", metavar="TRACE",
-                     help="a trace; a .npy of vLLM or a .csv of llama.cpp will do; "
-                     "without one the page opens files itself")  # fmt: skip
-    sub.add_argument("--other", metavar="TRACE", help="one to compare it with")
-    sub.add_argument("--top-k", type=ranged(int, 1), metavar="K",
-                     help="experts a token chose in a layer, for a .csv")  # fmt: skip
-    sub.add_argument("--token-ids", metavar="FILE",
-                     help="a .npy of the token ids, for a .npy or .csv")  # fmt: skip
-    sub.add_argument("--tokenizer", metavar="PATH",
-                     help="names tokens of which only ids are known")  # fmt: skip
-    sub.add_argument("--select", metavar="WHAT", default="",
-                     help="what it shows first, such as layer=6,expert=9 or token=12; "
-                     "the page's own address says it in the same form")  # fmt: skip
-    sub.add_argument("--live", action="store_true",
-                     help="a page with a small model in it; TRACE is its folder "
-                     "(default: the small model that comes with minqwen)")  # fmt: skip
-    sub.add_argument("--html", metavar="FILE", help="write one file to send, instead")
-    sub.add_argument("--no-browser", action="store_true", help="only print the address")
     sub = command("train", run_train, "train the small model, from nothing or further")
     sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
     sub.add_argument("--steps", type=ranged(int, 1), metavar="N",

@@ -100,6 +100,28 @@ def trace_options(sub):
                      help="keep the size of every head's memory; slower")  # fmt: skip
 
 
+def explore_options(sub):
+    add = sub.add_argument
+    add("trace", nargs="?", metavar="TRACE",
+        help="a trace; a .npy of vLLM or a .csv of llama.cpp will do; "
+        "without one the page opens files itself")  # fmt: skip
+    add("--other", metavar="TRACE", help="one to compare it with")
+    add("--top-k", type=ranged(int, 1), metavar="K",
+        help="experts a token chose in a layer, for a .csv")  # fmt: skip
+    add("--token-ids", metavar="FILE",
+        help="a .npy of the token ids, for a .npy or .csv")  # fmt: skip
+    add("--tokenizer", metavar="PATH",
+        help="names tokens of which only ids are known")  # fmt: skip
+    add("--select", metavar="WHAT", default="",
+        help="what it shows first, such as layer=6,expert=9 or token=12; "
+        "the page's own address says it in the same form")  # fmt: skip
+    add("--live", action="store_true",
+        help="a page with a small model in it; TRACE is its folder "
+        "(default: the small model that comes with minqwen)")  # fmt: skip
+    add("--html", metavar="FILE", help="write one file to send, instead")
+    add("--no-browser", action="store_true", help="only print the address")
+
+
 def layer_head(text):
     """An argparse type: "3.0" is layer 3, head 0."""
     layer, dot, head = text.partition(".")

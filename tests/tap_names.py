@@ -22,6 +22,6 @@ def expected(model):
         full = block.kind == "full_attention"
         mixer = ["qkv"] if full else ["rule", "state"]
         routing = ["router", "shared_gate"] if model.cfg.is_moe else []
-        names = ["resid_pre", *mixer, "attn_out", *routing, "mlp_out", "resid_post"]
-        said += [(name, i) for name in names]
+        names = ["resid_pre", *mixer, "head_out", "attn_out", *routing, "mlp_out"]
+        said += [(name, i) for name in [*names, "resid_post"]]
     return [*said, ("final_norm", None)]

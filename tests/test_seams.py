@@ -160,9 +160,9 @@ def test_the_draft_head_says_which_layer_it_is(model):
 
 
 REPLACED = {
-    "resid_pre": "x", "qkv": "v", "rule": "v", "state": "state", "attn_out": "x",
-    "router": "weights", "shared_gate": "logit", "mlp_out": "x", "resid_post": "x",
-    "final_norm": "x",
+    "resid_pre": "x", "qkv": "v", "rule": "v", "state": "state", "head_out": "x",
+    "attn_out": "x", "router": "weights", "shared_gate": "logit", "mlp_out": "x",
+    "resid_post": "x", "final_norm": "x",
 }  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class GatedAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)  # [B, heads, S, K]
         out = attend(q, k, v, mask).transpose(1, 2)  # [B, T, H, K]
+        out = tap("head_out", self.layer, x=out)
         return self.o_proj((out * gate.sigmoid()).reshape(B, T, -1))
 
 

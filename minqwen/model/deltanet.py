@@ -93,6 +93,7 @@ class GatedDeltaNet(nn.Module):
         o, window, state = remember(self.in_proj_qkv(x), x, self, window, state)
         if cache is not None:
             cache.keep(window.detach(), state.detach())
+        o = tap("head_out", self.layer, x=o)
         z = self.in_proj_z(x).view(B, T, self.heads, -1)
         return self.out_proj(self.norm(o.to(x.dtype), z).flatten(2))
 

@@ -13,6 +13,7 @@ A layer is counted from 0; the draft head's one is "mtp".
     qkv *         q, k, v [B, T, H, K], rotated          blocks.L.attn.hook_rot_q ..
     rule *        q, k, v, g, beta, as the rule has them (none)
     state *       state [B, H, K, V] after the call      (none)
+    head_out      x [B, T, H, V], ahead of the gate      blocks.L.attn.hook_z
     attn_out      x [B, T, D], of either mixer           blocks.L.hook_attn_out
     router        weights, ids [N, top_k], logits [N, E] blocks.L.mlp.hook_expert_*
     shared_gate   logit [N, 1]                           (none)
@@ -42,12 +43,12 @@ from torch import nn
 from ..errors import InputError
 
 NAMES = """
-    tokens resid_pre qkv rule state attn_out router shared_gate mlp_out resid_post
-    final_norm
+    tokens resid_pre qkv rule state head_out attn_out router shared_gate mlp_out
+    resid_post final_norm
 """.split()
 NOBODY: Mapping[str, tuple] = MappingProxyType({})
 _heard = ContextVar("heard", default=NOBODY)  # {name: functions}, during a call
-_listeners: Any = WeakKeyDictionary()  # model -> [{name: function}]; a copy has none
+_listeners: Any = WeakKeyDictionary()  # model -> [(last, {name: function})]
 
 
 def tap(name: str, layer: int | str | None = None, **values: Any) -> Any:
@@ -70,28 +71,31 @@ def listening(model: nn.Module) -> bool:
 
 
 @contextmanager
-def listen(model: nn.Module, **functions: Callable) -> Iterator[None]:
+def listen(
+    model: nn.Module, last: bool = False, **functions: Callable
+) -> Iterator[None]:
     """Within the block, each function hears its tap in calls of this model.
 
-    Several may listen to one tap; each is given what the one before left. InputError
-    for a name that is no tap.
+    Several may listen to one tap; each is given what the one before left. `last` hears
+    after all others, whenever they came. InputError for a name that is no tap.
     """
     for name in functions:
         if name not in NAMES:
             raise InputError(f"there is no tap {name!r}; there are {', '.join(NAMES)}")
     mine = _listeners.setdefault(model, [])
-    mine.append(functions)
+    mine.append((last, functions))
     try:
         yield
     finally:
-        mine.remove(functions)
+        mine.remove((last, functions))
 
 
 @contextmanager
 def hearing(model: nn.Module) -> Iterator[None]:
     """Within the block, taps speak to this model's listeners: its own ones first."""
     found: dict[str, tuple] = {}
-    for functions in (model.listeners, *_listeners.get(model, ())):
+    others = sorted(_listeners.get(model, ()), key=lambda each: each[0])
+    for functions in (model.listeners, *(own for _, own in others)):
         for name, function in functions.items():
             found[name] = (*found.get(name, ()), function)
     token = _heard.set(found)

@@ -48,7 +48,9 @@ def routing(calls, shape):
     if logits.shape[-1] > ids.shape[-1]:
         last = logits.gather(-1, ids[..., -1:])[..., 0]
         following, runner_up = logits.scatter(-1, ids, -torch.inf).max(-1)
-        found["router_margin"] = (last - following).half()
+        # Where all others are masked, the margin has no end; half has one.
+        margin = (last - following).clamp(max=torch.finfo(torch.half).max)
+        found["router_margin"] = margin.half()
         found["runner_up"] = runner_up.int()
     return found
 

@@ -34,6 +34,8 @@ def record(
     every delta head's state norm, decay and beta, which costs a step of the rule per
     token. processor: gives the tokens their texts.
 
+    Whatever other listeners change, what is recorded is what came of it.
+
     Calls with a cache continue the sequence that the cache holds, also when it was cut
     back; others begin one. Each row of a batch is a trace of its own in `trace.rows`,
     without its padding; if there is one row, the trace is that row. What `generate` fed
@@ -48,7 +50,7 @@ def record(
     recorder = Recorder(model, check_heads(model.cfg.text, states), norms)
     trace = Recording()
     try:
-        with listen(model, **recorder.listeners()):
+        with listen(model, last=True, **recorder.listeners()):
             yield trace
     finally:
         trace.rows = recorder.rows()
@@ -83,27 +85,27 @@ class Recording(Trace):
         return repr(self.rows[0]) if len(self.rows) == 1 else f"Recording({self.rows})"
 
 
-def check_heads(text, states):
+def check_heads(text, states, name="states"):
     """The pairs, each once and in order; InputError for one that does not exist."""
     try:
         heads = sorted({(layer, head) for layer, head in states})
     except (TypeError, ValueError):
         raise InputError(
-            "states must be pairs of layer and head, such as [(3, 0)]"
+            f"{name} must be pairs of layer and head, such as [(3, 0)]"
         ) from None
     for layer, head in heads:
-        number(layer, "states: layer", int)
-        number(head, "states: head", int)
+        number(layer, f"{name}: layer", int)
+        number(head, f"{name}: head", int)
         if not 0 <= layer < text.num_hidden_layers:
             raise InputError(
-                f"states: there is no layer {layer}; the model has "
+                f"{name}: there is no layer {layer}; the model has "
                 f"{text.num_hidden_layers}, counted from 0"
             )
         full = text.layer_types[layer] == FULL
         count = text.num_attention_heads if full else text.linear_num_value_heads
         if not 0 <= head < count:
             raise InputError(
-                f"states: layer {layer} has no head {head}; it has {count}, counted "
+                f"{name}: layer {layer} has no head {head}; it has {count}, counted "
                 "from 0"
             )
     return heads

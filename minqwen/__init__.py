@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the table below, for type checkers and editors
+    from . import analyse as analyse
     from . import check as check
     from . import train as train
     from . import widgets as widgets
@@ -27,6 +28,7 @@ PLACES = {  # each is imported when it is first asked for
     "Processor": "prompt.processor",
     "Qwen": "model",
     "Trace": "trace",
+    "analyse": "analyse",
     "check": "check",
     "generate": "engine.generate",
     "load": "weights",

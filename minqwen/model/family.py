@@ -102,7 +102,8 @@ def parse(cls: type, values: dict, source: str) -> Any:
     flat = kind.endswith("_text")
     where = source if flat else f"{source}: text_config"
     text = values if flat else _of(dict, _need(values, "text_config", source), where)
-    tied = values.get("tie_word_embeddings", False)
+    # The upper level counts, as in transformers; where it is silent, the lower one.
+    tied = values.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     _of(bool, tied, f"{source}: tie_word_embeddings")
     ends = end_ids(text.get("eos_token_id"), where)
     ends = end_ids(values.get("eos_token_id"), source, ends)  # some say it up here

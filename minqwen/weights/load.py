@@ -5,6 +5,7 @@ unexpected, of another shape or of a dtype that we will not guess about is told 
 one error. Then each is read straight into the memory where it will stay.
 """
 
+import dataclasses
 import os
 import re
 import warnings
@@ -16,14 +17,23 @@ import torch
 from ..errors import InputError, number, show
 from ..files import read_json, read_whole
 from ..model.config import Config
-from ..model.family import end_ids
+from ..model.family import IDS, end_ids
 from ..model.forms import chosen, known, using
 from ..model.qwen import Qwen
 from .checkpoint import reading
 from .checkpoint.hub import resolve
 from .checkpoint.index import open_checkpoint
-from .checkpoint.layout import DTYPES, Lean, main_dtype, skeleton, slice_of
-from .checkpoint.match import base, match_tensors
+from .checkpoint.layout import (
+    BODY,
+    DTYPES,
+    Lean,
+    main_dtype,
+    part_of,
+    released,
+    skeleton,
+    slice_of,
+)
+from .checkpoint.match import base, by_name, match_tensors
 from .checkpoint.memory import populate
 from .disk.paged import put_back, take_out
 from .gguf.load import load_gguf
@@ -31,6 +41,8 @@ from .quantised.codecs import read_choice
 from .quantised.modules import pack, places
 from .quantised.requantise import requantise
 from .quantised.settings import OWN, Scheme, read_scheme
+
+HEAD, WORDS = "lm_head.weight", BODY + "embed_tokens.weight"
 
 
 def load(
@@ -124,15 +136,20 @@ def computable(dtype):
 
 def examine(path, dtype):
     """name -> Entry, model on the meta device, forms and plan (see `match_tensors`)."""
-    table = open_checkpoint(path)
+    table = by_name(open_checkpoint(path))
     cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
     scheme = read_scheme(cfg)
     cfg = _add_ends(cfg, path if path.is_dir() else path.parent)
-    cfg, table = _agree_on_parts(path, cfg, table)
+    cfg, table, notes = _agree_on_parts(cfg, table)
+    cfg, table, more = _settle_head(cfg, table)
     _check_depth(path, cfg, table)
     sizes = ((e.dtype, e.nbytes) for e in table.values() if e.dtype in DTYPES)
     model = skeleton(cfg, dtype or main_dtype(sizes, torch.float32))
-    return table, model, *match_tensors(path, model, table, scheme)
+    forms, plan = match_tensors(path, model, table, scheme)
+    if notes + more:
+        # stacklevel 3: the line that called load.
+        warnings.warn(f"{path}: {'; '.join(notes + more)}", stacklevel=3)
+    return table, model, forms, plan
 
 
 def _add_ends(cfg, folder):
@@ -145,29 +162,43 @@ def _add_ends(cfg, folder):
     return cfg.replace(eos_token_id=end_ids(said, file, cfg.text.eos_token_id))
 
 
-def _agree_on_parts(path, cfg, table):
-    """Leave out, with a warning, a whole part that only file or only config has."""
-    has_mtp = any(name.startswith("mtp.") for name in table)
-    left = []
-    if cfg.text.mtp_num_hidden_layers and not has_mtp:
+def _agree_on_parts(cfg, table):
+    """Leave out, with a note, a whole part that only file or only config has."""
+    parts, left = {n: part_of(n) for n in table if released(n)}, []
+    held, asked = set(parts.values()), cfg.text.mtp_num_hidden_layers
+    if asked and "mtp" not in held:
         cfg = cfg.replace(mtp_num_hidden_layers=0)
         left.append("the MTP head, of which the files hold nothing, so draft needs 0")
-    if has_mtp and not cfg.text.mtp_num_hidden_layers:
-        table = {n: e for n, e in table.items() if not n.startswith("mtp.")}
-        left.append("the files' MTP head, which config.json does not ask for")
-    if cfg.vision is None and any(n.startswith("model.visual.") for n in table):
-        table = {n: e for n, e in table.items() if not n.startswith("model.visual.")}
-        left.append("the files' vision tower, which config.json does not ask for")
-    if left:
-        # stacklevel 4: the line that called load.
-        warnings.warn(f"{path}: loaded without {' and '.join(left)}", stacklevel=4)
-    return cfg, table
+    if cfg.vision and "visual" not in held:
+        kind = cfg.model_type.removesuffix("_text") + "_text"
+        none = dict.fromkeys(IDS)
+        cfg = dataclasses.replace(cfg, model_type=kind, vision=None, **none)
+        left.append("the vision tower, of which the files hold nothing")
+    for part, called in {"mtp": "MTP head", "visual": "vision tower"}.items():
+        if part in held and not (asked if part == "mtp" else cfg.vision):
+            table = {n: e for n, e in table.items() if parts.get(n) != part}
+            left.append(f"the files' {called}, which config.json does not ask for")
+    return cfg, table, [f"loaded without {' and '.join(left)}"] if left else []
+
+
+def _settle_head(cfg, table):
+    """Where config.json ties the output head to the embedding, and it is stored too."""
+    head, words = table.get(HEAD), table.get(WORDS)
+    if not cfg.tie_word_embeddings or head is None:
+        return cfg, table, []
+    rest = {name: entry for name, entry in table.items() if name != HEAD}
+    if words is None:
+        return cfg, rest | {WORDS: head}, []
+    if reading.alike(head, words):
+        return cfg, rest, []
+    note = f"{HEAD} differs from the embedding that config.json ties it to, and is used"
+    return dataclasses.replace(cfg, tie_word_embeddings=False), table, [note]
 
 
 def _check_depth(path, cfg, table):
     """More layers, blocks or experts than the files hold, said before building them."""
     asked = {
-        r"(?:model|model\.language_model)\.layers\.(\d{1,9})\.": (
+        rf"{BODY}layers\.(\d{{1,9}})\.": (
             "num_hidden_layers", cfg.text.num_hidden_layers),
         r"model\.visual\.blocks\.(\d{1,9})\.": (
             "vision_config.depth", cfg.vision.depth if cfg.vision else 0),

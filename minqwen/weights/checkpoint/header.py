@@ -39,6 +39,7 @@ class Entry:
     start: int
     end: int
     stamp: tuple = ()  # what `unchanged` compares when the bytes have been read
+    name: str = ""  # in the file, where it is not the released one
 
     @property
     def nbytes(self):

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ...errors import InputError, show
-from ...files import telling
+from ...files import read_whole, telling
 from ...units import human
 from .fetch import Incomplete, fetch
 
@@ -45,7 +45,7 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
                 f"revision {show(revision)} was asked for, but {show(path)} is a local "
                 "path; revisions belong to hub ids."
             )
-        return path
+        return _snapshot(path)
     name = os.fspath(path_or_hub_id)
     if not HUB_ID.fullmatch(name) or path.suffix in (".safetensors", ".gguf"):
         raise InputError(
@@ -53,6 +53,22 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
             "or .gguf file, or a hub id such as Qwen/Qwen3.5-0.8B."
         )
     return _download(name, revision, wanted)
+
+
+def _snapshot(path):
+    """The folder of weights where `path` is a repository's folder in the hub cache."""
+    repository = path.parent if path.name == "snapshots" else path
+    if not repository.name.startswith("models--") or not path.is_dir():
+        return path
+    found = sorted((repository / "snapshots").glob("*"))
+    if len(found) == 1:
+        return found[0]
+    what = "two or more snapshots" if found else "no snapshot"
+    names = ", ".join(show(f.name) for f in found)
+    main = repository / "refs" / "main"
+    main = f" (main is {show(read_whole(main).decode())})" if main.is_file() else ""
+    give = f"give one of them: {names}{main}" if found else "download it again"
+    raise InputError(f"{show(repository)} holds {what}; {give}.")
 
 
 def _download(name, revision, wanted):

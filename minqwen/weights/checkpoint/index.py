@@ -1,76 +1,97 @@
-"""The files of a checkpoint: which belong to it, and whether they agree.
+"""The files of a checkpoint: which of a folder's are its weights.
 
-Only headers are read. A folder is not trusted: its index may name only plain files
-beside it, and what it says must be what the files hold.
+Only headers are read, and what they say counts: an index that says otherwise, and files
+that are no weights, are told of in one warning. A folder is not trusted: its index may
+name only plain files beside it.
 """
 
+import re
 import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...errors import InputError, show
-from ...files import read_json, read_whole
-from .header import read_table
+from ...files import Reader, read_json, read_whole
+from .foreign import refuse_folder, refuse_pickle
+from .header import read_header
+from .layout import part_of, released
 
-PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 INDEX = ".safetensors.index.json"
+SINGLE = "model.safetensors"
+NUMBERED = re.compile(r".+-\d{5}-of-\d{5}(\.safetensors)?")
 
 
 def open_checkpoint(path):
     """Name -> Entry for a folder of safetensors files or for one such file.
 
-    A folder's index, when there is one, says which files belong to the checkpoint
-    and must agree with their headers; without one, every safetensors file of the
-    folder does. Raises InputError naming the file, and the tensor if it is one.
+    Of a folder: the files that its index names, or model.safetensors, or the numbered
+    shards, or else all; and of other files those that hold a part which these lack, as
+    mtp.safetensors does. Raises InputError naming the file, and the tensor if it is
+    one.
     """
     path = Path(path)
     if path.is_dir():
-        index = _find_index(path)
-        return _follow(index) if index else _merge(_files_of(path))
-    _refuse_pickle(path)
+        return _open_folder(path)
+    refuse_pickle(path)
     if path.suffix != ".safetensors":
         raise InputError(
             f"{show(path)} is neither a folder nor a .safetensors or .gguf file; give "
             "the checkpoint's folder."
         )
-    return read_table(path)
+    return _merge([path], own=False)
 
 
-def _refuse_pickle(path):
-    if path.suffix.lower() in PICKLES:
+def _open_folder(folder):
+    refuse_folder(folder)
+    # What macOS leaves on other systems' disks beside every file begins with "._".
+    names = sorted(f.name for f in folder.glob("*.safetensors"))
+    files = [name for name in names if not name.startswith("._")]
+    index, content, said = _read_index(folder)
+    notes = []
+    if SINGLE in files and said and SINGLE not in said.values():
+        notes.append(_obsolete(folder, index, said))
+        content, said = {}, {}
+    main = _main_files(folder, files, set(said.values()))
+    table = _merge([folder / file for file in main])
+    notes += _check_total(index, content, table)
+    others = [file for file in files if file not in main]
+    aside = _add_parts(folder, others, table, said)
+    if aside := [*aside, *(file for file in names if file not in files)]:
+        more = f" and {len(aside) - 6} more" if len(aside) > 6 else ""
+        listed = ", ".join(show(file) for file in aside[:6]) + more
+        notes.append(f"left aside, as no weights of this model: {listed}")
+    notes += _disagreements(folder, index, said, table)
+    if notes:
+        # stacklevel 5: the line that called load.
+        warnings.warn(f"{show(folder)}: {'; '.join(notes)}", stacklevel=5)
+    return table
+
+
+def _obsolete(folder, index, said):
+    """A note on an index that lies beside a file with all weights, and names others."""
+    if all((folder / shard).exists() for shard in set(said.values())):
         raise InputError(
-            f"{show(path.name)} is a pickle, which can run code when opened, and is "
-            "refused; save the weights as .safetensors first."
+            f"{show(folder)} holds {SINGLE}, but {index} names other files; keep one "
+            "of the two checkpoints."
         )
+    return f"{index} names files that are not there, so {SINGLE} is read"
 
 
-def _find_index(folder):
-    found = sorted(file for file in folder.glob("*" + INDEX))
-    if len(found) > 1:
-        # Variants (model.fp16.safetensors.index.json) may lie beside the plain one.
-        found = [file for file in found if file.name == "model" + INDEX] or found
-    if len(found) > 1:
-        names = ", ".join(show(file.name) for file in found)
-        raise InputError(
-            f"{show(folder)} has several indexes ({names}); keep the one you mean."
-        )
-    return found[0] if found else None
+def _main_files(folder, files, shards):
+    """The files that are surely weights."""
+    if there := [file for file in files if file in shards]:
+        return there
+    if SINGLE in files:
+        return [SINGLE]
+    if numbered := [file for file in files if NUMBERED.fullmatch(file)]:
+        return numbered
+    holding = [f for f in files if any(map(released, _merge([folder / f])))]
+    return holding or files
 
 
-def _files_of(folder):
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        for file in sorted(folder.iterdir()):
-            _refuse_pickle(file)
-        gguf = next((show(f.name) for f in sorted(folder.glob("*.gguf"))), None)
-        advice = f"; give {gguf} itself" if gguf else ""
-        raise InputError(f"{show(folder)} holds no .safetensors file{advice}.")
-    return files
-
-
-def _merge(files):
+def _merge(files, own=True):
     table = {}
     for file in files:
-        for tensor, entry in read_table(file, own=True).items():
+        for tensor, entry in _read(file, own).items():
             if tensor in table:
                 raise InputError(
                     f"{show(tensor)} is in both {show(table[tensor].file.name)} and "
@@ -80,50 +101,89 @@ def _merge(files):
     return table
 
 
-def _follow(index):
-    """The table of all files an index names, after checking that they agree."""
-    name = show(index.name)
-    content = read_json(read_whole(index), name)
+def _read(path, own):
+    with Reader(path, own) as file:
+        metadata, table = read_header(file)
+    if metadata.get("format") == "mlx":
+        raise InputError(
+            f"{show(path.name)} was written by MLX, which keeps convolutions turned "
+            "and norms shifted by one; take the checkpoint that it was made from."
+        )
+    return table
+
+
+def _add_parts(folder, others, table, said):
+    """Add files of parts that the table lacks; the names of files that are not."""
+    parts = {part_of(name) for name in map(released, table) if name}
+    aside, listed = [], said.keys() - table.keys()
+
+    def lacking(tensor):
+        name = released(tensor)
+        return tensor in listed or name and part_of(name) not in parts
+
+    for file in others:
+        try:
+            found = _read(folder / file, own=True)
+        except InputError as error:
+            aside.append(f"{file} ({error})")
+            continue
+        if found and all(map(lacking, found)):
+            table |= found
+        else:
+            aside.append(file)
+    return aside
+
+
+def _read_index(folder):
+    """The index's name, or None, its content, and what it says of each tensor."""
+    found = sorted(folder.glob("*" + INDEX))
+    found = [f for f in found if not f.name.startswith(("._", "adapter"))]
+    if len(found) > 1:
+        # Variants (model.fp16.safetensors.index.json) may lie beside the plain one.
+        found = [file for file in found if file.name == "model" + INDEX] or found
+    if len(found) > 1:
+        names = ", ".join(show(file.name) for file in found)
+        raise InputError(
+            f"{show(folder)} has several indexes ({names}); keep the one you mean."
+        )
+    if not found:
+        return None, {}, {}
+    name = show(found[0].name)
+    content = read_json(read_whole(found[0]), name)
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{name} has no weight_map from tensor names to files.")
     for tensor, shard in weight_map.items():
         _check_shard_name(f"{name}: {show(tensor)}", shard)
-    shards = sorted(set(weight_map.values()))
-    single = index.parent / "model.safetensors"
-    if single.exists() and single.name not in shards:
-        raise InputError(
-            f"{show(index.parent)} holds model.safetensors, but {name} names other "
-            "files; keep one of the two checkpoints."
-        )
-    for shard in shards:
-        if not (index.parent / shard).exists():
+    return name, content, weight_map
+
+
+def _disagreements(folder, index, said, table):
+    """What the index says otherwise than the files; InputError for a lost file."""
+    lost = [tensor for tensor in said if tensor not in table]
+    for tensor in lost:
+        if not (folder / said[tensor]).exists():
             raise InputError(
-                f"{show(shard)} is missing from {show(index.parent)}, though {name} "
+                f"{show(said[tensor])} is missing from {show(folder)}, though {index} "
                 "names it; download it again."
             )
-    table = _merge([index.parent / shard for shard in shards])
-    _check_agreement(name, weight_map, table)
-    _check_total(name, content.get("metadata"), table)
-    return table
+    shards = set(said.values())
+    unsaid = [t for t, e in table.items() if t not in said and e.file.name in shards]
+    moved = [t for t in said if t in table and table[t].file.name != said[t]]
+    wrong = {
+        "lists {}, which no file holds": lost,
+        "omits {}": unsaid,
+        "puts {} in another file than holds it": moved,
+    }
+    for phrase, names in wrong.items():
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield f"{index} {phrase.format(show(names[0]) + more)}; the files count"
 
 
-def _check_agreement(name, weight_map, table):
-    for tensor in sorted(weight_map.keys() | table.keys()):
-        said, found = weight_map.get(tensor), table.get(tensor)
-        if found is None:
-            raise InputError(
-                f"{show(said)} lacks {show(tensor)}, which {name} puts there."
-            )
-        if found.file.name != said:
-            place = f"puts it in {show(said)}" if said else "does not mention it"
-            raise InputError(
-                f"{show(found.file.name)} holds {show(tensor)}, but {name} {place}."
-            )
-
-
-def _check_total(name, metadata, table):
+def _check_total(name, content, table):
     """A total that differs is only told: tools disagree on what to count in it."""
+    metadata = content.get("metadata")
     if not isinstance(metadata, dict | None):
         raise InputError(f"{name}: metadata must be an object, as {INDEX} files have.")
     said = (metadata or {}).get("total_size")
@@ -131,10 +191,9 @@ def _check_total(name, metadata, table):
     if said is not None and (type(said) not in (int, float) or not said >= 0):
         raise InputError(f"{name}: total_size is {show(said)}, not a number of bytes.")
     if said is not None and said != found:
-        warnings.warn(
+        yield (
             f"{name}: total_size is {show(said)}, the shards hold {found} bytes of "
-            "tensors; every tensor it lists is there",
-            stacklevel=2,
+            "tensors"
         )
 
 
@@ -147,6 +206,6 @@ def _check_shard_name(where, shard):
             f"{where} is said to lie in {show(shard)}; a shard must be a plain file "
             "name inside the checkpoint's folder."
         )
-    _refuse_pickle(Path(shard))
+    refuse_pickle(Path(shard))
     if not shard.endswith(".safetensors"):
         raise InputError(f"{where} lies in {show(shard)}, not in a .safetensors file.")

@@ -3,10 +3,11 @@
 The model's parameters are named as the released files name theirs, with two
 exceptions. Experts: fused in one tensor, or three small tensors an expert; both are
 in circulation, and one release uses both (fused in the layers, single in the MTP
-head). And text-only files, which write `model.layers` for
-`model.language_model.layers`.
+head). And the levels above `layers` or `visual`, which text-only files, and files saved
+from a part of the model, write otherwise.
 """
 
+import re
 from collections import Counter
 
 import torch
@@ -22,6 +23,27 @@ STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 LABELS = {dtype: label for label, dtype in STORED.items()}
 BODY = "model.language_model."
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
+# What a part's names begin with, behind levels that savers leave out or repeat.
+LEVELS = re.compile(
+    r"(?:(?:model|language_model)\.)*"
+    r"(?=(?:layers\.\d|embed_tokens\.|norm\.|(visual|lm_head|mtp)\.))"
+)
+ABOVE = {None: BODY, "visual": "model.", "lm_head": "", "mtp": ""}
+
+
+def released(name):
+    """The name that the released files give a stored tensor; None: not of the family.
+
+    For Qwen3.5 `model.layers.0.x`, `layers.0.x` and `language_model.model.layers.0.x`
+    are all model.language_model.layers.0.x, as others save it.
+    """
+    found = LEVELS.match(name)
+    return found and ABOVE[found[1]] + name[found.end() :]
+
+
+def part_of(name):
+    """Of a released name: "visual", "lm_head", "mtp", or None for the text model."""
+    return LEVELS.match(name)[1]
 
 
 class Lean(TorchFunctionMode):

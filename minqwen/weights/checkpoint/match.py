@@ -1,41 +1,73 @@
 """Which stored tensors make up which parameter, and whether all of them are right."""
 
 import re
+import warnings
+from collections import Counter
+from dataclasses import replace
+
+import torch
 
 from ...errors import InputError, show
+from ...files import Reader
 from ..quantised.codecs import rows_of
 from ..quantised.modules import parts_of
 from ..quantised.settings import Scheme, check_scheme, stored_form
-from .layout import BODY, DTYPES, FUSED, LABELS, STORED, per_expert
+from .layout import DTYPES, FUSED, LABELS, STORED, per_expert, released
 
 LISTED = 10  # faults spelled out in one error
 SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 UNQUANTISED = Scheme()
+# What other programs store beside the weights: buffers that follow from config.json,
+# scales of a quantised KV cache, heads that judge instead of writing, second copies.
+ASIDE = re.compile(
+    r"(?:.+\.)?inv_freq|.+\.position_ids|.+\.(?:[qkv]|kv|attn|prob|output)_scale"
+    r"|(?:.+\.)?(?!lm_head)(?:\w*_head|score|classifier)\.\w+(?:\.\w+)*"
+    r"|mtp\.(?:embed_tokens|lm_head|shared_head\.head)\.weight"
+)
+
+
+# What wraps a model and leaves its word in names.
+PEFT = ", which PEFT left: call merge_and_unload before saving"
+WRAPPERS = {
+    "_orig_mod": ", which torch.compile left",
+    "base_": PEFT,
+    "modules_to_save": PEFT,
+    "module": ", which training on several GPUs left",
+}
+
+
+def by_name(table):
+    """{released name: Entry}; a name that the family does not know stays as it is."""
+    found = {}
+    for stored, entry in table.items():
+        name = released(stored) or stored
+        entry = entry if name == stored else replace(entry, name=stored)
+        if name in found:
+            raise InputError(
+                f"{show(stored)} in {show(entry.file.name)} is {show(name)}, which the "
+                "files hold by another name too; keep one of them."
+            )
+        found[name] = entry
+    return found
 
 
 def match_tensors(path, model, table, scheme=UNQUANTISED):
     """Forms of all parameters, and the steps that cover each of them exactly once.
 
-    {parameter: form in the files}, and [(stored name, name, part)], where a form's
+    {parameter: form in the files}, and [(released name, name, part)], where a form's
     scales go to the parameter's name and their suffix. Raises one InputError for all
-    tensors that are missing, unexpected, mis-shaped or of another dtype. `model` may be
-    on the meta device.
+    tensors that are missing, unexpected, mis-shaped or of another dtype, and warns of
+    those that are left aside. `model` may be on the meta device.
     """
     names = table.keys()
-    bare = not any(n.startswith(BODY) for n in names) and any(
-        n.startswith("model.layers.") for n in names
-    )
     single = {m[1] for m in map(SINGLE.fullmatch, names) if m}
-    # F16 is taken from files that know no BF16: both have two bytes, so a wrong label
-    # would load as other numbers without a sign.
-    half = all(entry.dtype != "BF16" for entry in table.values())
+    doubted = doubtful(table)
     forms, modules, plan, faults = {}, {}, [], []
     for name, p in model.named_parameters():
-        stored = name.replace(BODY, "model.") if bare else name
-        wanted = [(stored, None)]
-        if name.endswith(FUSED) and stored not in table:
-            if stored.rpartition(".")[0] in single:
-                wanted = list(per_expert(stored, p.shape))
+        wanted = [(name, None)]
+        if name.endswith(FUSED) and name not in table:
+            if name.rpartition(".")[0] in single:
+                wanted = list(per_expert(name, p.shape))
         # Both matrices of an expert are of one form.
         twin = name.replace(".down_proj", ".gate_up_proj")
         if ".experts." not in name or name == twin:
@@ -43,18 +75,58 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
         form = forms[name] = forms[twin] if ".experts." in name else forms[name]
         for source, part in wanted:
             modules[source.removesuffix(".weight")] = form
-            for step, fault in _steps(source, name, part, p.shape, form, table, half):
+            for step, fault in _steps(
+                source, name, part, p.shape, form, table, doubted
+            ):
                 plan.append(step)
                 faults += [fault] if fault else []
-    for n in sorted(names - {source for source, _, _ in plan}):
-        faults.append(f"unexpected {show(n)} in {show(table[n].file.name)}")
-    if faults:
-        raise unfit(
-            path, "config.json", faults,
-            "Is config.json from another checkpoint, or a file missing?",
+    left = sorted(names - {source for source, _, _ in plan})
+    odd = [name for name in left if not ASIDE.fullmatch(name)]
+    if faults or odd:
+        raise misfit(path, table, faults, odd)
+    if left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        # stacklevel 4: the line that called load.
+        warnings.warn(
+            f"{show(path)}: left aside, since nothing here is computed from it: "
+            f"{show(left[0])}{more}", stacklevel=4,
         )  # fmt: skip
     check_scheme(path, scheme, modules)
     return forms, plan
+
+
+def misfit(path, table, faults, odd):
+    """An InputError for what is missing or wrong, and for names nobody asks for."""
+    if said := renamed(odd, {fault.removeprefix("missing ") for fault in faults}):
+        return InputError(f"{show(path)}: {said}")
+    odd = [f"unexpected {show(n)} in {show(table[n].file.name)}" for n in odd]
+    keep = max(LISTED // 2, LISTED - len(odd))  # so that some of both are told
+    return unfit(
+        path, "config.json", faults[:keep] + odd + faults[keep:],
+        "Is config.json from another checkpoint, or a file missing?",
+    )  # fmt: skip
+
+
+def renamed(odd, missing):
+    """A sentence on words that all unknown names have too many, or None."""
+    extra = Counter()
+    for name in odd:
+        words = name.split(".")
+        cuts = ((i, j) for i in range(len(words)) for j in range(i + 1, len(words)))
+        for i, j in cuts:
+            if released(".".join(words[:i] + words[j:])) in missing:
+                extra[".".join(words[i:j]) + "."] += 1
+                break
+    word, count = extra.most_common(1)[0] if extra else ("", 0)
+    if not count or 2 * count < len(missing):
+        return None
+    example = next(name for name in odd if word in name)
+    why = next((why for mark, why in WRAPPERS.items() if mark in word), "")
+    return (
+        f"{count} names in the files have '{show(word)}' in them, as {show(example)} "
+        f"does, where this family's have nothing{why}; save the model inside of it, or "
+        "write the files again with those names shortened."
+    )
 
 
 def unfit(path, asked, faults, question):
@@ -65,7 +137,32 @@ def unfit(path, asked, faults, question):
     return InputError(f"{show(path)}: {count} not fit {asked}: {listed}. {question}")
 
 
-def _steps(source, name, part, shape, form, table, half):
+def doubtful(table):
+    """Names of 16-bit tensors, in files of both kinds, that seem to have a wrong label.
+
+    Both kinds have two bytes, so the wrong one would load as other numbers without a
+    sign. But BF16 read as F16 lies between 1/8 and 4, whatever it was; and F16 read as
+    BF16 is next to nothing. Norms near one are believed if another F16 tensor is sure.
+    """
+    halves = {n: e for n, e in table.items() if e.dtype in ("F16", "BF16") and e.nbytes}
+    if len({e.dtype for e in halves.values()}) < 2:
+        return set()
+    odd, unsure, sure = set(), set(), False
+    for name, entry in halves.items():
+        with Reader(entry.file) as file:
+            raw = bytearray(file.read(min(entry.nbytes, 8192), entry.start))
+        values = torch.frombuffer(raw, dtype=DTYPES[entry.dtype]).float().abs()
+        values = values[values > 0]
+        if entry.dtype == "BF16" and len(values) and values.median() < 2**-30:
+            odd.add(name)
+        elif entry.dtype == "F16" and len(values):
+            inside = bool(((values >= 1 / 8) & (values < 4)).all())
+            unsure |= {name} if inside else set()
+            sure = sure or not inside
+    return odd if sure else odd | unsure
+
+
+def _steps(source, name, part, shape, form, table, doubted):
     """(step, fault or None) for each tensor stored of a parameter, or a part of it."""
     for suffix, (size, dtype) in parts_of(form, name, shape).items():
         place = part
@@ -73,7 +170,7 @@ def _steps(source, name, part, shape, form, table, half):
             low, high = rows_of(size, *part[1:], shape[1])
             place, size = (part[0], low, high), (high - low, size[2])
         full = source + suffix
-        fault = _fault(full, table.get(full), size, half, dtype)
+        fault = _fault(full, table.get(full), size, doubted, dtype)
         yield (full, name + suffix, place), fault
 
 
@@ -82,11 +179,11 @@ def base(name):
     return name.removesuffix("_scale_inv")
 
 
-def _fault(name, entry, shape, half, packed=None):
+def _fault(name, entry, shape, doubted, packed=None):
     """What is wrong with one stored tensor, as a phrase, or None; packed: its dtype."""
     if entry is None:
         return f"missing {show(name)}"
-    where = f"{show(entry.file.name)}: {show(name)}"
+    where = f"{show(entry.file.name)}: {show(entry.name or name)}"
     if packed and STORED.get(entry.dtype) != packed:
         return f"{where} is {entry.dtype}, expected {LABELS[packed]}"
     if not packed and entry.dtype not in DTYPES:
@@ -94,6 +191,7 @@ def _fault(name, entry, shape, half, packed=None):
         return f"{where} is {entry.dtype}, expected BF16 or F32{why}"
     if entry.shape != tuple(shape):
         return f"{where} is {list(entry.shape)}, config.json asks for {list(shape)}"
-    if entry.dtype == "F16" and not half:
-        return f"{where} is F16 while others are BF16, expected BF16 or F32"
+    if name in doubted and not packed:
+        other = "BF16" if entry.dtype == "F16" else "F16"
+        return f"{where} is {entry.dtype} by its label and {other} by its bytes"
     return None

@@ -37,6 +37,18 @@ def read_in_order(reads):
                 unchanged(some[0][0], file)
 
 
+def alike(entry, other):
+    """Do two stored tensors hold the same bytes, of the same shape and dtype?"""
+    if (entry.dtype, entry.shape) != (other.dtype, other.shape):
+        return False
+    with Reader(entry.file) as one, Reader(other.file) as two:
+        for low in range(0, entry.nbytes, BUFFER):
+            count = min(BUFFER, entry.nbytes - low)
+            if one.read(count, entry.start + low) != two.read(count, other.start + low):
+                return False
+    return True
+
+
 def check_finite(file, name, values):
     """InputError if any of `values`, a floating tensor, is NaN or infinite."""
     # One NaN or infinity spoils a sum, which takes little of the time of reading. In

@@ -2,9 +2,9 @@
 
     python -m tools.sample_trace [NAME ...]     note, picture, film; default: all
 
-Each says at which token the explorers open it, and the note's in which head: the one
-that, when the answer is due, most prefers what was written last to what stood there
-before. Run it again when the checkpoint has changed.
+The note's says where the explorer opens its memory: when the answer is due, at the head
+that then most prefers what was written last to what stood there before. Run it again
+when the checkpoint has changed.
 """
 
 import sys
@@ -35,17 +35,17 @@ def film(seed=6):
 
 
 def asked(name):
-    """The messages of a trace, and the word at which it opens."""
+    """The messages of a trace."""
     if name == "film":
         frames, question = film()
         shown = {"type": "video", "video": frames, "fps": films.FPS}
         content = [shown, {"type": "text", "text": question}]
-        return [{"role": "user", "content": content}], " moves"
+        return [{"role": "user", "content": content}]
     (stop,) = (stop for stop in STOPS if stop.name == name)
     content = [{"type": "text", "text": stop.question}]
     if stop.picture:
         content.insert(0, {"type": "image", "image": ASSETS / stop.picture})
-    return [{"role": "user", "content": content}], stop.word
+    return [{"role": "user", "content": content}]
 
 
 def recorded(model, processor, messages, states=()):
@@ -84,23 +84,22 @@ def given_back(trace, layer, head, token, probe):
 
 def sample(name, model, processor):
     """The trace, with where it opens."""
-    messages, word = asked(name)
-    record = partial(recorded, model, processor, messages)
+    record = partial(recorded, model, processor, asked(name))
     trace = record(heads_of(model, full=False))
-    texts, prompt = trace.tokens, trace.meta["prompt_length"]
-    # the token that is followed by the word; the prompt's last one if none is
-    before = prompt - 1 + (begins(texts[prompt:], word) or 0)
-    opens = {"token": before}
+    opens = {}
     delta = heads_of(model, full=False)
     if name == "note":
+        texts, prompt = trace.tokens, trace.meta["prompt_length"]
         old, new = begins(texts, OLD), begins(texts, NEW)
+        # the token that is followed by the word; the prompt's last one if none is
+        before = prompt - 1 + (begins(texts[prompt:], NEW) or 0)
         kept = {
             pair: given_back(trace, *pair, before, new)
             - abs(given_back(trace, *pair, before, old))
             for pair in delta
         }
         delta.sort(key=kept.get, reverse=True)
-        opens |= {"head": list(delta[0]), "probe": new}
+        opens = {"token": before, "head": list(delta[0]), "probe": new}
     else:
         decay = dict(zip(delta, trace["state_decay"].mean(0).flatten(), strict=True))
         delta.sort(key=decay.get)

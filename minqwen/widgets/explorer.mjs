@@ -32,7 +32,7 @@ const CSS = `
 .frame { margin: auto; }
 [hidden] { display: none !important; }
 h1 { font-size: 17px; margin: 0; }
-header { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: baseline; }
+header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: center; margin-bottom: 6px; }
 .files { margin-left: auto; }
 .pick {
   position: relative; border: 1px solid var(--edge); border-radius: 4px;
@@ -42,7 +42,10 @@ header { display: flex; flex-wrap: wrap; gap: 6px 20px; align-items: baseline; }
 .pick:focus-within { outline: 3px solid var(--focus); outline-offset: 1px; }
 .hint { max-width: 44em; margin: 24px 0; }
 .hint .code { display: block; margin: 8px 0; white-space: pre-wrap; }
-[role="tablist"] { display: flex; gap: 6px; margin: 8px 0; }
+[role="tablist"] { display: flex; gap: 6px; }
+@container (max-width: 760px) {
+  h1 { display: none; } header p { order: 1; flex-basis: 100%; }
+}
 [role="tab"][aria-selected="true"] { background: var(--ink); color: var(--paper); }
 .embed header { display: none; }
 [role="alert"] { color: var(--accent); font-weight: 600; }
@@ -112,8 +115,8 @@ class Page {
     const files = node("div", { class: "bar files" },
       this.picker("trace", "Open a trace"), this.picker("other", "Compare with"));
     look.root.append(
-      node("header", {}, node("h1", {}, "minqwen explorer"), this.title, files),
-      this.alert, node("main", {}, this.hint, this.tablist, this.panels));
+      node("header", {}, node("h1", {}, "minqwen explorer"), this.tablist, this.title, files),
+      this.alert, node("main", {}, this.hint, this.panels));
     this.clear();
   }
 
@@ -237,7 +240,7 @@ class Page {
       this.tabs[i].setAttribute("aria-selected", i === chosen);
       this.tabs[i].tabIndex = i === chosen ? 0 : -1;
       this.panels[i].hidden = i !== chosen;
-      if (i === chosen) this.undo[i] ??= mount(this.panels[i], this.model, {});
+      if (i === chosen) this.undo[i] ??= mount(this.panels[i], this.model, { page: true });
     });
   }
 
@@ -253,7 +256,7 @@ class Page {
 
 /** Where a trace says that its views begin, as their traits. */
 function opening({ opens: { token, head, probe } = {} }) {
-  const traits = { token, head, probe, selected: token !== undefined ? { token } : undefined };
+  const traits = { token, head, probe, selected: token !== undefined && !head ? { token } : undefined };
   return Object.fromEntries(Object.entries(traits).filter(([, value]) => value !== undefined));
 }
 

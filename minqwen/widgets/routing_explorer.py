@@ -1,5 +1,7 @@
 """Which experts a model chose, for every token in every layer: the routing explorer."""
 
+import re
+
 import numpy as np
 import traitlets
 
@@ -8,6 +10,7 @@ from .base import View, colours
 from .bundle import widget
 
 ORDERS = ("as numbered", "by load", "by specialisation")
+COLOURS = ("", "weight", "rank", "load", "lift", "kind", "margin", "differ")
 INK = ("#f5f6f8", "#8fc0ee", "#4189d0", "#164f9a", "#06214a")  # as in shared/look.mjs
 
 
@@ -21,18 +24,20 @@ class RoutingExplorer(View):
     `token` is where the reader is in the text. `selected` is what is selected:
     {"token": t}, {"tokens": [start, end]}, {"layer": l}, {"layer": l, "expert": e}, or
     {} for the whole text; `tokens` are the positions it stands for. `order` is one of
-    ORDERS. All but `tokens` follow the browser and can be set; InputError for a place
-    that the trace does not have.
+    ORDERS, `colour` what the map's colour means, one of COLOURS ("": what fits). All
+    but `tokens` follow the browser and can be set; InputError for a place that the
+    trace does not have.
     """
 
     _esm = widget("routing/view.mjs")
     token = traitlets.Int().tag(sync=True)
     selected = traitlets.Dict().tag(sync=True)
     order = traitlets.Enum(ORDERS, ORDERS[0]).tag(sync=True)
+    colour = traitlets.Enum(COLOURS, "").tag(sync=True)
 
     def __init__(self, trace, other=None, token=None, selected=None, order=ORDERS[0],
-                 names=()):  # fmt: skip
-        traits = {"order": order, "names": list(names)}
+                 names=(), colour=""):  # fmt: skip
+        traits = {"order": order, "colour": colour, "names": list(names)}
         if "expert_ids" not in trace.tensors:
             raise InputError("the trace holds no expert_ids: its model has no experts")
         if other is not None:
@@ -40,8 +45,7 @@ class RoutingExplorer(View):
             traits["other"] = other.compact()
         self.source = trace
         if token is None:
-            opens = trace.meta.get("opens", {}).get("token", trace.length // 2)
-            token = (selected or {}).get("token", opens)
+            token = (selected or {}).get("token", opens_at(trace))
         traits["token"] = token
         traits["selected"] = {"token": token} if selected is None else selected
         super().__init__(trace, **traits)
@@ -141,6 +145,15 @@ class RoutingExplorer(View):
         layers = np.broadcast_to(np.arange(L)[:, None], (n, L, K))
         np.add.at(lit, (layers, ids), share)
         return np.sqrt(lit)
+
+
+def opens_at(trace):
+    """Where the trace says, else the last word or number of its answer, or its text."""
+    texts = trace.meta["tokens"] or ()
+    words = [t for t, text in enumerate(texts) if re.match(r"\s*\w", text)]
+    return trace.meta.get("opens", {}).get(
+        "token", max(words, default=trace.length - 1)
+    )
 
 
 def alike(trace, other):

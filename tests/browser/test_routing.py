@@ -195,6 +195,7 @@ def test_orders_move_columns_and_nothing_else(explore):
     want = {(0, la, int(places[la, e])) for _, la, e in chosen(SMALL, 12)}
     assert set(lit(page)) == want
     assert page.evaluate("model.get('order')") == "by load"
+    page.get_by_label("What colour means").select_option("weight")
     page.get_by_label("Order of experts").select_option("by specialisation")
     assert len(lit(page)) == 32
 

@@ -81,17 +81,15 @@ class Run {
     return this.going;
   }
 
-  /** Opens at the last word of what was read or written. */
+  /** What was read and written, as a trace file's bytes. */
   trace(tokenizer, prompt, seen) {
     const texts = tokenizer.texts(this.recorder.tokens.map(({ id }) => id));
-    const word = texts.findLastIndex((text) => /^[^<]*[\p{L}\p{N}]/u.test(text));
     const pictures = seen.map(({ pixels, grid: [rows, columns] }, i) => {
       const start = prompt.findIndex(({ picture }) => picture === i);
       return { pixels, rows, columns, start };
     });
     const read = Math.min(prompt.length, texts.length);
-    const opens = word < 0 ? {} : { token: word };
-    const meta = { model: "the model in this page", tokens: texts, prompt_length: read, opens };
+    const meta = { model: "the model in this page", tokens: texts, prompt_length: read };
     return this.recorder.bytes(meta, pictures.filter(({ start, rows, columns }) =>
       start + rows * columns <= read));
   }

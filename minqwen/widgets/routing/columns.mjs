@@ -30,7 +30,7 @@ export function sideColumns(reading, selected) {
   }
   if (trace.routerEntropy) {
     const values = meanOver(trace.routerEntropy, positions, L);
-    add("router", "router", values, Math.log2(E), digits(2), " bits");
+    add("router", "undecided", values, Math.log2(E), digits(2), " bits");
   }
   if (trace.routerMargin) {
     const values = meanOver(trace.routerMargin, positions, L);

@@ -1,18 +1,32 @@
 // The routing explorer's own styles, on top of shared/look.mjs.
 
 export const ROUTING_CSS = `
-.head { justify-content: space-between; margin-bottom: 6px; }
-.body { display: grid; gap: 10px 16px; grid-template-columns: minmax(0, 1fr); }
-.main { position: relative; display: grid; gap: 8px; min-width: 0; align-content: start; }
-@container (min-width: 860px) {
-  .body { grid-template-columns: minmax(0, 1fr) 320px; min-height: 640px; }
-  /* As high as what stands beside it: scrubbing must not make the page jump. */
-  .panel { contain: strict; overflow-y: auto; }
-}
+.head { margin-bottom: 6px; gap: 2px 16px; }
+.finding { font-size: 14px; min-height: 26px; flex: 1 1 400px; }
+.finding button { margin-left: 4px; }
+.primary { background: var(--focus); border-color: var(--focus); color: var(--paper); font-weight: 600; }
+.body { display: grid; gap: 8px 16px; grid-template-columns: minmax(0, 1fr); }
+.main { position: relative; display: grid; gap: 6px; min-width: 0; align-content: start; }
+.words { display: grid; gap: 6px; min-width: 0; align-content: start; grid-template-columns: minmax(0, 1fr); }
 .text {
-  max-height: 14em; overflow-y: auto; padding: 6px 8px; background: var(--panel);
-  border-radius: 4px; font: 13px/1.75 var(--jp-code-font-family, ui-monospace), monospace;
+  max-height: 9em; overflow-y: auto; padding: 4px 8px; background: var(--panel);
+  border-radius: 4px; font: 13px/1.55 var(--jp-code-font-family, ui-monospace), monospace;
   white-space: pre-wrap; unicode-bidi: plaintext; tab-size: 4; position: relative;
+}
+@container (min-width: 600px) {
+  .body { grid-template-columns: minmax(190px, 31%) minmax(0, 1fr); }
+  .panel { grid-column: 1 / -1; }
+  .text { max-height: 21em; }
+}
+@container (max-width: 859px) {
+  .main .caption { order: 1; } .key .legend { order: 1; flex-basis: 100%; }
+  .head { margin-bottom: 2px; } .key { gap: 2px 12px; } .main { gap: 4px; }
+}
+@container (min-width: 860px) {
+  .body { grid-template-rows: auto 1fr; min-height: 560px; }
+  .main { grid-area: 1 / 2 / 3 / 3; }
+  /* As high as what stands beside it: scrubbing must not make the page jump. */
+  .panel { grid-area: 2 / 1 / 3 / 2; contain: strict; overflow-y: auto; min-height: 160px; }
 }
 .t {
   border-radius: 2px; cursor: pointer;
@@ -45,11 +59,15 @@ export const ROUTING_CSS = `
 .map { width: 100%; border-radius: 2px; }
 .caption { max-width: 76em; }
 .says { min-height: 2.9em; }
+.key { gap: 4px 12px; align-items: flex-start; }
+.key label { display: inline-flex; gap: 4px; align-items: center; }
 .legend {
-  display: flex; flex-wrap: wrap; gap: 4px 14px; align-items: center; color: var(--muted);
+  display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; color: var(--muted);
+  flex: 1 1 0; min-width: 240px; min-height: 28px;
 }
+.key .kinds { order: 1; flex-basis: 100%; }
 .legend > span { display: inline-flex; gap: 5px; align-items: center; }
-.scale { position: relative; width: 170px; height: 10px; margin: 0 28px 15px 18px; }
+.scale { position: relative; width: 130px; height: 10px; margin: 0 26px 15px 14px; }
 .swatch { display: inline-block; width: 10px; height: 10px; }
 .swatch.full { width: 4px; background: var(--muted); }
 .swatch.first, .level.first::before { background: var(--first); }
@@ -65,10 +83,7 @@ export const ROUTING_CSS = `
 }
 .numbers .on { font-weight: 600; } .on input { border-color: var(--accent); border-width: 2px; }
 .numbers label { display: inline-flex; gap: 4px; align-items: center; }
-.panel { min-width: 0; border-top: 1px solid var(--line); padding-top: 8px; }
-@container (min-width: 860px) {
-  .panel { border-top: 0; border-left: 1px solid var(--line); padding: 0 4px 0 14px; }
-}
+.panel { min-width: 0; border-top: 1px solid var(--line); padding-top: 6px; }
 .panel > * { margin-bottom: 6px; break-inside: avoid; }
 @container (min-width: 620px) and (max-width: 859px) {
   .panel { columns: 2; column-gap: 24px; }

@@ -7,6 +7,7 @@ const SIDE = 74; // one column of bars, of which
 const BAR = 34; // is a full bar; its number stands beside it
 const SHADES = 48;
 const LEVELS = 32; // of how much of a cell only one trace chose
+const KINDS = 16; // more than there are kinds of token
 
 /**
  * Where things are, in CSS pixels, for a canvas `width` wide. `view` is { zoom, x, y }:
@@ -14,8 +15,9 @@ const LEVELS = 32; // of how much of a cell only one trace chose
  * what is seen. `sides`: how many columns of bars; `halves`: whether rows are split.
  */
 export function geometry({ width, L, E, view, sides, halves, scale = 1 }) {
-  const row = Math.min(26, Math.max(halves ? 8 : 6, Math.floor(420 / L)));
   const right = width >= 560 ? sides * SIDE : 0;
+  const [least, most, high] = right ? [6, 40, 400] : [5, 24, 300]; // small where it is narrow
+  const row = Math.min(most, Math.max(halves ? 7 : least, Math.floor(high / L)));
   const plot = { x: LEFT, y: TOP, w: width - LEFT - right - 2, h: L * row };
   const cw = (plot.w / E) * view.zoom;
   const ch = row * Math.min(view.zoom, Math.max(1, 26 / row));
@@ -63,11 +65,15 @@ export function differShades(theme, half, shade = 1) {
   return [rampColour(shades(theme, true), shade), rampColour([theme.paper, own], 0.5 + shade / 2)];
 }
 
-/** A lit cell's colour in a theme: (half, level of LEVELS, step of SHADES) -> style. */
+/** A kind of token's colour; that of no kind is the last. */
+export const kindColour = (theme, kind) => theme.kinds[kind];
+
+/** A lit cell's colour in a theme, (half, level of LEVELS, step of SHADES, kind) -> style. */
 export function palette(theme, comparing) {
   const own = shades(theme, comparing);
-  return (half, level, step) => {
+  return (half, level, step, kind) => {
     const shade = step / (SHADES - 1);
+    if (kind !== null) return rampColour([theme.paper, kindColour(theme, kind)], shade);
     return level ? rampColour(differShades(theme, half, shade), level / LEVELS) : rampColour(own, shade);
   };
 }
@@ -117,14 +123,14 @@ function drawCells(ctx, { g, palette, cells, columnOf }) {
   const buckets = new Map();
   for (const cell of cells) {
     const level = Math.round(cell.differs * LEVELS);
-    const key = (Math.round(cell.shade * (SHADES - 1)) * (LEVELS + 1) + level) * 3 + cell.half;
-    if (!buckets.has(key)) buckets.set(key, []);
-    buckets.get(key).push(cell);
+    const step = Math.round(cell.shade * (SHADES - 1));
+    const key = ((step * (LEVELS + 1) + level) * 3 + cell.half) * KINDS + (cell.kind ?? KINDS - 1);
+    if (!buckets.has(key)) buckets.set(key, { key, step, level, like: cell, cells: [] });
+    buckets.get(key).cells.push(cell);
   }
-  for (const key of [...buckets.keys()].sort((a, b) => a - b)) {
-    const shared = Math.floor(key / 3);
-    ctx.fillStyle = palette(key % 3, shared % (LEVELS + 1), Math.floor(shared / (LEVELS + 1)));
-    for (const { layer, expert, half } of buckets.get(key)) {
+  for (const { step, level, like, cells } of [...buckets.values()].sort((a, b) => a.key - b.key)) {
+    ctx.fillStyle = palette(like.half, level, step, like.kind);
+    for (const { layer, expert, half } of cells) {
       const { x, y, w, h } = g.box(columnOf[layer * g.E + expert], layer, half);
       if (x + w > g.plot.x && x < g.plot.x + g.plot.w) ctx.fillRect(x, y, w, h);
     }

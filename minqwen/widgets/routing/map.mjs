@@ -6,7 +6,7 @@ import { kindOf } from "./reading.mjs";
 const REACH = 14; // pixels from the pointer to a lit cell that it snaps to
 const AXES = {
   "by load": ["chosen most in its layer", "least"],
-  "by specialisation": ["most particular about its tokens", "least"],
+  "by specialisation": ["by the kind of token they read most", "no kind"],
 };
 
 /**
@@ -26,7 +26,7 @@ export function createMap({ reading, store, look, hint }) {
   });
   let view = { zoom: 1, x: 0, y: 0 };
   let [cells, columns, g, pointed, colours] = [[], [], null, null, null];
-  let width = 0;
+  let [width, comparing] = [0, false];
 
   const columnOf = () => reading.order(store.state.order).columnOf;
   const expertAt = () => reading.order(store.state.order).expertAt;
@@ -34,10 +34,11 @@ export function createMap({ reading, store, look, hint }) {
   function draw() {
     if (!width) return;
     const theme = look.colours();
-    if (colours?.theme !== theme)
+    if (colours?.theme !== theme || colours.comparing !== comparing)
       colours = {
         theme,
-        palette: palette(theme, Boolean(reading.other)),
+        comparing,
+        palette: palette(theme, comparing),
         font: getComputedStyle(canvas).fontFamily,
       };
     const scale = window.devicePixelRatio || 1;
@@ -192,9 +193,9 @@ export function createMap({ reading, store, look, hint }) {
     zoomAt,
     reveal,
     fit: () => move({ zoom: 1, x: 0, y: 0 }),
-    /** New cells and bars, after the selection changed. */
-    show(lit, bars) {
-      [cells, columns] = [lit, bars];
+    /** New cells and bars, after selection or colour changed; whether colours compare. */
+    show(lit, bars, compare) {
+      [cells, columns, comparing] = [lit, bars, compare];
       reveal();
       draw();
     },

@@ -6,7 +6,7 @@ import { layerView, textView } from "./layer.mjs";
 import {
   bar, expertButton, facts, heading, layerButton, note, number, subheading, table, tokenButton,
 } from "./parts.mjs";
-import { CLOSE } from "./reading.mjs";
+import { CLOSE, weightTop } from "./reading.mjs";
 import { LAYER_KINDS, listed } from "./say.mjs";
 import { KINDS, percent, whole } from "./words.mjs";
 
@@ -87,7 +87,7 @@ function ranked(tools, token, layer) {
   const rows = choices(trace, token, layer).map(({ expert, weight }, k) => {
     const rank = theirs?.findIndex((c) => c.expert === expert);
     const side = theirs && rank < 0 ? "first" : "";
-    const shown = weight === null ? "" : [bar((weight * K) / 3, side), weight.toFixed(2)];
+    const shown = weight === null ? "" : [bar(weight / weightTop(K), side), weight.toFixed(2)];
     const match =
       theirs &&
       (rank < 0 ? node("span", { class: "first" }, "not chosen") : ranking(theirs[rank], rank));

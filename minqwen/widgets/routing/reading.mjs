@@ -1,15 +1,16 @@
-// A trace, or two, made ready to be looked at: what is lit, how brightly, and why.
+// A trace, or two, made ready to be looked at: what is selected, counted, and tinted.
 //
 // A selection is one of {token}, {tokens: [start, end]}, {layer}, {layer, expert} and {}
 // for the whole trace. Each stands for a set of tokens, and the map always shows the
 // same thing: what those tokens chose. What is costly is counted when first needed.
 import {
-  arrange, carriedOver, choices, chosenBy, coactivation, countChoices, countOnly, differences,
-  overlap, range, specialisation, spread, typical,
+  arrange, carriedOver, choices, chosenBy, coactivation, countChoices, differences, overlap,
+  range, specialisation, spread, typical,
 } from "./data.mjs";
 import { KINDS, kindsOf, namer } from "./words.mjs";
 
 export const ORDERS = ["as numbered", "by load", "by specialisation"];
+export const PARTICULAR = 0.05; // bits: below, an expert reads what all read
 export const CLOSE = 0.1; // logits: below, the next expert would weigh over 90 % as much
 
 /** trace, other: results of parseTrace; `other` null, or of the same tokens; `names`: what
@@ -46,7 +47,6 @@ export function readRouting(trace, other, names = [], said = "") {
     differIn: (positions) => differIn(reading, positions),
     times: (selected, l, e, by = reading) => timesChosen(reading, selected, by.chosenBy(l, e).tokens),
     selectedTokens: (selected) => selectedTokens(reading, selected),
-    cells: (selected) => cellsOf(reading, selected),
     tints: (selected, from, to) => tintsOf(reading, selected, from, to),
   };
   return reading;
@@ -66,7 +66,9 @@ function memo(most = Infinity) {
 
 function scoreOf(reading, how) {
   if (how === "by load") return reading.counts();
-  return how === "by specialisation" ? reading.special().bits : null;
+  if (how !== "by specialisation") return null;
+  const { bits, leading } = reading.special(); // kind by kind, and those of none last
+  return bits.map((x, cell) => (x < PARTICULAR ? 0 : 100 * (KINDS.length - leading[cell])) + x);
 }
 
 /** "token", "tokens", "expert", "layer" or "all". */
@@ -126,88 +128,9 @@ function differIn({ L, K, differ }, positions) {
   return { total, touched, share: total / Math.max(1, positions.length * L * K) };
 }
 
-// ---- how brightly
-
-/** A weight's shade: 1/K, an even share, is a little over half; 3/K and more is full. */
-export const weightShade = (weight, K) => Math.sqrt(Math.min(1, (weight * K) / 3));
-
-/** A share of tokens as a shade: from a quarter of the even share K/E to `top` times it. */
-function shareShade(share, K, E) {
-  const top = topLift(K, E);
-  const lift = Math.log2((share * E) / K);
-  return Math.min(1, Math.max(0, (lift + 2) / (Math.log2(top) + 2)));
-}
-
-/** The largest multiple of the even share that is told apart, at most 16. */
-const topLift = (K, E) => 2 ** Math.min(4, Math.max(1, Math.floor(Math.log2(E / K))));
-
-/** A share of a few tokens as a shade: from none of them to all. */
-const partShade = (share) => 0.06 + 0.94 * share;
-
-/** What shades mean: { title, ticks: [[place in 0..1, label]] }. */
-export function legend(reading, selected) {
-  const { K, E, weighed } = reading;
-  if (kindOf(selected) === "token") {
-    if (!weighed) return { title: "rank", ticks: [[0.15, "last"], [1, "first"]] };
-    const even = [weightShade(1 / K, K), (1 / K).toFixed(2)];
-    return { title: "weight", ticks: [[0, "0"], even, [1, `${(3 / K).toFixed(2)} +`]] };
-  }
-  if (kindOf(selected) === "expert" || kindOf(selected) === "tokens")
-    return { title: "chosen for", ticks: [[0.06, "none"], [0.53, "half"], [1, "all of them"]] };
-  const top = topLift(K, E);
-  const place = (lift) => shareShade((lift * K) / E, K, E);
-  const ticks = [[place(0.25), "¼×"], [place(1), "even share"], [1, `${top}× +`]];
-  return { title: "chosen", ticks };
-}
-
-// ---- what is lit
-
-/**
- * The lit cells of the map: a list of { layer, expert, shade 0..1, half, differs }.
- * half 0 is the whole cell; with two traces the upper half (1) is the first one's and
- * the lower (2) the second's. differs: the share of the cell's choices that only its own
- * trace made, 0 where the two agree.
- */
-function cellsOf(reading, selected) {
-  const { trace, other } = reading;
-  const make = kindOf(selected) === "token" ? ofToken : ofTokens;
-  if (!other) return make(reading, trace, null, selected, 0);
-  const upper = make(reading, trace, other, selected, 1);
-  return [...upper, ...make(reading, other, trace, selected, 2)];
-}
-
-function ofToken({ L, K, weighed }, trace, against, { token }, half) {
-  const cells = [];
-  for (let layer = 0; layer < L; layer++) {
-    const theirs = against && choices(against, token, layer).map((c) => c.expert);
-    choices(trace, token, layer).forEach(({ expert, weight }, k) => {
-      const byRank = 1 - (0.85 * k) / Math.max(1, K - 1);
-      const shade = weighed ? weightShade(weight, K) : byRank;
-      const differs = Number(Boolean(theirs) && !theirs.includes(expert));
-      cells.push({ layer, expert, shade, half, differs });
-    });
-  }
-  return cells;
-}
-
-function ofTokens(reading, trace, against, selected, half) {
-  const { K, E, L } = reading;
-  const positions = reading.selectedTokens(selected);
-  const whole = positions === reading.everything && trace === reading.trace;
-  const counts = whole ? reading.counts() : countChoices(trace, positions);
-  const only = against && countOnly(trace, against, positions);
-  const part = "expert" in selected || "tokens" in selected;
-  const shadeOf = (share) => (part ? partShade(share) : shareShade(share, K, E));
-  const cells = [];
-  for (let layer = 0; layer < L; layer++)
-    for (let expert = 0; expert < E; expert++) {
-      const n = counts[layer * E + expert];
-      if (!n) continue;
-      const differs = only ? only[layer * E + expert] / n : 0;
-      cells.push({ layer, expert, shade: shadeOf(n / positions.length), half, differs });
-    }
-  return cells;
-}
+/** A weight's shade: by the square root, so that small ones are seen; full at 3/K or 1. */
+export const weightShade = (weight, K) => Math.sqrt(Math.min(1, weight / weightTop(K)));
+export const weightTop = (K) => Math.min(1, 3 / K);
 
 // ---- how the text is coloured
 

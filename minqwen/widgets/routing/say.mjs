@@ -1,6 +1,7 @@
 // What the canvas shows, in words. A sentence is a list of strings and { text: token };
 // `sentence` makes it nodes in which each token's text is isolated and stays text.
 import { node } from "../shared/look.mjs";
+import { fitting } from "./colour.mjs";
 import { kindOf } from "./reading.mjs";
 import { percent, whole } from "./words.mjs";
 
@@ -15,12 +16,13 @@ export const sentence = (parts) =>
     part.text === undefined ? part : ["“", node("bdi", { class: "token" }, part.text), "”"]);
 
 /** What rows, columns and lit cells are at this moment: the line above the map. */
-export function caption(reading, selected) {
+export function caption(reading, selected, colour) {
   const { E, K, name, other, names, said } = reading;
   const grid = `Each row is a layer, each column one of its ${whole(E)} experts. `;
+  const grey = colour === "differ" ? " Grey is chosen in both, colour in one alone." : "";
   const halves = other
     ? [" Upper half of a row: ", names[0], "; lower half: ", names[1],
-      `. Grey is chosen in both, colour in one alone.${said && ` ${said}`}`]
+      `.${grey}${said && ` ${said}`}`]
     : [];
   const best = K === 1 ? "the expert" : `one of the ${K} experts`;
   const who = {
@@ -36,16 +38,20 @@ export function caption(reading, selected) {
   return [
     grid,
     ...who,
-    `. The stronger its colour, the ${measure(reading, selected)}.`, ...halves,
+    `. ${MEASURES[colour === "differ" ? fitting(reading, selected) : colour]}.`, ...halves,
   ];
 }
 
 const count = ({ tokens: [start, end] }) => whole(end - start);
 
-function measure(reading, selected) {
-  if (kindOf(selected) !== "token") return "more often";
-  return reading.weighed ? "larger its weight" : "higher its rank";
-}
+const MEASURES = {
+  weight: "The stronger its colour, the larger its weight",
+  rank: "The stronger its colour, the higher its rank",
+  load: "The stronger its colour, the more tokens chose it",
+  lift: "The stronger its colour, the more often it was chosen",
+  kind: "Its colour is the kind of token that it reads most, beyond what all read; faint are the others",
+  margin: "The stronger its colour, the closer the choice was",
+};
 
 /** What is selected, with the layer in focus: the text line. `columns`: sideColumns(). */
 export function status(reading, state, columns) {

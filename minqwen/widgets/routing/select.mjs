@@ -1,27 +1,35 @@
 // What is selected, kept equal to the model's traits, and every way it can change.
+import { COLOURS } from "./colour.mjs";
+import { contentToken } from "./finding.mjs";
 import { checkSelection, kindOf } from "./reading.mjs";
 
 /**
- * The state of one view: { token, layer, expert, selected, order }. `token` is where the
- * reader is in the text, `layer` and `expert` (or null) where he is on the map.
+ * The state of one view: { token, layer, expert, selected, order, colour }. `token` is
+ * where the reader is in the text, `layer` and `expert` (or null) where he is on the map;
+ * `colour` is one of COLOURS that was chosen, or "" for what fits.
  * `onChange` is called after every change, with the state before it.
  */
 export function createStore(model, reading, onChange) {
   const { T, L, E, orders } = reading;
   const hold = (n, end) => Math.min(Math.max(0, n), end - 1);
   let state = settle({
-    token: hold(model.get("token") ?? T >> 1, T),
+    token: hold(model.get("token") ?? contentToken(reading), T),
     layer: 0,
     expert: null,
     selected: chosenAtFirst(),
     order: orders.includes(model.get("order")) ? model.get("order") : orders[0],
+    colour: checkColour(model.get("colour")),
   });
   let saving = null;
 
   /** A page's model has no selection yet: a token shows best what the map is. */
   function chosenAtFirst() {
     const given = model.get("selected");
-    return (given && checkSelection(given, reading)) ?? { token: T >> 1 };
+    return (given && checkSelection(given, reading)) ?? { token: contentToken(reading) };
+  }
+
+  function checkColour(name) {
+    return Object.hasOwn(COLOURS, name ?? "") && COLOURS[name].of(reading) ? name : "";
   }
 
   /** A selected token is the one the reader is at; likewise layer and expert. */
@@ -44,6 +52,7 @@ export function createStore(model, reading, onChange) {
     model.set("token", state.token);
     if (!same) model.set("selected", state.selected);
     model.set("order", state.order);
+    model.set("colour", state.colour);
     // Scrubbing must not wait for the kernel: it hears where it ended.
     clearTimeout(saving);
     saving = setTimeout(() => model.save_changes(), 80);
@@ -64,6 +73,10 @@ export function createStore(model, reading, onChange) {
       const order = model.get("order");
       if (orders.includes(order) && order !== state.order) change({ order }, true);
     },
+    "change:colour": () => {
+      const colour = checkColour(model.get("colour"));
+      if (colour !== state.colour) change({ colour }, true);
+    },
   };
   for (const [event, run] of Object.entries(heard)) model.on(event, run);
 
@@ -73,6 +86,8 @@ export function createStore(model, reading, onChange) {
     },
     kind: () => kindOf(state.selected),
     order: (order) => change({ order }),
+    colour: (colour) => change({ colour }),
+    select: (selected) => change({ selected }),
     token: (t) => change({ selected: { token: hold(t, T) } }),
     step: (n) => store.token(state.token + n),
     layer: (layer) => change({ selected: { layer: hold(layer, L) } }),

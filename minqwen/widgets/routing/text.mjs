@@ -1,5 +1,6 @@
 // The text of the trace, token by token, with its pictures as patches in their places.
 import { node, rgb, visible } from "../shared/look.mjs";
+import { colourOf } from "./colour.mjs";
 import { kindOf } from "./reading.mjs";
 import { isMarker, spokenSpace, whole } from "./words.mjs";
 
@@ -132,14 +133,17 @@ export function createText({ reading, store, look }) {
 
   /** Colours the page's tokens by the selection. */
   function tint() {
-    const { values } = reading.tints(store.state.selected, starts[page], starts[page + 1]);
+    const byKind = colourOf(reading, store.state) === "kind";
+    const tints = byKind ? null : reading.tints(store.state.selected, starts[page], starts[page + 1]);
     const theme = look.colours();
     const base = rgb(reading.other ? theme.mark : theme.tint).join(" ");
     options.forEach((made, i) => {
-      const level = values ? Math.ceil(Math.min(1, values[i]) * LEVELS) : 0;
+      const kind = byKind ? reading.kinds[made.token] : 0;
+      const level = byKind ? -2 - kind : Math.ceil(Math.min(1, tints.values?.[i] ?? 0) * LEVELS);
       if (level === levels[i]) return;
       levels[i] = level;
-      made.style.backgroundColor = level ? `rgb(${base} / ${level / LEVELS})` : "";
+      const [colour, part] = byKind ? [rgb(theme.kinds[kind]).join(" "), kind ? 0.35 : 0.1] : [base, level / LEVELS];
+      made.style.backgroundColor = level ? `rgb(${colour} / ${part})` : "";
     });
   }
 

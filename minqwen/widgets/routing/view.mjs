@@ -2,15 +2,17 @@
 //
 //   trace -> reading.mjs (what is lit) -> map.mjs, text.mjs, timeline.mjs, panel.mjs
 //   select.mjs holds what is selected; each change goes through `update` below.
-import { frame, node, pointerText, rampColour, visible } from "../shared/look.mjs";
+import { frame, node, pointerText, visible } from "../shared/look.mjs";
 import { beside, firstTokens } from "../shared/pair.mjs";
+import { cellsOf, colourOf } from "./colour.mjs";
 import { sideColumns } from "./columns.mjs";
 import { ROUTING_CSS } from "./css.mjs";
-import { differShades, shades } from "./draw.mjs";
+import { finding, isShown } from "./finding.mjs";
 import { keysHelp, listenToKeys } from "./keys.mjs";
 import { createMap } from "./map.mjs";
 import { createPanel } from "./panel.mjs";
-import { kindOf, legend, readRouting } from "./reading.mjs";
+import { createLegend } from "./legend.mjs";
+import { readRouting } from "./reading.mjs";
 import { caption, pointedAt, sentence, status } from "./say.mjs";
 import { createStore } from "./select.mjs";
 import { createText } from "./text.mjs";
@@ -22,7 +24,8 @@ import { asBytes, parseTrace } from "../shared/trace.mjs";
 const SOON = 120;
 const REST = 300;
 
-/** Draws the explorer of model's traits `trace` and `other` (bytes) into `el`. */
+/** Draws the explorer of model's traits `trace` and `other` (bytes) into `el`; with
+ * options.page, below a title that says what it is. */
 export function mount(el, model, options = {}) {
   const look = frame(el, ROUTING_CSS);
   let undo = () => {};
@@ -37,7 +40,7 @@ export function mount(el, model, options = {}) {
       const said = `This trace cannot be shown: ${error.message}`;
       return look.root.append(node("p", { role: "alert" }, said));
     }
-    undo = build(look, model, reading);
+    undo = build(look, model, reading, options);
   };
   start();
   for (const trait of ["trace", "other"]) model.on(`change:${trait}`, start);
@@ -57,7 +60,7 @@ function readBoth(model) {
   return readRouting(firstTokens(trace, T), other && firstTokens(other, T), names, said);
 }
 
-function build(look, model, reading) {
+function build(look, model, reading, { page = false }) {
   const { root } = look;
   const store = createStore(model, reading, (before) => update(before));
   const says = node("p", { class: "says" });
@@ -69,43 +72,48 @@ function build(look, model, reading) {
   const timeline = createTimeline({ reading, store, look, playing });
   const panel = createPanel({ reading, store, look });
   const top = node("p", { class: "caption" });
+  const invite = node("span", { class: "muted" }, " Click a token, a cell, or a layer's number.");
   const tinted = node("p", { class: "muted" });
-  const scale = node("div", { class: "legend" });
+  const legend = createLegend({ reading, store, look });
   const tools = toolbar(reading, store, map);
   const main = node(
     "div", { class: "main" },
-    text.list, text.pages, tinted, timeline.element, top, tools.element, map.canvas, tip.element,
-    scale, says,
+    legend.element, top, map.canvas, tip.element, says, tools.element,
   );
+  const words = node("div", { class: "words" }, text.list, text.pages, tinted, timeline.element);
+  const found = node("p", { class: "finding" });
+  const show = node("button", { class: "primary", onclick: () => showFinding() });
   const misfit = !reading.other && reading.said;
   root.append(
     node(
-      "div", { class: "bar head" }, node("h2", {}, title(reading)),
-      node("span", { class: "muted" }, "Select a token, a cell, or a layer's row."),
+      "div", { class: "bar head" },
+      node("h2", { class: page && "unseen" }, title(reading)), found,
     ),
     misfit ? node("p", { role: "alert" }, misfit) : "",
-    node("div", { class: "body" }, main, panel.element),
+    node("div", { class: "body" }, words, main, panel.element),
     keysHelp(),
   );
   listenToKeys(root, { reading, store, map, text, timeline });
 
   let columns = [];
   let hinted = null;
-  let [soon, resting, followed] = [null, null, 0];
+  let [soon, resting, followed, first] = [null, null, 0, null];
 
   /** Draws what follows from the state; `before` is the state it had, if any. */
   function update(before) {
     const { state } = store;
-    const selected = JSON.stringify(before?.selected) !== JSON.stringify(state.selected);
-    if (selected) {
+    const colour = colourOf(reading, state);
+    const drawn = ({ selected, order }, colour) => JSON.stringify([selected, order, colour]);
+    if (!before || drawn(before, colourOf(reading, before)) !== drawn(state, colour)) {
       columns = sideColumns(reading, state.selected);
-      top.replaceChildren(...sentence(caption(reading, state.selected)).flat());
-      map.show(reading.cells(state.selected), columns);
-      if (!before || kindOf(before.selected) !== store.kind()) drawScale();
+      top.replaceChildren(...sentence(caption(reading, state.selected, colour)).flat(), invite);
+      map.show(cellsOf(reading, state.selected, colour), columns, colour === "differ");
+      legend.update();
     } else {
       map.reveal();
       map.draw();
     }
+    if (first) showFound();
     timeline.update();
     text.update();
     tools.update();
@@ -127,8 +135,26 @@ function build(look, model, reading) {
   function settle() {
     const { values, means } = reading.tints(store.state.selected, 0, reading.T);
     timeline.show(values);
-    tinted.textContent = means && `Tint of the text: ${means}.`;
+    const said = colourOf(reading, store.state) === "kind" ? "kinds of tokens, as in the map" : means;
+    tinted.textContent = said && `Tint of the text: ${said}.`;
     panel.settle();
+    if (first === null) {
+      first = finding(reading) ?? false;
+      showFound();
+    }
+  }
+
+  /** One finding of the data, and a way to see it, or back to the text. */
+  function showFound() {
+    found.hidden = !first;
+    if (!first) return;
+    if (!found.childElementCount) found.append(node("b", {}, "Found here: "), ...first.parts, " ", show);
+    show.textContent = isShown(first, store.state.selected) ? "Back to the token" : "Show it";
+  }
+
+  function showFinding() {
+    if (isShown(first, store.state.selected)) store.token(store.state.token);
+    else store.select(first.selected);
   }
 
   const say = (parts) => says.replaceChildren(...sentence(parts).flat());
@@ -145,13 +171,9 @@ function build(look, model, reading) {
     says.setAttribute("aria-live", now ? "off" : "polite");
   }
 
-  function drawScale() {
-    scale.replaceChildren(...scaleParts(reading, store.state.selected, look.colours()));
-  }
-
   function repaint() {
     map.draw();
-    drawScale();
+    legend.update();
     text.repaint();
     timeline.draw();
     panel.update();
@@ -160,11 +182,11 @@ function build(look, model, reading) {
 
   const sizes = new ResizeObserver(() => {
     map.resize(Math.floor(main.clientWidth));
-    timeline.resize(Math.floor(main.clientWidth));
+    timeline.resize(Math.floor(words.clientWidth));
     text.reveal();
   });
   update(null);
-  sizes.observe(main);
+  for (const part of [main, words]) sizes.observe(part);
   look.onTheme(repaint);
   return () => {
     sizes.disconnect();
@@ -180,14 +202,9 @@ function title({ trace, other }) {
   return visible(other ? `Experts of ${name}, two traces` : `Experts of ${name}`);
 }
 
-/** Order, zoom, and a way to any layer and expert by number. */
+/** What is selected, a way to any layer and expert by number, and zoom. */
 function toolbar(reading, store, map) {
   const { L, E } = reading;
-  const order = node(
-    "select",
-    { "aria-label": "Order of experts", onchange: () => store.order(order.value) },
-    reading.orders.map((name) => node("option", { value: name }, name)),
-  );
   const number = (label, most, set) =>
     node("input", { type: "number", min: 0, max: most - 1, "aria-label": label, onchange: set });
   const layer = number("Layer", L, () => store.layer(Number(layer.value)));
@@ -201,8 +218,7 @@ function toolbar(reading, store, map) {
   const all = button("Whole text", "Select the whole text", () => store.all());
   const element = node(
     "div", { class: "bar numbers" },
-    here, node("label", {}, "Layer", layer), node("label", {}, "Expert", expert), all,
-    node("label", {}, "Experts", order),
+    here, all, node("label", {}, "Layer", layer), node("label", {}, "Expert", expert),
     button("−", "Zoom out", () => map.zoomAt(0.5)),
     button("+", "Zoom in", () => map.zoomAt(2)),
     button("Fit", "Show all experts", () => map.fit()),
@@ -211,7 +227,6 @@ function toolbar(reading, store, map) {
     element,
     update() {
       const { state } = store;
-      order.value = state.order;
       layer.value = state.layer;
       expert.value = state.expert ?? "";
       const on = { layer: store.kind() === "layer", expert: store.kind() === "expert" };
@@ -223,32 +238,3 @@ function toolbar(reading, store, map) {
   };
 }
 
-/** The legend: what shades mean, the sides of a comparison, and the layers' mark. */
-function scaleParts(reading, selected, theme) {
-  const { title, ticks } = legend(reading, selected);
-  const parts = [ramp([title], ticks, shades(theme, Boolean(reading.other)))];
-  const swatch = (name) => node("span", { class: `swatch ${name}` });
-  if (reading.other && kindOf(selected) === "token")
-    ["first", "second"].forEach((side, i) =>
-      parts.push(node("span", {}, swatch(side), node("span", {}, sentence(["chosen in ", reading.names[i], " only"])))));
-  else if (reading.other) {
-    const ticks = [[0, "none"], [0.5, "half"], [1, "all"]];
-    for (const half of [1, 2])
-      parts.push(ramp(["of them in ", reading.names[half - 1], " only"], ticks, differShades(theme, half, 0.5)));
-  }
-  if (reading.trace.layerTypes.includes("full_attention"))
-    parts.push(node("span", {}, swatch("full"), "layer with full attention"));
-  return parts;
-}
-
-/** A scale: its title, a sentence's parts, and [place in 0..1, label] along its colours. */
-function ramp(title, ticks, colours) {
-  const bar = node("span", { class: "scale" }, ticks.map(([place, label]) => {
-    const tick = node("span", {}, label);
-    tick.style.left = `${100 * place}%`;
-    return tick;
-  }));
-  const steps = [0, 0.25, 0.5, 0.75, 1].map((x) => rampColour(colours, x));
-  bar.style.background = `linear-gradient(90deg, ${steps.join(", ")})`;
-  return node("span", {}, node("span", {}, sentence(title)), bar);
-}

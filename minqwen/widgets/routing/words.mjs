@@ -12,6 +12,7 @@ export const KINDS = [
   "part of a character",
 ];
 const [PICTURE, MARKER, SPACE, NUMBER, WORD, REST, SIGN, BYTES] = KINDS.keys();
+export const CONTENT = [NUMBER, WORD, REST]; // kinds that say something by themselves
 
 /** Each token's kind, an index into KINDS: Uint8Array [T]. */
 export function kindsOf(tokens, pictures) {

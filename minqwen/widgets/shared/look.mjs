@@ -7,7 +7,8 @@
 
 // Text colours have a contrast of at least 4.5 on `paper` and on `panel`; `ramp` goes
 // from the faintest lit cell to the brightest; `first` and `second` are the two sides
-// of a comparison and differ for every kind of colour vision.
+// of a comparison and differ for every kind of colour vision; `kinds` are those of
+// routing/words.mjs, and that of none.
 export const THEMES = {
   light: {
     paper: "#ffffff", panel: "#f5f6f8", line: "#d3d8df", edge: "#7b8694",
@@ -15,6 +16,7 @@ export const THEMES = {
     first: "#0060b0", second: "#c04800", same: "#5b6470",
     tint: "#7db8f0", mark: "#ffd08a",
     ramp: ["#8fc0ee", "#4189d0", "#164f9a", "#06214a"],
+    kinds: ["#d1495b", "#30638e", "#c9a227", "#7b2d8b", "#008c72", "#6cc3a0", "#e07a1f", "#7a5c43", "#8d96a1"],
   },
   dark: {
     paper: "#14171c", panel: "#1d2128", line: "#3a424d", edge: "#7d8896",
@@ -22,13 +24,14 @@ export const THEMES = {
     first: "#62b3ff", second: "#ff9d5c", same: "#98a2ae",
     tint: "#1f5f9c", mark: "#7a4a00",
     ramp: ["#23507f", "#3f86c8", "#86c5ff", "#f4fbff"],
+    kinds: ["#ff7f8e", "#6aa9e0", "#e6c84f", "#c98be0", "#2fc9a4", "#a4e3cb", "#ffa755", "#bd9a7d", "#727c88"],
   },
 };
 
 export const LOOK_CSS = `
 :host { display: block; }
 .frame {
-  container-type: inline-size; box-sizing: border-box; padding: 10px 12px;
+  container-type: inline-size; box-sizing: border-box; padding: 7px 12px;
   background: var(--paper); color: var(--ink); border: 1px solid var(--line);
   border-radius: 6px; font: 13px/1.45 var(--jp-ui-font-family, system-ui), sans-serif;
   overflow-wrap: anywhere;
@@ -101,7 +104,7 @@ export function frame(el, css = "") {
     root.dataset.theme = name();
     root.style.colorScheme = name();
     for (const [key, value] of Object.entries(THEMES[name()]))
-      if (key !== "ramp") root.style.setProperty(`--${key}`, value);
+      if (typeof value === "string") root.style.setProperty(`--${key}`, value);
     for (const listener of listeners) listener();
   };
   update();

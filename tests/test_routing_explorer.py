@@ -29,7 +29,8 @@ def explorer(*args, **traits):
 
 def test_a_token_and_the_selection_follow_each_other(trace):
     view = explorer(trace)
-    assert view.token == 20 and view.selected == {"token": 20}
+    last = max(t for t, text in enumerate(trace.tokens) if text.strip()[:1].isalnum())
+    assert view.token == last and view.selected == {"token": last}
     view.token = 3
     assert view.selected == {"token": 3}
     view.selected = {"token": 7}
@@ -61,7 +62,7 @@ def test_a_token_and_the_selection_follow_each_other(trace):
     ],
 )
 def test_a_place_outside_the_trace_gets_one_sentence(trace, selected, said):
-    view = explorer(trace)
+    view = explorer(trace, token=20)
     with pytest.raises(minqwen.InputError, match=said):
         view.selected = selected
     assert view.selected == {"token": 20}
@@ -71,7 +72,7 @@ def test_a_place_outside_the_trace_gets_one_sentence(trace, selected, said):
 
 def test_two_traces_as_far_as_their_texts_are_the_same(trace, tmp_path):
     view = explorer(trace, trace.first(12))
-    assert view.source.length == 12 and view.token == 6
+    assert view.source.length == 12 and view.token < 12
     assert len(view.other) > 0
     wider = trace_of(tmp_path / "b.safetensors", 4, 24, 40, 2)
     with pytest.raises(minqwen.InputError, match="differ in experts, 16 and 24"):

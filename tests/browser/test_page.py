@@ -86,7 +86,10 @@ def test_a_trace_opens_where_it_says(new_page, trace, tmp_path):
         in shown.get_by_role("combobox").first.inner_text()
     )
     assert shown.get_by_role("slider").first.input_value() == "12"
-    experts.click()
+    experts.click()  # where memory opens is no place to see experts best
+    assert "“7”" in page.locator(".caption").first.inner_text()
+    meta = trace.meta | {"opens": {"token": 12}}
+    page = opened(new_page, file_of(Trace(meta, trace.tensors), tmp_path))
     word = trace.tokens[12].replace(" ", "␣").replace("\n", "↵")
     assert f"“{word}”" in page.locator(".caption").first.inner_text()
 

@@ -83,8 +83,11 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(BIN)/pip
 	    echo "  TORCH_INDEX=$(CPU_INDEX)"; fi
 	@$(if $(TORCH_INDEX),$(PIP) --index-url $(TORCH_INDEX) torch $(FILTER))
 	@$(PIP) -e '.$(EXTRA)' $(FILTER)
+	@$(if $(filter test,$*),$(PIP) --no-deps $(TEMPLATES) $(FILTER))
 	@touch $@
 
+# Carries the released chat templates; what it needs itself is large, and not needed.
+TEMPLATES = trl==1.16.0
 EXTRA = $(patsubst %,[%],$(filter-out package,$*))
 PIP = set -o pipefail; PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore \
     $(BIN)/python -m pip install \

@@ -64,7 +64,7 @@ def test_transformers_finds_every_key(theirs):
 def test_transformers_writes_the_same_64_tokens(ours, theirs, content):
     model, processor = ours
     twin, _ = theirs
-    inputs = processor.chat([{"role": "user", "content": content}])
+    inputs = processor.chat([{"role": "user", "content": content}], False)
     steps = minqwen.generate(model, inputs, max_new_tokens=64, stop_ids=())
     written = [step.token for step in steps]
     kinds = (inputs["input_ids"] == model.cfg.image_token_id).int()
@@ -95,7 +95,7 @@ def test_it_answers(ours):
     model, processor = ours
     answers = []
     for content in prompts():
-        inputs = processor.chat([{"role": "user", "content": content}])
+        inputs = processor.chat([{"role": "user", "content": content}], False)
         steps = minqwen.generate(model, inputs, processor=processor)
         answers.append("".join(step.text for step in steps).strip())
     assert answers == ["The key is in the box.", "This is the digit 7."]

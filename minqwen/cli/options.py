@@ -154,7 +154,9 @@ def answer_options(sub):
     add("--seed", type=ranged(int, 0, 2**63 - 1), default=0, metavar="N")
     add("--stop", action="append", default=[], metavar="TEXT",
         help="end the answer before this text; repeatable")  # fmt: skip
-    add("--thinking", action="store_true", help="think first (shown on stderr)")
+    add("--thinking", action=argparse.BooleanOptionalAction,
+        help="think first, or not (default: as the model does by itself); shown on "
+        "stderr")  # fmt: skip
     add("--draft", type=ranged(int, 0, 16), default=0, metavar="N",
         help="guess N tokens ahead: same text, fewer forwards")  # fmt: skip
     add("--dtype", choices=DTYPE_NAMES, default="float32", help="default: float32")

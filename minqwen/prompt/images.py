@@ -10,6 +10,10 @@ import io
 import json
 import math
 import os
+import re
+from base64 import b64decode
+from contextlib import suppress
+from urllib.parse import unquote
 
 import numpy as np
 import torch
@@ -19,17 +23,20 @@ from ..errors import InputError, number, show
 
 MAX_RATIO = 200
 # What pictures come in; Pillow knows more, and runs other programs for some of it.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
 # The most of each number of a preprocessor_config.json: some ten times the published.
 MOST_OF = {
     "patch_size": 256, "temporal_patch_size": 32, "merge_size": 32,
     "min_pixels": 2**24, "max_pixels": 2**28, "fps": 1000, "min_frames": 2**16,
     "max_frames": 2**16,
 }  # fmt: skip
-# What is always done here.
+# What is always done here, or never.
 FIXED = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3,
-         "rescale_factor": 1 / 255}  # fmt: skip
+         "rescale_factor": 1 / 255, "do_convert_rgb": True, "do_center_crop": False,
+         "do_pad": False}  # fmt: skip
+FIXED_OF_VIDEO = {"num_frames": None, "cap_pixels_per_frame": False}
 SAMPLING = ("fps", "min_frames", "max_frames")
+MIN_TOKENS, MAX_TOKENS = 4, 16384  # of a picture whose size is asked for
 LIMITS = {"min_pixels": "size.shortest_edge", "max_pixels": "size.longest_edge"}
 
 
@@ -63,15 +70,30 @@ def smart_resize(height, width, *, factor, min_pixels, max_pixels, frames=1,
     return new_height, new_width
 
 
+def asked_size(height, width, asked, *, factor, min_pixels, max_pixels):
+    """The size of one picture, by the keys of its message that qwen-vl-utils reads.
+
+    A limit that is not `asked` for is the given one, or gives way to that asked for.
+    """
+    if "resized_height" in asked:
+        height, width = asked["resized_height"], asked["resized_width"]
+        low, high = (tokens * factor**2 for tokens in (MIN_TOKENS, MAX_TOKENS))
+    else:
+        low = asked.get("min_pixels", min(min_pixels, asked.get("max_pixels", 2**53)))
+        high = asked.get("max_pixels", max(max_pixels, low))
+    return smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
+
+
 def open_picture(image):
     """An RGB PIL picture from a path, bytes, a PIL picture or an array.
 
-    Files and bytes are turned upright by their EXIF mark; a PIL picture is taken as
-    it is. Transparency is laid on white. Arrays are uint8 [H, W], [H, W, C] or
-    [C, H, W] with C of 1, 3 or 4. Raises InputError for anything else.
+    Text may also be a file: or data: URI, or base64. Files and bytes are turned
+    upright by their EXIF mark; a PIL picture is taken as it is. Transparency is laid
+    on white. Arrays are uint8 [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4.
+    Raises InputError for anything else.
     """
     if isinstance(image, (str, os.PathLike, bytes, bytearray)):
-        picture = _decode(image)
+        picture = _decode(local(image))
     elif isinstance(image, Image.Image):
         picture = image
     elif hasattr(image, "__array__"):
@@ -88,6 +110,47 @@ def open_picture(image):
     return picture.convert("RGB")
 
 
+def local(source):
+    """What text stands for: the path of a file, or the bytes of a URI or of base64.
+
+    Raises InputError for an address: nothing is fetched from the network here.
+    """
+    if not isinstance(source, str) or os.path.isfile(source):
+        return source
+    scheme = re.match(r"(file|data):|[a-z][a-z0-9+.-]*://", source, re.IGNORECASE)
+    kind = (scheme[1] or scheme[0]).lower() if scheme else None
+    if kind == "file":
+        path = source[5:].removeprefix("//").removeprefix("localhost")
+        return path if os.path.isfile(path) else unquote(path)
+    if kind == "data":
+        head, _, body = source.partition(",")
+        if content := head.lower().endswith(";base64") and _from_base64(body):
+            return content
+        raise InputError(
+            f"{show(source, 60)} is no whole data: URI in base64; give its file instead"
+        )
+    if kind:
+        raise InputError(
+            f"{show(source)} is an address, and nothing is fetched from the network "
+            "here; download it first and give the path of the file"
+        )
+    content = _from_base64(source)
+    with suppress(Exception):  # then it is a path of which there is no file
+        Image.open(io.BytesIO(content), formats=_formats()).close()
+        return content
+    return source
+
+
+def _from_base64(text):
+    with suppress(ValueError):
+        return b64decode("".join(text.split()), validate=True)
+
+
+def _formats():
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _decode(source):
     in_memory = isinstance(source, (bytes, bytearray))
     name = f"the picture of {len(source)} bytes" if in_memory else show(source)
@@ -95,13 +158,13 @@ def _decode(source):
         raise InputError(f"{name}: no such picture file; give the path of a file")
     try:
         file = io.BytesIO(source) if in_memory else source
-        with Image.open(file, formats=FORMATS) as picture:
+        with Image.open(file, formats=_formats()) as picture:
             picture.load()
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # decoders of broken files raise many kinds
         raise InputError(
             f"{name} cannot be read as a picture ({show(error)}); "
-            "give a whole PNG, JPEG or other file that Pillow reads"
+            f"give a whole file of one of the kinds {', '.join(_formats())}"
         ) from error
 
 
@@ -120,18 +183,19 @@ def _from_array(array):
 
 
 def picture_to_patches(
-    image, *, patch_size=16, temporal_patch_size=2, merge_size=2, min_pixels=65_536,
-    max_pixels=16_777_216, mean=0.5, std=0.5,
+    image, asked=None, *, patch_size=16, temporal_patch_size=2, merge_size=2,
+    min_pixels=65_536, max_pixels=16_777_216, mean=0.5, std=0.5,
 ):  # fmt: skip
     """One picture to patches and its grid, as transformers' Pillow processor.
 
-    `image` is anything `open_picture` takes; `mean` and `std` are numbers or one
-    number per channel. Returns patches float32 [h * w, 3 * frames * p * p] and the
-    grid (1, h, w), counted in patches. A picture stands as two equal frames.
+    `image` is anything `open_picture` takes, `asked` what its message says of its
+    size; `mean` and `std` are numbers or one number per channel. Returns patches
+    float32 [h * w, 3 * frames * p * p] and the grid (1, h, w), counted in patches. A
+    picture stands as two equal frames.
     """
     picture = open_picture(image)
-    size = smart_resize(
-        picture.height, picture.width, factor=patch_size * merge_size,
+    size = asked_size(
+        picture.height, picture.width, asked or {}, factor=patch_size * merge_size,
         min_pixels=min_pixels, max_pixels=max_pixels,
     )  # fmt: skip
     resized = picture.resize(size[::-1], Image.Resampling.BICUBIC)
@@ -180,7 +244,7 @@ def read_options(raw, source, *, video=False):
     """
     if not isinstance(raw, dict):
         raise InputError(f"{source} says {show(raw, 40)} of pictures, not an object")
-    for key, value in FIXED.items():
+    for key, value in (FIXED | (FIXED_OF_VIDEO if video else {})).items():
         if raw.get(key) not in (None, value):
             raise InputError(
                 f"{source}: {key} is {show(json.dumps(raw[key]), 40)}, but only "
@@ -201,6 +265,10 @@ def read_options(raw, source, *, video=False):
             kind, low = (float, 0) if key == "fps" else (int, 1)
             over = kind is float
             options[key] = number(raw[key], f"{source}: {key}", kind, low, most, over)
+    if video and raw.get("do_sample_frames") is not None:
+        options["sample"] = said = raw["do_sample_frames"]
+        if not isinstance(said, bool):
+            raise InputError(f"{source}: do_sample_frames is {show(said, 40)}, no bool")
     said = {"min_frames": 4, "max_frames": 768} | options
     for low, high in ("min_pixels", "max_pixels"), ("min_frames", "max_frames"):
         if said[low] > said[high]:

@@ -22,7 +22,8 @@ from ..errors import InputError
 from ..files import FILES, read_json, read_whole, write_whole
 from ..model.family import end_ids
 from .images import picture_to_patches, read_options
-from .template import json_only, plain_messages, read_template, render
+from .messages import plain_messages
+from .template import choose, prompt_of, read_templates
 from .tokenizer import (
     BYTE_OF_LETTER,
     caught,
@@ -65,7 +66,7 @@ class Processor:
         self.tokenizer = read_tokenizer(files, source)
         self._added = self.tokenizer.get_added_tokens_decoder()
         self.settings = self._json("tokenizer_config.json")
-        self.template = read_template(files, source)
+        self.templates = read_templates(files, source)
         self.image_options, self.video_options = self._read_picture_options()
         self.stop_ids = self._read_stop_ids()
         pad = token_text(self.settings.get("pad_token")) or "<|endoftext|>"
@@ -137,7 +138,7 @@ class Processor:
     def chat(
         self,
         messages: Sequence,
-        thinking: bool = False,
+        thinking: bool | None = None,
         tools: Sequence | None = None,
         **template_vars: Any,
     ) -> dict[str, Tensor]:
@@ -145,8 +146,11 @@ class Processor:
 
         A message is {"role", "content"}; content is text or a list of
         {"type": "text", "text"}, {"type": "image", "image"} and
-        {"type": "video", "video", "fps"} (see images.py for what they may be).
-        `tools` are JSON schemas. Further arguments go to the template.
+        {"type": "video", "video", "fps"} (messages.py has all their keys, images.py
+        what they may be). `thinking` None is the template's own choice; `tools` are
+        JSON schemas. `chat_template` is another template, or the name of one, and
+        `continue_final_message` leaves the last message open, as in transformers.
+        Further arguments are the template's own variables.
         Returns input_ids, attention_mask int64 [B, T], padded on the left, and, for
         those that occur, pixel_values [N, 1536] with image_grid_thw [n, 3] and
         pixel_values_videos with video_grid_thw.
@@ -157,8 +161,8 @@ class Processor:
         for conversation in messages if batched else [messages]:
             prompt, media = self._render(conversation, thinking, tools, template_vars)
             self._count(prompt, media)
-            row_images = [self._image(part) for part in media if part[0] == "image"]
-            row_videos = [self._video(part) for part in media if part[0] == "video"]
+            row_images = [self._image(part) for part in media if part.kind == "image"]
+            row_videos = [self._video(part) for part in media if part.kind == "video"]
             rows.append(self.encode(self._expand(prompt, row_images, row_videos)))
             images += row_images
             videos += row_videos
@@ -171,7 +175,7 @@ class Processor:
     def chat_text(
         self,
         messages: Sequence,
-        thinking: bool = False,
+        thinking: bool | None = None,
         tools: Sequence | None = None,
         **template_vars: Any,
     ) -> str:
@@ -179,24 +183,15 @@ class Processor:
         return self._render(messages, thinking, tools, template_vars)[0]
 
     def _render(self, messages, thinking, tools, template_vars):
-        if self.template is None:
-            raise InputError(
-                f"{self.source} has no chat template; encode plain text instead, or "
-                "copy chat_template.jinja from the published checkpoint"
-            )
+        wanted = template_vars.get("chat_template")
+        template = choose(self.templates, wanted, tools, self.source)
         plain, media = plain_messages(messages)
-        variables = {
-            "add_generation_prompt": True,
-            "enable_thinking": thinking,
-            **{name: token_text(self.settings[name]) for name in self._named_tokens()},
-            **json_only(template_vars, "a template variable"),
-        }
-        text = render(self.template, self.source, plain, tools, variables)
-        return text, media
+        tokens = {n: token_text(self.settings[n]) for n in self._named_tokens()}
+        return prompt_of(template, plain, thinking, tools, tokens, template_vars), media
 
     def _count(self, prompt, media):
         for kind, mark in (("image", IMAGE_PAD), ("video", VIDEO_PAD)):
-            given = sum(part[0] == kind for part in media)
+            given = sum(part.kind == kind for part in media)
             if prompt.count(mark) != given:
                 raise InputError(
                     f"the prompt holds {prompt.count(mark)} {mark} placeholders for "
@@ -206,11 +201,11 @@ class Processor:
 
     def _image(self, part):
         self._need(self.image_options, "image", "preprocessor_config.json")
-        return picture_to_patches(part[1], **self.image_options)
+        return picture_to_patches(part.source, part.asked, **self.image_options)
 
     def _video(self, part):
         self._need(self.video_options, "video", "video_preprocessor_config.json")
-        return video_to_patches(part[1], part[2], **self.video_options)
+        return video_to_patches(part.source, asked=part.asked, **self.video_options)
 
     def _need(self, options, kind, file):
         if options is None:

@@ -11,67 +11,23 @@ import re
 from datetime import datetime
 
 import jinja2
+import jinja2.meta
 from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ..errors import InputError, show
 from ..files import read_json
+from .messages import REASONING, json_only
 
 MOST_BLOCKS = 10**7  # run by a template: some seconds
 MOST_TEXT = 2**28  # characters that one step of it may make
 NAMED = ("name", "template")  # what one of several templates has
-
-
-def plain_messages(messages):
-    """Messages as plain JSON for the template, and the media taken out of them.
-
-    Media are (kind, source, fps or None) in order; the template only needs to know
-    where they are. Raises InputError naming the place of what is not a message.
-    """
-    if not isinstance(messages, (list, tuple)) or not messages:
-        raise InputError(
-            f"messages are {type(messages).__name__} of length 0 or no list; give a "
-            'list such as [{"role": "user", "content": "Hello"}]'
-        )
-    plain, media = [], []
-    for i, message in enumerate(messages):
-        content = message.get("content") if isinstance(message, dict) else None
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise InputError(
-                f"messages[{i}] is {show(message, 60)}, but a dict with "
-                '"role" and "content" is needed'
-            )
-        if not isinstance(content, (str, list, tuple, type(None))):
-            raise InputError(
-                f"messages[{i}] has content of type {type(content).__name__}; "
-                "give text or a list of content items"
-            )
-        if isinstance(content, (list, tuple)):
-            places = [f"messages[{i}].content[{k}]" for k in range(len(content))]
-            pairs = zip(content, places, strict=True)
-            message = {**message, "content": [_part(p, at, media) for p, at in pairs]}
-        plain.append(json_only(message, f"messages[{i}]"))
-    return plain, media
-
-
-def _part(part, place, media):
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in ("text", "image", "video"):
-        said = "null" if kind is None else f'"{show(kind)}"'
-        raise InputError(
-            f"{place} has the type {said}, "
-            'but only "text", "image" and "video" are known'
-        )
-    if part.get(kind) is None or (kind == "text" and not isinstance(part[kind], str)):
-        raise InputError(
-            f'{place} is of type "{kind}", so it must have a key "{kind}" with the '
-            f"{'text' if kind == 'text' else kind + ' itself, or the path of its file'}"
-        )
-    if kind == "text":
-        return part
-    media.append((kind, part[kind], part.get("fps")))
-    return {**part, kind: f"<{kind}>"}
+MARK = "\ue000it goes on here\ue000 "  # its space shows whether a template trims
+# Variables of some of the released templates; the others go on without them.
+USUAL = ("documents", "enable_thinking", "preserve_thinking", "reasoning_effort",
+         "add_vision_id")  # fmt: skip
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class _Generation(Extension):
@@ -169,20 +125,122 @@ def _weighed(name, used):
     return filtered
 
 
-def render(template, source, messages, tools, variables):
-    """The text that a template makes; InputError if it refuses, or does not end."""
-    tools = json_only(tools, "a tool")
-    schemas = isinstance(tools, list) and all(isinstance(each, dict) for each in tools)
-    if tools is not None and not schemas:
-        raise InputError(f"tools are {show(tools, 40)}; give a list of JSON schemas")
-    template.environment.ticks = 0
-    try:
-        return template.render(messages=messages, tools=tools, **variables)
-    except Exception as error:  # a template is a stranger's program
-        said = show(" ".join(str(error).split()), 300)
+class ChatTemplate:
+    """A template's text, compiled; `name` and `source` say where it comes from.
+
+    `variables` are the names that it reads, `efforts` the words that it compares a
+    reasoning effort with. Raises InputError for what is no template.
+    """
+
+    def __init__(self, text, name, source):
+        environment = template_environment()
+        self.source = source
+        try:
+            tree = environment.parse(text)
+            self.efforts = _compared(tree, "reasoning_effort")  # the next folds them
+            self.compiled = environment.from_string(text)
+            self.variables = jinja2.meta.find_undeclared_variables(tree)
+        except Exception as error:  # its constants are computed here
+            at = f"line {error.lineno}: " if hasattr(error, "lineno") else ""
+            raise InputError(
+                f"{source}: {name} is not a Jinja template ({at}"
+                f"{show(getattr(error, 'message', error))}); copy it again from the "
+                "published checkpoint"
+            ) from error
+
+    def render(self, messages, tools, variables):
+        """The text it makes; InputError if it refuses, or does not end."""
+        tools = json_only(tools, "a tool")
+        schemas = isinstance(tools, list) and all(isinstance(t, dict) for t in tools)
+        if tools is not None and not schemas:
+            said = show(tools, 40)
+            raise InputError(f"tools are {said}; give a list of JSON schemas")
+        self.compiled.environment.ticks = 0
+        try:
+            return self.compiled.render(messages=messages, tools=tools, **variables)
+        except Exception as error:  # a template is a stranger's program
+            said = show(" ".join(str(error).split()), 300)
+            raise InputError(
+                f"the chat template of {self.source} refuses these messages: {said}"
+            ) from error
+
+    def render_open(self, messages, field, tools, variables):
+        """The same, cut off where `field` of the last message ends, to go on from."""
+        last = messages[-1]
+        said, fields = last.get(field), [field]
+        if field in REASONING:  # its copies under other names
+            fields = [name for name in REASONING if last.get(name) == said]
+        if isinstance(said, list):
+            texts = [part for part in said if "text" in part]
+            last, fields = (texts or [{}])[-1], ["text"]
+            said = last.get("text")
+        if not isinstance(said, str):
+            raise InputError(f"the last message has no text in {show(field)} to go on")
+        last |= {name: said + MARK for name in fields}
+        text = self.render(messages, tools, variables)
+        begun, mark, after = text.rpartition(MARK.strip())
+        if not mark or said.strip() not in text:
+            raise InputError(
+                f"the chat template of {self.source} does not write {show(field)} of "
+                "the last message as it is, so it cannot be gone on with"
+            )
+        # A template that trims the text would trim what is open as well.
+        return begun if after.startswith(MARK[-1]) else begun.rstrip()
+
+    def effort(self, word):
+        """The nearest to a word for how much to think that the template knows."""
+        if not self.efforts or word in self.efforts:
+            return word
+        at = EFFORTS.index(word) if word in EFFORTS else None
+        known = [each for each in EFFORTS if each in self.efforts]
+        if at is None or not known:
+            raise InputError(
+                f"reasoning_effort is {show(word, 40)}, but the chat template of "
+                f"{self.source} knows {', '.join(self.efforts)}"
+            )
+        # Of two that are as near, the higher: high is the highest of most services.
+        return min(known[::-1], key=lambda each: abs(EFFORTS.index(each) - at))
+
+
+def prompt_of(template, messages, thinking, tools, tokens, variables):
+    """What a ChatTemplate writes for plain messages; `variables` are the caller's.
+
+    tokens: {"eos_token": text}. Raises InputError for a variable that it does not read.
+    """
+    if not (thinking is None or isinstance(thinking, bool)):
+        raise InputError(f"thinking is {show(thinking, 40)}; give True, False or None")
+    given = json_only(variables, "a template variable")
+    given = {k: v for k, v in given.items() if v is not None and k != "chat_template"}
+    field = given.pop("continue_final_message", None)
+    opening = given.pop("add_generation_prompt", not field)
+    if field and opening:
         raise InputError(
-            f"the chat template of {source} refuses these messages: {said}"
-        ) from error
+            "continue_final_message goes on with the last message, and "
+            "add_generation_prompt begins another; give one of them"
+        )
+    if odd := sorted(given.keys() - template.variables - {*tokens, *USUAL}):
+        raise InputError(
+            f"the chat template of {template.source} reads no variable "
+            f"{show(odd[0])}; leave it out"
+        )
+    if "reasoning_effort" in given:
+        given["reasoning_effort"] = template.effort(given["reasoning_effort"])
+    if thinking is not None:
+        given = {"enable_thinking": thinking, **given}
+    given = {"documents": None, "add_generation_prompt": opening, **tokens, **given}
+    if not field:
+        return template.render(messages, tools, given)
+    field = field if isinstance(field, str) else "content"
+    return template.render_open(messages, field, tools, given)
+
+
+def _compared(tree, name):
+    """The texts that a template compares a variable, or what it made of it, with."""
+    found = set()
+    for node in tree.find_all(jinja2.nodes.Compare):
+        if any(name in each.name for each in node.find_all(jinja2.nodes.Name)):
+            found |= {each.value for each in node.find_all(jinja2.nodes.Const)}
+    return sorted(value for value in found if isinstance(value, str))
 
 
 def template_environment():
@@ -208,19 +266,8 @@ def template_environment():
     return environment
 
 
-def json_only(value, name):
-    """A copy of JSON data; InputError for anything that is more than that."""
-    try:
-        return json.loads(json.dumps(value))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{name} is not plain JSON data ({show(error)}); "
-            "give dicts, lists, text and numbers"
-        ) from None
-
-
-def read_template(files, source):
-    """The chat template from whichever file has it, compiled; None if none has."""
+def read_templates(files, source):
+    """{name: ChatTemplate} from whichever file has them; empty if none has."""
     name = "chat_template.jinja"
     text = files.get(name, b"").decode(errors="replace")
     for other in ("chat_template.json", "tokenizer_config.json"):
@@ -229,14 +276,28 @@ def read_template(files, source):
     if isinstance(text, list):  # several, each with a name
         if not all(isinstance(each, dict) and {*NAMED} <= {*each} for each in text):
             raise InputError(f"{source}: {name} has templates without name and text")
-        named = [each["template"] for each in text if each["name"] == "default"]
-        text = named[-1] if named else None
-    if not isinstance(text, str | None):
+        texts = {show(each["name"]): each["template"] for each in text}
+    else:
+        texts = {"default": text} if text else {}
+    if not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f"{source}: chat_template in {name} is not text")
-    try:
-        return template_environment().from_string(text) if text else None
-    except jinja2.TemplateSyntaxError as error:
+    return {key: ChatTemplate(text, name, source) for key, text in texts.items()}
+
+
+def choose(templates, wanted, tools, source):
+    """One of `templates` by its name, or a template given as text; else the usual."""
+    usual = "tool_use" if tools and "tool_use" in templates else "default"
+    name = usual if wanted is None else wanted
+    if isinstance(name, str) and name in templates:
+        return templates[name]
+    if isinstance(name, str) and "{" in name:
+        return ChatTemplate(wanted, "chat_template", "this call")
+    if wanted is None and not templates:
         raise InputError(
-            f"{source}: {name} is not a Jinja template (line {error.lineno}: "
-            f"{show(error.message)}); copy it again from the published checkpoint"
-        ) from error
+            f"{source} has no chat template; encode plain text instead, or "
+            "copy chat_template.jinja from the published checkpoint"
+        )
+    raise InputError(
+        f"chat_template is {show(wanted, 40)}, but {source} has "
+        f"{', '.join(templates) or 'none'}; name one, or give a template's text"
+    )

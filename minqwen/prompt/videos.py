@@ -5,17 +5,31 @@ second, all resized alike within one budget of pixels for the whole video, and f
 every two frames the time at which they are seen, which the prompt then spells out.
 """
 
+import io
+import math
 import os
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import InputError, number, show
-from .images import frames_to_patches, normalise, open_picture, smart_resize
+from .images import (
+    asked_size,
+    frames_to_patches,
+    local,
+    normalise,
+    open_picture,
+    smart_resize,
+)
 
 DEFAULT_FPS = 24.0
+# Of a frame, in tokens, and of a film, where its message asks for a size.
+FRAME_TOKENS, FILM_TOKENS = (128, 768), 128_000 * 0.9
+SAMPLED = ("fps", "min_frames", "max_frames", "video_start", "video_end")
+SIZED = ("min_pixels", "max_pixels", "total_pixels", "resized_height")
 
 
 def sample_frames(total, source_fps, *, fps=2.0, min_frames=4, max_frames=768):
@@ -23,6 +37,42 @@ def sample_frames(total, source_fps, *, fps=2.0, min_frames=4, max_frames=768):
     wanted = int(total / source_fps * fps)
     wanted = min(max(wanted, min_frames), max_frames, total)
     return [int(i) for i in np.linspace(0, total - 1, wanted).round()]
+
+
+def choose_frames(total, source_fps, asked, *, sample=True, fps=2.0, min_frames=4,
+                  max_frames=768):  # fmt: skip
+    """Which of `total` frames to look at: as `sample_frames` says, unless asked.
+
+    `asked` has the keys of a message that qwen-vl-utils reads, whose counts are even;
+    `sample` False takes every frame. Raises InputError for more than there are.
+    """
+    first = min(math.ceil(asked.get("video_start", 0) * source_fps), total)
+    last = total - 1
+    if "video_end" in asked:
+        last = min(math.floor(asked["video_end"] * source_fps), last)
+    count = last + 1 - first
+    if count < 1:
+        raise InputError(f"a video of {total} frames has none where it is to be read")
+    if "num_frames" in asked or "nframes" in asked:
+        wanted = asked.get("num_frames") or round(asked["nframes"] / 2) * 2
+        if wanted > count:
+            raise InputError(
+                f"{wanted} frames are asked of a video that has {count} of them; "
+                "ask for fewer"
+            )
+    elif not asked.keys().isdisjoint(SAMPLED):
+        usual = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        usual = {key: asked.get(key, usual[key]) for key in usual}
+        usual["min_frames"] += usual["min_frames"] % 2
+        usual["max_frames"] -= usual["max_frames"] % 2
+        wanted = len(sample_frames(count, source_fps, **usual)) // 2 * 2
+    elif not sample or "sample_fps" in asked:
+        wanted = count
+    else:
+        usual = sample_frames(count, source_fps, fps=fps, min_frames=min_frames,
+                              max_frames=max_frames)  # fmt: skip
+        wanted = len(usual)
+    return [int(i) for i in np.linspace(first, last, wanted).round()]
 
 
 def frame_seconds(indices, source_fps, temporal_patch_size=2):
@@ -37,27 +87,30 @@ def frame_seconds(indices, source_fps, temporal_patch_size=2):
 
 
 def video_to_patches(
-    video, source_fps=None, *, patch_size=16, temporal_patch_size=2, merge_size=2,
-    min_pixels=4_096, max_pixels=25_165_824, mean=0.5, std=0.5, fps=2.0, min_frames=4,
-    max_frames=768,
+    video, source_fps=None, asked=None, *, patch_size=16, temporal_patch_size=2,
+    merge_size=2, min_pixels=4_096, max_pixels=25_165_824, mean=0.5, std=0.5, **usual,
 ):  # fmt: skip
     """A video to patches [t*h*w, 1536], its grid (t, h, w) and t times in seconds.
 
     `video` is a file, or a list of frames of one size, each anything `open_picture`
     takes, seen `source_fps` times a second (24 when not said, as in transformers).
-    Frames are sampled down to `fps` a second. The pixel limits hold for all frames
-    together. Raises InputError for fewer than 2 frames or frames of unlike size.
+    `asked` is what its message says of it, `usual` what `choose_frames` takes besides.
+    The pixel limits hold for all frames together, those asked for hold for a frame.
+    Raises InputError for fewer than 2 frames or frames of unlike size.
     """
-    pick = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
-    pictures, indices, source_fps = _load_frames(video, source_fps, pick)
+    asked = asked or {}
+    pictures, indices, source_fps = _load_frames(video, source_fps, asked, usual)
     factor, (width, height) = patch_size * merge_size, pictures[0].size
-    if min(height, width) < factor:  # unlike a picture, first brought to one token
-        scale = max(factor / height, factor / width)
-        height, width = int(height * scale), int(width * scale)
-    size = smart_resize(
-        height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels,
-        frames=len(pictures), frame_step=temporal_patch_size,
-    )  # fmt: skip
+    if not asked.keys().isdisjoint(SIZED):
+        size = frame_size(height, width, len(pictures), asked, factor)
+    else:
+        if min(height, width) < factor:  # unlike a picture, first brought to one token
+            scale = max(factor / height, factor / width)
+            height, width = int(height * scale), int(width * scale)
+        size = smart_resize(
+            height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels,
+            frames=len(pictures), frame_step=temporal_patch_size,
+        )  # fmt: skip
     levels = np.stack([np.asarray(p).transpose(2, 0, 1) for p in pictures])
     # Unlike pictures, videos are resized by torch in the published processor, and
     # Pillow's bicubic differs from torch's by up to two levels here and there.
@@ -71,12 +124,28 @@ def video_to_patches(
     return patches, grid, frame_seconds(indices, source_fps, temporal_patch_size)
 
 
-def _load_frames(video, source_fps, pick):
+def frame_size(height, width, count, asked, factor):
+    """The size of each of `count` frames, by the keys that qwen-vl-utils reads."""
+    low = asked.get("min_pixels", FRAME_TOKENS[0] * factor**2)
+    share = asked.get("total_pixels", FILM_TOKENS * factor**2) / count * 2
+    most = max(min(FRAME_TOKENS[1] * factor**2, share), int(low * 1.05))
+    high = min(asked.get("max_pixels", most), most)
+    low = min(low, high)
+    return asked_size(
+        height, width, asked, factor=factor, min_pixels=low, max_pixels=high
+    )
+
+
+def _load_frames(video, source_fps, asked, usual):
     """The sampled frames, their numbers and the source's frames per second."""
-    if isinstance(video, (str, os.PathLike)):
-        pictures, indices, source_fps = read_video(video, **pick)
+    if isinstance(video, (str, bytes, os.PathLike)):
+        pick = partial(choose_frames, asked=asked, **usual)
+        pictures, indices, source_fps = read_video(video, pick)
     else:
-        source_fps = DEFAULT_FPS if source_fps is None else source_fps
+        said = asked.get("sample_fps", asked.get("fps", DEFAULT_FPS))
+        source_fps = said if source_fps is None else source_fps
+        asked = {key: asked[key] for key in asked if key != "fps"}  # their own rate
+        pick = partial(choose_frames, asked=asked, **usual)
         pictures, indices = _pick_frames(video, source_fps, pick)
     sizes = sorted({picture.size for picture in pictures})
     if len(pictures) < 2 or len(sizes) > 1:
@@ -95,37 +164,45 @@ def _pick_frames(frames, source_fps, pick):
             "give a file or a list of frames"
         )
     source_fps = number(source_fps, "a video's fps", float, 0, over=True)
-    indices = sample_frames(len(frames), source_fps, **pick)
+    indices = pick(len(frames), source_fps)
     return [open_picture(frames[i]) for i in indices], indices
 
 
-def read_video(path, **pick):
+def read_video(video, pick=sample_frames):
     """Sampled frames of a video file as PIL pictures, their numbers, the file's fps.
 
-    pick: as for `sample_frames`. Needs the optional package `av` (PyAV). Raises
-    InputError when that is missing or when the file holds no readable video.
+    `video` is a path, a file: or data: URI, or bytes; pick(total, fps) chooses frames.
+    Needs the optional package `av` (PyAV). Raises InputError when that is missing or
+    when the file holds no readable video.
     """
+    video = local(video)
+    in_memory = isinstance(video, bytes)
+    name = f"the video of {len(video)} bytes" if in_memory else show(video)
     try:
         import av
     except ImportError:
         raise InputError(
-            f"{show(path)}: reading a video file needs the package `av`; "
+            f"{name}: reading a video file needs the package `av`; "
             "install minqwen[video], or give the video as a list of frames"
         ) from None
-    if not os.path.isfile(path):
-        raise InputError(f"{show(path)}: no such video file; give the path of a file")
+    if not in_memory and not os.path.isfile(video):
+        raise InputError(f"{name}: no such video file; give the path of a file")
+
+    def opened():
+        return av.open(io.BytesIO(video) if in_memory else os.fspath(video))
+
     try:
-        with av.open(os.fspath(path)) as container:
+        with opened() as container:
             stream = container.streams.video[0]
             source_fps = float(stream.average_rate)
             # some containers do not say how many there are, so count
             total = stream.frames or sum(1 for _ in container.decode(video=0))
-        indices = sample_frames(total, source_fps, **pick)
-        with av.open(os.fspath(path)) as container:
+        indices = pick(total, source_fps)
+        with opened() as container:
             pictures = _decode_frames(container, set(indices))
     except (av.FFmpegError, IndexError, TypeError, ZeroDivisionError) as error:
         raise InputError(
-            f"{show(path)} cannot be read as a video ({show(error)}); "
+            f"{name} cannot be read as a video ({show(error)}); "
             "give a file with a video stream that FFmpeg reads"
         ) from error
     return pictures, indices[: len(pictures)], source_fps

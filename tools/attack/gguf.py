@@ -106,7 +106,7 @@ def cases(folder):
         (folder / "x.gguf").write_bytes(raw)
         found = minqwen.Processor.load(folder / "x.gguf")
         assert found.encode(question) == processor.encode(question) and found.stop_ids
-        if found.template:
+        if found.templates:
             found.chat([{"role": "user", "content": "x"}])
 
     found = []

@@ -15,6 +15,7 @@ FIRST = load(made_trace(L, E, T, K, seed=5))
 SECOND = load(made_trace(L, E, T, K, seed=5, changed=0.5))
 KINDS = (np.arange(T) % 3).tolist()
 LAYER, EXPERT, TOKEN = 1, 6, 30
+SPANS = [[a, b] for a in (0, 1, 7) for b in (71, 75, 79, T)]
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,19 @@ def told():
       const b = trace({listed(SECOND["expert_ids"])});
       const margins = Float32Array.from({listed(FIRST["router_margin"].astype(float))});
       const counts = m.countChoices(a, m.range(0, {T}));
+      const pairs = m.coactivation(a, {LAYER});
       const told = {{
-        counts, some: m.countChoices(a, [3, 5]), by: m.chosenBy(a, {LAYER}, {EXPERT}),
+        counts, some: m.countChoices(a, [3, 5]),
+        spans: {SPANS}.map(([from, to]) => m.countChoices(a, m.range(from, to))),
+        by: m.chosenBy(a, {LAYER}, {EXPERT}),
         spread: m.spread(counts, {LAYER}, {E}), carried: m.carriedOver(a),
         overlap: m.overlap(a, {TOKEN}, 0, {T}), differ: m.differences(a, b),
-        only: m.countOnly(a, b, m.range(0, {T})), order: m.arrange({L}, {E}, counts),
-        together: m.coactivation(a, {LAYER}, counts),
+        only: m.countOnly(a, b, m.range(0, {T})),
+        onlySpans: {SPANS}.map(([from, to]) => m.countOnly(a, b, m.range(from, to))),
+        onlySome: m.countOnly(a, b, [3, 5]), order: m.arrange({L}, {E}, counts),
+        together: pairs,
+        pairs: m.strongest(pairs, counts, {LAYER}, {T}, 5),
+        mine: m.strongest(pairs, counts, {LAYER}, {T}, 3, {EXPERT}),
         special: m.specialisation(a, Uint8Array.from({KINDS}), 3, counts),
         typical: m.typical(margins, {LAYER}, {L}),
       }};
@@ -56,6 +64,8 @@ def test_counts_and_orders(told):
     assert told["counts"] == counts.flatten().tolist()
     some = lit(FIRST["expert_ids"])[[3, 5]].sum(0)
     assert told["some"] == some.flatten().tolist()
+    for (start, end), span in zip(SPANS, told["spans"], strict=True):
+        assert span == lit(FIRST["expert_ids"])[start:end].sum(0).flatten().tolist()
     order = np.argsort(-counts, axis=1, kind="stable")
     assert told["order"]["expertAt"] == order.flatten().tolist()
     assert told["order"]["columnOf"] == order.argsort(1).flatten().tolist()
@@ -96,21 +106,30 @@ def test_where_two_traces_differ(told):
     assert told["differ"]["perLayer"] == only.sum((0, 2)).tolist()
     assert told["differ"]["share"] == pytest.approx(only.sum() / (T * L * K))
     assert told["only"] == only.sum(0).flatten().tolist()
-    assert only.sum() > 0
+    assert only.sum() > 0 and told["onlySome"] == only[[3, 5]].sum(0).flatten().tolist()
+    for (start, end), span in zip(SPANS, told["onlySpans"], strict=True):
+        assert span == only[start:end].sum(0).flatten().tolist()
 
 
 def test_which_experts_go_together(told):
     cells = lit(FIRST["expert_ids"])[:, LAYER]
     together = cells.T @ cells
-    assert told["together"]["together"] == together.flatten().tolist()
+    assert told["together"] == together.flatten().tolist()
     chance = np.outer(cells.sum(0), cells.sum(0)) / T
     a, b = np.triu_indices(E, 1)
     excess = (together - chance)[a, b]
-    best = told["together"]["pairs"][0]
-    assert best["excess"] == pytest.approx(excess.max())
+    said = [pair["excess"] for pair in told["pairs"]]
+    assert said == pytest.approx(sorted(excess)[-5:][::-1])
+    best = told["pairs"][0]
     pair = best["a"], best["b"]
     assert best["times"] == together[pair]
     assert best["lift"] == pytest.approx(together[pair] / chance[pair])
+    with_it = (a == EXPERT) | (b == EXPERT)
+    said = [pair["excess"] for pair in told["mine"]]
+    assert said == pytest.approx(
+        sorted(excess[with_it & (together[a, b] > 0)])[-3:][::-1]
+    )
+    assert all(EXPERT in (pair["a"], pair["b"]) for pair in told["mine"])
 
 
 def test_specialisation_is_the_smoothed_divergence(told):

@@ -1,21 +1,65 @@
 // What can be counted in a trace's choices. Everything here is pure: arrays in, arrays
 // out, no page. T tokens, L layers, E experts, K choices; cell = layer * E + expert.
 
-/** Numbers of choices [L * E] made by `tokens` (a list or typed array of positions). */
-export function countChoices(trace, tokens) {
-  const { L, E, K, expertIds } = trace;
-  const counts = new Uint32Array(L * E);
+/** Numbers of choices [L * E] made by `tokens`: a list or typed array of positions, rising;
+ * `flags` [T * L * K], 0 or 1, says which choices count, if not all.
+ * Of a span only its two ends are counted: what lies before each is known. */
+export function countChoices(trace, tokens, flags = null) {
+  const counts = new Uint32Array(trace.L * trace.E);
+  const n = tokens.length;
+  if (n < 64 || tokens[n - 1] - tokens[0] !== n - 1) return addChoices(trace, tokens, flags, counts);
+  const before = countBefore(trace, tokens[0], flags);
+  const all = countBefore(trace, tokens[n - 1] + 1, flags);
+  for (let cell = 0; cell < counts.length; cell++) counts[cell] = all[cell] - before[cell];
+  return counts;
+}
+
+function addChoices({ L, E, K, expertIds }, tokens, flags, counts, by = 1) {
   for (const t of tokens) {
     let at = t * L * K;
     for (let row = 0; row < L * E; row += E)
-      for (let k = 0; k < K; k++) counts[row + expertIds[at++]]++;
+      for (let k = 0; k < K; k++, at++) counts[row + expertIds[at]] += flags ? by * flags[at] : by;
   }
   return counts;
+}
+
+const CHECKPOINTS = 48; // of a text; for 60 layers of 512 experts they take 6 MB
+const sums = new WeakMap(); // flags, or else a trace -> its counts before each checkpoint
+
+/** Counts of all tokens before `end`, from the nearest checkpoint on or back. */
+function countBefore(trace, end, flags) {
+  const { T, L, E } = trace;
+  const step = Math.max(1, Math.ceil(T / CHECKPOINTS));
+  const key = flags ?? trace;
+  if (!sums.has(key)) {
+    const all = [new Uint32Array(L * E)];
+    for (let t = 0; t < T; t += step)
+      all.push(addChoices(trace, range(t, Math.min(T, t + step)), flags, all.at(-1).slice()));
+    sums.set(key, all);
+  }
+  const nearest = Math.min(Math.round(end / step), sums.get(key).length - 1);
+  const from = Math.min(T, nearest * step);
+  const counts = sums.get(key)[nearest].slice();
+  if (from <= end) return addChoices(trace, range(from, end), flags, counts);
+  return addChoices(trace, range(end, from), flags, counts, -1);
 }
 
 /** Positions 0 ... n-1, or from `start` up to `end`. */
 export function range(start, end) {
   return Uint32Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i);
+}
+
+/** Where the `most` largest of `values` stand, the largest first; of equals the earlier. */
+export function largest(values, most) {
+  const best = [];
+  for (let i = 0; i < values.length; i++) {
+    if (best.length === most && !(values[i] > values[best[most - 1]])) continue;
+    let at = best.length;
+    while (at && values[i] > values[best[at - 1]]) at--;
+    best.splice(at, 0, i);
+    best.length = Math.min(most, best.length);
+  }
+  return best;
 }
 
 /** A token's choices in one layer, best first: [{expert, weight}], weight or null. */
@@ -135,11 +179,8 @@ export function arrange(L, E, score) {
   return { columnOf, expertAt };
 }
 
-/**
- * Experts of one layer that are chosen together. Returns { together [E * E], pairs }:
- * the pairs that exceed chance by most, each { a, b, times, lift }.
- */
-export function coactivation(trace, layer, counts) {
+/** How often experts of one layer were chosen together, [E * E]. */
+export function coactivation(trace, layer) {
   const { T, L, E, K, expertIds } = trace;
   const together = new Uint32Array(E * E);
   for (let t = 0; t < T; t++) {
@@ -147,16 +188,47 @@ export function coactivation(trace, layer, counts) {
     for (let i = 0; i < K; i++)
       for (let j = 0; j < K; j++) together[expertIds[at + i] * E + expertIds[at + j]]++;
   }
-  const pairs = [];
+  return together;
+}
+
+/**
+ * The `most` pairs of experts that exceed chance by most, each { a, b, times, lift, excess };
+ * `together`: the layer's, counts: of all layers, T: tokens; `only`: one of each pair.
+ */
+export function strongest(together, counts, layer, T, most, only = null) {
+  const E = Math.sqrt(together.length);
+  const load = counts.subarray(layer * E, (layer + 1) * E);
+  const best = [];
   for (let a = 0; a < E; a++)
     for (let b = a + 1; b < E; b++) {
+      if (only !== null && a !== only && b !== only) continue;
       const times = together[a * E + b];
-      if (!times) continue;
-      const chance = (counts[layer * E + a] * counts[layer * E + b]) / T;
-      pairs.push({ a, b, times, lift: times / chance, excess: times - chance });
+      const chance = (load[a] * load[b]) / T;
+      const excess = times - chance;
+      if (!times || (best.length === most && excess <= best.at(-1).excess)) continue;
+      best.push({ a, b, times, lift: times / chance, excess });
+      best.sort((p, q) => q.excess - p.excess).splice(most);
     }
-  pairs.sort((p, q) => q.excess - p.excess);
-  return { together, pairs };
+  return best;
+}
+
+const alone = new WeakMap(); // first -> second -> Uint8Array [T * L * K]
+
+/** For each of first's choices, 1 if second did not make it there, else 0. */
+function onlyFirst(first, second) {
+  const { T, L, E, K } = first;
+  if (!alone.has(first)) alone.set(first, new WeakMap());
+  const kept = alone.get(first);
+  if (kept.has(second)) return kept.get(second);
+  const [mine, theirs] = [first.expertIds, second.expertIds];
+  const flags = new Uint8Array(T * L * K);
+  const seen = new Int32Array(E).fill(-1); // the last row in which second chose each
+  for (let row = 0, at = 0; row < T * L; row++, at += K) {
+    for (let j = at; j < at + K; j++) seen[theirs[j]] = row;
+    for (let i = at; i < at + K; i++) flags[i] = seen[mine[i]] === row ? 0 : 1;
+  }
+  kept.set(second, flags);
+  return flags;
 }
 
 /**
@@ -165,44 +237,24 @@ export function coactivation(trace, layer, counts) {
  */
 export function differences(first, second) {
   const { T, L, K } = first;
+  const flags = onlyFirst(first, second);
   const perToken = new Uint32Array(T);
   const perLayer = new Uint32Array(L);
   const perRow = new Uint8Array(T * L);
-  for (let t = 0; t < T; t++)
-    for (let l = 0; l < L; l++) {
-      const n = K - inBoth(first, second, t, l);
-      perToken[t] += n;
-      perLayer[l] += n;
-      perRow[t * L + l] = n;
-    }
+  for (let row = 0, at = 0; row < T * L; row++) {
+    let n = 0;
+    for (let k = 0; k < K; k++) n += flags[at++];
+    perToken[Math.floor(row / L)] += n;
+    perLayer[row % L] += n;
+    perRow[row] = n;
+  }
   const total = perToken.reduce((a, b) => a + b, 0);
   return { perToken, perLayer, perRow, total, share: total / (T * L * K) };
 }
 
-function inBoth(first, second, token, layer) {
-  const { L, K } = first;
-  const at = (token * L + layer) * K;
-  let n = 0;
-  for (let i = at; i < at + K; i++)
-    for (let j = at; j < at + K; j++) n += first.expertIds[i] === second.expertIds[j];
-  return n;
-}
-
 /** Counts [L * E] of choices that `first` made and `second` did not. */
-export function countOnly(first, second, tokens) {
-  const { L, E, K, expertIds } = first;
-  const only = new Uint32Array(L * E);
-  for (const t of tokens)
-    for (let l = 0; l < L; l++) {
-      const at = (t * L + l) * K;
-      for (let i = at; i < at + K; i++) {
-        let met = false;
-        for (let j = at; j < at + K; j++) met ||= second.expertIds[j] === expertIds[i];
-        if (!met) only[l * E + expertIds[i]]++;
-      }
-    }
-  return only;
-}
+export const countOnly = (first, second, tokens) =>
+  countChoices(first, tokens, onlyFirst(first, second));
 
 /** The middle value of column `layer` of [T, L], from an even sample of about 400. */
 export function typical(values, layer, L) {

@@ -1,5 +1,5 @@
 // The map's picture: layers as rows, experts as columns, a lit cell where one is chosen.
-import { rampColour } from "../shared/look.mjs";
+import { rampColour, rgb } from "../shared/look.mjs";
 
 const LEFT = 44; // layer numbers
 const TOP = 34; // the axes' names, and expert numbers
@@ -8,6 +8,7 @@ const BAR = 34; // is a full bar; its number stands beside it
 const SHADES = 48;
 const LEVELS = 32; // of how much of a cell only one trace chose
 const KINDS = 16; // more than there are kinds of token
+const MANY = 3000; // cells
 
 /**
  * Where things are, in CSS pixels, for a canvas `width` wide. `view` is { zoom, x, y }:
@@ -26,7 +27,7 @@ export function geometry({ width, L, E, view, sides, halves, scale = 1 }) {
   const top = (layer) => snap(plot.y + (layer - view.y * L) * ch);
   const gap = (size) => (size >= 5 ? 1 : 0);
   return {
-    width, height: TOP + plot.h + 4, plot, row, cw, ch, right, L, E, halves,
+    width, height: TOP + plot.h + 4, plot, row, cw, ch, right, L, E, halves, scale,
     visibleColumns: plot.w / cw,
     visibleRows: plot.h / ch,
     columnAt: (x) => Math.floor((x - plot.x) / cw + view.x * E),
@@ -79,24 +80,42 @@ export function palette(theme, comparing) {
 }
 
 /**
- * Draws the map. scene: { g, theme, palette, cells, columnOf, columns, axis, full,
- * font, layer, marked: {layer, expert} or null, pointed: the same }.
+ * Draws the map. scene: { g, theme, palette, styles (a Map, to keep what
+ * palette gave), cells, columnOf, columns, axis, full,
+ * font, layer, marked: {layer, expert} or null, pointed: the same }, and `lit`: a canvas
+ * on which drawLit has drawn this already, if there is one.
  */
 export function drawMap(ctx, scene) {
   const { g, theme } = scene;
   ctx.fillStyle = theme.paper;
   ctx.fillRect(0, 0, g.width, g.height);
   ctx.save();
-  ctx.beginPath();
-  ctx.rect(g.plot.x, g.plot.y, g.plot.w, g.plot.h);
-  ctx.clip();
-  drawGround(ctx, scene);
-  drawCells(ctx, scene);
+  if (scene.lit) {
+    ctx.setTransform(1, 0, 0, 1, 0, 0); // pixel by pixel
+    ctx.drawImage(scene.lit, 0, 0);
+  } else drawLit(ctx, scene);
   ctx.restore();
   drawRings(ctx, scene);
   drawLayers(ctx, scene);
   drawExperts(ctx, scene);
   if (g.right) drawBars(ctx, scene);
+}
+
+/** The cells, lit and not: all of the map that a pointer on it does not change. */
+export function drawLit(ctx, scene) {
+  const { x, y, w, h } = scene.g.plot;
+  ctx.beginPath();
+  ctx.rect(x, y, w, h);
+  ctx.clip();
+  const many = scene.cells.length > MANY && ctx.createImageData;
+  if (many) paintCells(ctx, scene);
+  ctx.globalCompositeOperation = many ? "destination-over" : "source-over";
+  drawGround(ctx, scene);
+  ctx.globalCompositeOperation = "source-over";
+  if (!many) eachCell(scene, (style, x, y, w, h) => {
+    ctx.fillStyle = style;
+    ctx.fillRect(x, y, w, h);
+  });
 }
 
 /** Empty cells where they are large enough to be seen, else a band for each row. */
@@ -118,23 +137,42 @@ function drawGround(ctx, { g, theme }) {
   }
 }
 
-/** Faint cells first, so that where cells share a pixel the brightest is seen. */
-function drawCells(ctx, { g, palette, cells, columnOf }) {
-  const buckets = new Map();
-  for (const cell of cells) {
-    const level = Math.round(cell.differs * LEVELS);
-    const step = Math.round(cell.shade * (SHADES - 1));
-    const key = ((step * (LEVELS + 1) + level) * 3 + cell.half) * KINDS + (cell.kind ?? KINDS - 1);
-    if (!buckets.has(key)) buckets.set(key, { key, step, level, like: cell, cells: [] });
-    buckets.get(key).cells.push(cell);
-  }
-  for (const { step, level, like, cells } of [...buckets.values()].sort((a, b) => a.key - b.key)) {
-    ctx.fillStyle = palette(like.half, level, step, like.kind);
-    for (const { layer, expert, half } of cells) {
+/** Calls paint(style, x, y, w, h) for each lit cell in sight; faint ones first, so that
+ * where cells share a pixel the brightest is seen. */
+function eachCell({ g, palette, styles, cells, columnOf }, paint) {
+  const steps = Array.from({ length: SHADES }, () => []);
+  for (const cell of cells) steps[Math.round(cell.shade * (SHADES - 1))].push(cell);
+  steps.forEach((same, step) => {
+    for (const { layer, expert, half, differs, kind } of same) {
+      const level = Math.round(differs * LEVELS);
+      const key = ((step * (LEVELS + 1) + level) * 3 + half) * KINDS + (kind ?? KINDS - 1);
+      if (!styles.has(key)) styles.set(key, palette(half, level, step, kind));
       const { x, y, w, h } = g.box(columnOf[layer * g.E + expert], layer, half);
-      if (x + w > g.plot.x && x < g.plot.x + g.plot.w) ctx.fillRect(x, y, w, h);
+      if (x + w > g.plot.x && x < g.plot.x + g.plot.w) paint(styles.get(key), x, y, w, h);
     }
-  }
+  });
+}
+
+/** Many cells are written pixel by pixel, in a tenth of the time of as many rectangles. */
+function paintCells(ctx, scene) {
+  const { plot, scale } = scene.g;
+  const [left, top, width, height] = [plot.x, plot.y, plot.w, plot.h].map((v) => Math.round(v * scale));
+  const image = ctx.createImageData(width, height);
+  const words = new Uint32Array(image.data.buffer);
+  const values = new Map(); // a style's pixel
+  eachCell(scene, (style, x, y, w, h) => {
+    if (!values.has(style)) {
+      const [value] = new Uint32Array(Uint8Array.from([...rgb(style), 255]).buffer);
+      values.set(style, value);
+    }
+    const value = values.get(style);
+    const from = Math.max(0, Math.round(x * scale) - left);
+    const to = Math.min(width, Math.round((x + w) * scale) - left);
+    const end = Math.min(height, Math.round((y + h) * scale) - top);
+    for (let row = Math.max(0, Math.round(y * scale) - top); row < end; row++)
+      for (let at = row * width + from; at < row * width + to; at++) words[at] = value;
+  });
+  ctx.putImageData(image, left, top);
 }
 
 /** The row in focus, the expert in focus, and the cell under the pointer. */

@@ -68,10 +68,7 @@ function inContext(tools, tokens, weights) {
 }
 
 function partners(tools, layer, expert) {
-  const pairs = tools.reading
-    .together(layer)
-    .pairs.filter((pair) => pair.a === expert || pair.b === expert)
-    .slice(0, 4);
+  const pairs = tools.reading.pairs(layer, 4, expert);
   if (!pairs.length) return null;
   const rows = pairs.map(({ a, b, times, lift }) => [
     expertButton(tools, layer, a === expert ? b : a), whole(times), `${lift.toFixed(1)}×`,

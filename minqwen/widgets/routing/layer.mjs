@@ -1,6 +1,6 @@
 // The panels of a layer and of a text: load, how even it is, and what stands out.
 import { node, sizeCanvas } from "../shared/look.mjs";
-import { countChoices, spread } from "./data.mjs";
+import { countChoices, largest, spread } from "./data.mjs";
 import { expertButton, facts, heading, note, number, subheading, table } from "./parts.mjs";
 import { kindOf } from "./reading.mjs";
 import { LAYER_KINDS, mean } from "./say.mjs";
@@ -39,7 +39,7 @@ export function layerView(tools) {
     subheading("Chosen together more than chance"),
     table(
       ["experts", number("times"), number("as chance")],
-      reading.together(layer).pairs.slice(0, 5).map(({ a, b, times, lift }) => [
+      reading.pairs(layer, 5).map(({ a, b, times, lift }) => [
         [expertButton(tools, layer, a), " and ", expertButton(tools, layer, b)],
         whole(times), `${lift.toFixed(1)}×`,
       ]),
@@ -89,7 +89,7 @@ function togetherPicture({ reading, look }, layer) {
     .filter((e) => counts[e])
     .sort((a, b) => counts[b] - counts[a])
     .slice(0, 32);
-  const { together } = reading.together(layer);
+  const together = reading.together(layer);
   const side = Math.max(6, Math.floor(256 / busy.length));
   const canvas = node("canvas", {
     role: "img",
@@ -154,12 +154,12 @@ function differText(reading, positions) {
 
 /** The experts that a span chose more than the whole text did, by the difference. */
 function raised(tools, counts, n) {
-  const { E, T, counts: all } = tools.reading;
-  const more = (cell) => counts[cell] / n - all()[cell] / T;
-  const cells = [...counts.keys()].filter((cell) => more(cell) > 0);
-  const rows = cells.sort((a, b) => more(b) - more(a)).slice(0, 10).map((cell) => {
+  const { E, T } = tools.reading;
+  const all = tools.reading.counts();
+  const more = Float64Array.from(counts, (count, cell) => count / n - all[cell] / T);
+  const rows = largest(more, 10).filter((cell) => more[cell] > 0).map((cell) => {
     const [layer, expert] = [Math.floor(cell / E), cell % E];
-    const shares = [counts[cell] / n, all()[cell] / T].map(percent);
+    const shares = [counts[cell] / n, all[cell] / T].map(percent);
     return [expertButton(tools, layer, expert, `${layer} · ${expert}`), ...shares];
   });
   return [
@@ -174,8 +174,10 @@ function raised(tools, counts, n) {
 function byMargin(reading) {
   const { trace, T, L } = reading;
   const { perRow } = reading.differ();
-  const sorted = Float32Array.from(trace.routerMargin).sort();
-  const edges = [0.1, 0.25, 0.5, 1].map((part) => sorted[Math.ceil(part * T * L) - 1]);
+  const step = Math.ceil((T * L) / 50_000); // so many tell the edges well enough
+  const sorted = trace.routerMargin.filter((_, i) => i % step === 0).sort();
+  const edges = [0.1, 0.25, 0.5].map((part) => sorted[Math.ceil(part * sorted.length) - 1]);
+  edges.push(trace.routerMargin.reduce((a, b) => Math.max(a, b), 0));
   const [rows, differ] = [edges.map(() => 0), edges.map(() => 0)];
   perRow.forEach((n, i) => {
     const place = edges.findIndex((edge) => trace.routerMargin[i] <= edge);
@@ -197,13 +199,11 @@ function byMargin(reading) {
 /** The experts that are most particular about the kind of token they read. */
 function standOut(tools, only = null) {
   const { reading } = tools;
-  const { E, L } = reading;
+  const { E } = reading;
   if (!reading.kinds) return null;
   const { bits, leading, byKind } = reading.special();
-  const cells = Array.from({ length: L * E }, (_, cell) => cell)
-    .filter((cell) => bits[cell] > 0.05 && (only === null || Math.floor(cell / E) === only))
-    .sort((a, b) => bits[b] - bits[a])
-    .slice(0, only === null ? 10 : 5);
+  const own = only === null ? bits : bits.map((x, cell) => (Math.floor(cell / E) === only ? x : 0));
+  const cells = largest(own, only === null ? 10 : 5).filter((cell) => own[cell] > 0.05);
   if (!cells.length) return null;
   const rows = cells.map((cell) => {
     const [layer, expert] = [Math.floor(cell / E), cell % E];

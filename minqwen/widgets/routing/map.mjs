@@ -1,6 +1,6 @@
 // The map as something to point at: a canvas, its zoom, and what lies under the pointer.
 import { node, sizeCanvas } from "../shared/look.mjs";
-import { clampView, drawMap, geometry, palette } from "./draw.mjs";
+import { clampView, drawLit, drawMap, geometry, palette } from "./draw.mjs";
 import { kindOf } from "./reading.mjs";
 
 const REACH = 14; // pixels from the pointer to a lit cell that it snaps to
@@ -27,6 +27,8 @@ export function createMap({ reading, store, look, hint }) {
   let view = { zoom: 1, x: 0, y: 0 };
   let [cells, columns, g, pointed, colours] = [[], [], null, null, null];
   let [width, comparing] = [0, false];
+  const lit = document.createElement("canvas"); // the cells alone, drawn when they change
+  let isLit = new Uint8Array(L * E);
 
   const columnOf = () => reading.order(store.state.order).columnOf;
   const expertAt = () => reading.order(store.state.order).expertAt;
@@ -39,6 +41,7 @@ export function createMap({ reading, store, look, hint }) {
         theme,
         comparing,
         palette: palette(theme, comparing),
+        styles: new Map(),
         font: getComputedStyle(canvas).fontFamily,
       };
     const scale = window.devicePixelRatio || 1;
@@ -46,14 +49,22 @@ export function createMap({ reading, store, look, hint }) {
     g = geometry({ width, L, E, view, sides: columns.length, halves, scale });
     const ctx = sizeCanvas(canvas, g.width, g.height);
     const { layer, expert, selected, order } = store.state;
+    const scene = { g, ...colours, cells, columnOf: columnOf() };
+    const drawn = [cells, colours, columns.length, order, width, scale, view];
+    if (drawn.some((value, i) => value !== lit.drawn?.[i])) {
+      const under = sizeCanvas(lit, g.width, g.height);
+      under.clearRect(0, 0, g.width, g.height);
+      under.save();
+      drawLit(under, scene);
+      under.restore();
+      lit.drawn = drawn;
+    }
     drawMap(ctx, {
-      g,
-      ...colours,
-      cells,
+      ...scene,
+      lit,
       columns,
       full,
       pointed,
-      columnOf: columnOf(),
       axis: AXES[order],
       layer: kindOf(selected) === "all" && expert === null ? null : layer,
       marked: expert === null ? null : { layer, expert },
@@ -120,12 +131,18 @@ export function createMap({ reading, store, look, hint }) {
     if (!inPlot) return { layer, expert: null };
     if (g.cw >= 8) return { layer, expert: expertAt()[layer * E + column] };
     let [best, distance] = [null, REACH];
-    for (const cell of cells) {
-      const box = g.box(columnOf()[cell.layer * E + cell.expert], cell.layer);
-      const far = Math.hypot(x - box.x - box.w / 2, y - box.y - box.h / 2);
-      if (far < distance) [best, distance] = [cell, far];
-    }
-    return best ? { layer: best.layer, expert: best.expert } : { layer, expert: null };
+    const within = (n, end) => Math.max(0, Math.min(end - 1, n));
+    const [first, last] = [-REACH, REACH].map((by) => within(g.columnAt(x + by), E));
+    const [top, bottom] = [-REACH, REACH].map((by) => within(g.layerAt(y + by), L));
+    for (let row = top; row <= bottom; row++)
+      for (let column = first; column <= last; column++) {
+        const expert = expertAt()[row * E + column];
+        if (!isLit[row * E + expert]) continue;
+        const box = g.box(column, row);
+        const far = Math.hypot(x - box.x - box.w / 2, y - box.y - box.h / 2);
+        if (far < distance) [best, distance] = [{ layer: row, expert }, far];
+      }
+    return best ?? { layer, expert: null };
   }
 
   /** Selects what was clicked; once more goes back to the token. */
@@ -194,8 +211,10 @@ export function createMap({ reading, store, look, hint }) {
     reveal,
     fit: () => move({ zoom: 1, x: 0, y: 0 }),
     /** New cells and bars, after selection or colour changed; whether colours compare. */
-    show(lit, bars, compare) {
-      [cells, columns, comparing] = [lit, bars, compare];
+    show(next, bars, compare) {
+      [cells, columns, comparing] = [next, bars, compare];
+      isLit = new Uint8Array(L * E);
+      for (const cell of cells) isLit[cell.layer * E + cell.expert] = 1;
       reveal();
       draw();
     },

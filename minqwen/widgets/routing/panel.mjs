@@ -1,6 +1,6 @@
 // The panel beside the map: what there is to know about what is selected.
 import { node } from "../shared/look.mjs";
-import { choices, overlap } from "./data.mjs";
+import { choices, largest, overlap } from "./data.mjs";
 import { expertView } from "./expert.mjs";
 import { layerView, textView } from "./layer.mjs";
 import {
@@ -128,10 +128,7 @@ function likeIt(tools) {
   const { reading, store } = tools;
   const { token } = store.state;
   const shares = overlap(reading.trace, token, 0, reading.T);
-  const nearest = [...shares.keys()]
-    .filter((t) => t !== token)
-    .sort((a, b) => shares[b] - shares[a])
-    .slice(0, 5);
+  const nearest = largest(shares, 6).filter((t) => t !== token).slice(0, 5);
   if (!nearest.length) return [];
   return [
     subheading("Tokens with the most similar choices"),

@@ -5,7 +5,7 @@
 // same thing: what those tokens chose. What is costly is counted when first needed.
 import {
   arrange, carriedOver, choices, chosenBy, coactivation, countChoices, differences, overlap,
-  range, specialisation, spread, typical,
+  range, specialisation, spread, strongest, typical,
 } from "./data.mjs";
 import { KINDS, kindsOf, namer } from "./words.mjs";
 
@@ -37,7 +37,8 @@ export function readRouting(trace, other, names = [], said = "") {
         kinds && specialisation(trace, kinds, KINDS.length, reading.counts())),
     carried: () => once("carried", () => carriedOver(trace)),
     differ: () => once("differ", () => other && differences(trace, other)),
-    together: (l) => lately(`together ${l}`, () => coactivation(trace, l, reading.counts())),
+    together: (l) => lately(`together ${l}`, () => coactivation(trace, l)),
+    pairs: (l, most, only) => strongest(reading.together(l), reading.counts(), l, T, most, only),
     spread: (l) => once(`spread ${l}`, () => spread(reading.counts(), l, E)),
     chosenBy: (l, e) => lately(`by ${l} ${e}`, () => chosenBy(trace, l, e)),
     order: (how) => once(`order ${how}`, () => arrange(L, E, scoreOf(reading, how))),
@@ -179,16 +180,16 @@ const DIFFERING = {
 };
 
 function differing(reading, selected) {
-  const { trace, other, K, L } = reading;
+  const { K, L } = reading;
   const { layer, expert } = selected;
-  const has = (which, t) => choices(which, t, layer).some((c) => c.expert === expert);
-  if (expert !== undefined) return (t) => (has(trace, t) === has(other, t) ? 0 : 1);
+  if (expert !== undefined) {
+    const [mine, theirs] = [reading, reading.second].map((by) => new Set(by.chosenBy(layer, expert).tokens));
+    return (t) => Number(mine.has(t) !== theirs.has(t));
+  }
   if (layer === undefined) {
     const { perToken } = reading.differ();
     return (t) => Math.sqrt(perToken[t] / (K * L));
   }
-  return (t) => {
-    const theirs = choices(other, t, layer).map((c) => c.expert);
-    return choices(trace, t, layer).filter((c) => !theirs.includes(c.expert)).length / K;
-  };
+  const { perRow } = reading.differ();
+  return (t) => perRow[t * L + layer] / K;
 }

@@ -7,6 +7,7 @@ import { beside, firstTokens } from "../shared/pair.mjs";
 import { cellsOf, colourOf } from "./colour.mjs";
 import { sideColumns } from "./columns.mjs";
 import { ROUTING_CSS } from "./css.mjs";
+import { countOnly } from "./data.mjs";
 import { finding, isShown } from "./finding.mjs";
 import { keysHelp, listenToKeys } from "./keys.mjs";
 import { createMap } from "./map.mjs";
@@ -23,6 +24,7 @@ import { asBytes, parseTrace } from "../shared/trace.mjs";
 // follow at most this often (in milliseconds), what needs all tokens once it has stopped.
 const SOON = 120;
 const REST = 300;
+const PAUSE = 50; // between two pieces of what is counted ahead
 
 /** Draws the explorer of model's traits `trace` and `other` (bytes) into `el`; with
  * options.page, below a title that says what it is. */
@@ -185,13 +187,25 @@ function build(look, model, reading, { page = false }) {
     timeline.resize(Math.floor(words.clientWidth));
     text.reveal();
   });
+  /** Counts ahead what the whole text needs, piece by piece, before it is asked for. */
+  function ahead() {
+    const piece = pieces.shift();
+    if (piece) warming = setTimeout(() => ahead(piece()), PAUSE);
+  }
+  const { trace, other, everything } = reading;
+  const pieces = [reading.counts, reading.special];
+  if (other)
+    pieces.push(reading.second.counts, reading.differ, () => countOnly(trace, other, everything),
+      () => countOnly(other, trace, everything));
+  let warming = null;
+
   update(null);
+  ahead();
   for (const part of [main, words]) sizes.observe(part);
   look.onTheme(repaint);
   return () => {
     sizes.disconnect();
-    clearTimeout(soon);
-    clearTimeout(resting);
+    for (const timer of [soon, resting, warming]) clearTimeout(timer);
     timeline.stop();
     store.remove();
   };

@@ -5,6 +5,7 @@ spelt out where they are used.
 """
 
 import json
+from itertools import cycle
 
 import gguf
 import numpy as np
@@ -117,7 +118,8 @@ def layer_tensor(rest, x, cfg, fused):
 
 def write(model, path, kind=Kind.F32, fused=False, tokenizer=None, change=None,
           split=0):  # fmt: skip
-    """A GGUF file of a model, its matrices of `kind` where their rows allow it.
+    """A GGUF file of a model, its matrices of `kind` where their rows allow it, or of
+    the kinds of a list in turn.
 
     `change` may alter the writer before anything is written; `split` is the most
     tensors a part may have. Returns {name: values as stored}.
@@ -127,29 +129,133 @@ def write(model, path, kind=Kind.F32, fused=False, tokenizer=None, change=None,
     add_keys(writer, model.cfg)
     if tokenizer:
         add_tokenizer(writer, tokenizer, model.cfg.text.vocab_size)
-    stored = {}
+    stored, turns = {}, cycle(kind if isinstance(kind, list) else [kind])
     for name, x in tensors(model, fused):
         x = np.ascontiguousarray(x, dtype=np.float32)
-        block = gguf.GGML_QUANT_SIZES[kind][0]
-        small = x.ndim == 1 or "conv1d" in name or x.shape[-1] % block
-        used = Kind.F32 if small else kind
+        small = x.ndim == 1 or "conv1d" in name
+        used = Kind.F32 if small else next(turns)
+        used = Kind.F32 if x.shape[-1] % block_of(used) else used
         raw = encode(x, used)
         writer.add_tensor(name, raw, raw_dtype=used)
         stored[name] = quants.dequantize(raw, used).reshape(x.shape)
+    finish(writer, change)
+    return stored
+
+
+TOWER = {"patch_embed.proj": "v.patch_embd", "pos_embed": "v.position_embd",
+         "merger.norm": "v.post_ln", "merger.linear_fc1": "mm.0",
+         "merger.linear_fc2": "mm.2", "norm1": "ln1", "norm2": "ln2",
+         "attn.qkv": "attn_qkv", "attn.proj": "attn_out", "mlp.linear_fc1": "ffn_up",
+         "mlp.linear_fc2": "ffn_down"}  # fmt: skip
+
+
+def tower_tensors(model, ollama=False):
+    """(GGUF name, float32 array) for every tensor of the vision tower."""
+    for name, p in model.model.visual.named_parameters():
+        x, (stem, end) = p.detach().float().numpy(), name.rsplit(".", 1)
+        if ollama and stem == "patch_embed.proj":
+            x = x.reshape(-1, *x.shape[2:]) if end == "weight" else x
+            yield f"v.patch_embed.{end}", x
+        elif ollama and stem.endswith("attn.qkv"):
+            block = stem.split(".")[1]
+            for letter, part in zip("qkv", np.split(x, 3), strict=True):
+                yield f"v.blk.{block}.attn_{letter}.{end}", part
+        elif ollama:
+            stem = stem.replace("blocks", "blk").replace("attn.proj", "attn_out")
+            yield f"v.{stem}.{end}", x
+        elif stem == "patch_embed.proj" and end == "weight":
+            yield "v.patch_embd.weight", x[:, :, 0]
+            yield "v.patch_embd.weight.1", x[:, :, 1]
+        elif stem.startswith("blocks."):
+            _, block, kind = stem.split(".", 2)
+            yield f"v.blk.{block}.{TOWER[kind]}.{end}", x
+        else:
+            yield f"{TOWER[stem]}.{end}", x
+
+
+def write_tower(model, path, kind=Kind.F32, change=None):
+    """The vision tower as a file of its own, an mmproj, as llama.cpp writes it."""
+    v, writer = model.cfg.vision, gguf.GGUFWriter(path, "clip")
+    writer.add_type("mmproj")
+    writer.add_clip_has_vision_encoder(True)
+    writer.add_clip_projector_type("qwen3vl_merger")
+    writer.add_vision_use_gelu(True)
+    writer.add_vision_image_size(v.patch_size * int(v.num_position_embeddings**0.5))
+    writer.add_vision_patch_size(v.patch_size)
+    writer.add_vision_embedding_length(v.hidden_size)
+    writer.add_vision_feed_forward_length(v.intermediate_size)
+    writer.add_vision_block_count(v.depth)
+    writer.add_vision_head_count(v.num_heads)
+    writer.add_vision_projection_dim(v.out_hidden_size)
+    writer.add_vision_spatial_merge_size(v.spatial_merge_size)
+    writer.add_vision_attention_layernorm_eps(1e-6)
+    writer.add_vision_image_mean([0.5, 0.5, 0.5])
+    writer.add_vision_image_std([0.5, 0.5, 0.5])
+    writer.add_vision_is_deepstack_layers([False] * v.depth)
+    for name, x in tower_tensors(model):
+        x = np.ascontiguousarray(x)
+        used = Kind.F32 if x.ndim == 1 else kind
+        writer.add_tensor(name, encode(x, used), raw_dtype=used)
+    finish(writer, change)
+
+
+def as_ollama(model, tower=True):
+    """A change for `write`: keys, names and the tower as Ollama has them."""
+    t, v = model.cfg.text, model.cfg.vision
+    arch = "qwen35moe." if model.cfg.is_moe else "qwen35."
+
+    def change(writer):
+        keys = writer.kv_data[0]
+        for name in ("attention.head_count_kv", "rope.dimension_sections"):
+            keys.pop(arch + name)
+        full = [kind == "full_attention" for kind in t.layer_types]
+        kinds = [t.num_key_value_heads * yes for yes in full]
+        writer.add_array(arch + "attention.head_count_kv", kinds)
+        for name in ("rope.dimension_sections", "rope.mrope_section", "mrope_sections"):
+            writer.add_array(arch + name, list(t.rope.mrope_section))
+        writer.add_bool(arch + "rope.mrope_interleaved", True)
+        writer.add_bool(arch + "ssm.v_head_reordered", True)
+        if model.cfg.is_moe:
+            writer.add_uint32(arch + "feed_forward_length", 0)
+            writer.add_bool(arch + "norm_top_k_prob", True)
+        table = writer.tensors[0]
+        for name in [name for name in table if name.endswith(".ssm_dt.bias")]:
+            table[name.removesuffix(".bias")] = table.pop(name)
+        if tower:
+            for key, value in dict(
+                block_count=v.depth, embedding_length=v.hidden_size, num_channels=3,
+                patch_size=v.patch_size, spatial_merge_size=v.spatial_merge_size,
+                temporal_patch_size=2).items():  # fmt: skip
+                writer.add_uint32(f"{arch}vision.{key}", value)
+            writer.add_uint32(arch + "vision.attention.head_count", v.num_heads)
+            writer.add_array(arch + "vision.image_mean", [0.5, 0.5, 0.5])
+            ids = "image_token_id", "vision_start_token_id", "vision_end_token_id"
+            for key in ids:
+                writer.add_uint32(arch + key, getattr(model.cfg, key))
+            for name, x in tower_tensors(model, ollama=True):
+                kind = Kind.F16 if x.ndim > 1 else Kind.F32
+                writer.add_tensor(name, encode(x, kind), raw_dtype=kind)
+
+    return change
+
+
+def finish(writer, change):
     if change:
         change(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return stored
 
 
 def encode(x, kind):
-    """float32 to stored numbers or blocks; K blocks, which `gguf` cannot make of
-    numbers, are random bytes with scales near those of x."""
-    if kind not in (Kind.Q4_K, Kind.Q5_K, Kind.Q6_K):
-        return quants.quantize(x, kind)
+    """float32 to stored numbers or blocks; those of kinds that `gguf` cannot make of
+    numbers are random bytes which stand for numbers below 1."""
+    try:
+        if kind not in (Kind.Q4_K, Kind.Q5_K, Kind.Q6_K):
+            return quants.quantize(x, kind)
+    except NotImplementedError:
+        return drawn(x, kind)
     weights, size = gguf.GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(x.size)
     raw = rng.integers(0, 256, (*x.shape[:-1], x.shape[-1] // weights, size), np.uint8)
@@ -158,6 +264,24 @@ def encode(x, kind):
     for at in places:
         raw[..., at : at + 2] = np.frombuffer(scale, np.uint8)
     return raw.reshape(*x.shape[:-1], -1)
+
+
+def drawn(x, kind):
+    """Random blocks in the shape of x, of numbers that a model might have."""
+    weights, size = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(x.size + kind)
+    blocks = np.zeros((0, size), np.uint8)
+    while len(blocks) < x.size // weights:
+        raw = rng.integers(0, 256, (20 * x.size // weights, size), np.uint8)
+        with np.errstate(all="ignore"):
+            values = np.abs(quants.dequantize(raw, kind))
+        good = (values.max(1) < 1) & (values.max(1) > 1e-3)
+        blocks = np.concatenate([blocks, raw[good]])
+    return blocks[: x.size // weights].reshape(*x.shape[:-1], -1)
+
+
+def block_of(kind):
+    return gguf.GGML_QUANT_SIZES[kind][0]
 
 
 def add_keys(writer, cfg):

@@ -28,6 +28,7 @@ from ..model.qwen import Qwen
 from ..weights.checkpoint.header import show
 from ..weights.checkpoint.hub import resolve
 from ..weights.checkpoint.layout import DTYPES, Lean
+from ..weights.gguf.files import find_gguf
 from ..weights.load import computable, examine, usable
 from . import ranks
 from .partition import Share
@@ -53,7 +54,7 @@ def load(path_or_hub_id, device=None, dtype=torch.float32, kernels="auto",
     device = usable(ranks.device(device))
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
-    if path.suffix == ".gguf":
+    if find_gguf(path):
         raise InputError(
             f"{show(path)} is GGUF; several processes share safetensors files only."
         )

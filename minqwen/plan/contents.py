@@ -14,6 +14,7 @@ from ..units import human
 from ..weights import expected_tensors, open_checkpoint, resolve
 from ..weights.checkpoint.header import BITS
 from ..weights.checkpoint.layout import LABELS, skeleton
+from ..weights.gguf.files import find_gguf
 from ..weights.gguf.header import BLOCKS
 from ..weights.gguf.load import open_gguf
 from ..weights.quantised.settings import KEY, read_scheme
@@ -59,8 +60,8 @@ def survey(path):
         cfg = Config.named(short)
         return cfg, asked_tensors(cfg), f"Qwen3.5-{short}"
     found = resolve(path, wanted=["config.json"])  # never the weights, if far away
-    if found.suffix == ".gguf":
-        cfg, stored, _ = open_gguf(found)
+    if here and (file := find_gguf(found)):
+        cfg, stored, *_ = open_gguf(file)
         draft = f"blk.{cfg.text.num_hidden_layers}."  # where the draft head is
         stored = {"mtp." * n.startswith(draft) + n: e for n, e in stored.items()}
         return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)

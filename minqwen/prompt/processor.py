@@ -85,12 +85,13 @@ class Processor:
         Raises InputError when there is none.
         """
         from ..weights.checkpoint.hub import resolve
+        from ..weights.gguf.files import find_gguf
+        from ..weights.gguf.text import text_files
 
         folder = resolve(path_or_hub_id, revision, [*FILES, "config.json"])
-        if folder.suffix == ".gguf":
-            from ..weights.gguf.text import text_files
-
-            return cls(text_files(folder), str(folder))
+        own = folder.is_dir() and (folder / "tokenizer.json").exists()
+        if not own and (file := find_gguf(folder)):
+            return cls(text_files(file), str(folder))
         folder = folder if folder.is_dir() else folder.parent
         found = [name for name in FILES if (folder / name).exists()]
         if "tokenizer.json" not in found:

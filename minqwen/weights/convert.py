@@ -34,6 +34,7 @@ from .checkpoint.index import INDEX
 from .checkpoint.layout import LABELS, bytes_of
 from .checkpoint.reading import BAR_FROM
 from .checkpoint.shards import FORMAT, index_of, slots, split
+from .gguf.files import find_gguf
 from .load import examine
 from .quantised.codecs import FORMS, read_choice, rows_of
 from .quantised.requantise import Rows
@@ -57,7 +58,7 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
     number(max_shard_bytes, "max_shard_bytes", int, 1)
     scheme = read_target(quantize)
     path = resolve(source, revision)
-    if path.suffix == ".gguf":
+    if find_gguf(path):
         raise InputError(f"{show(path)} is GGUF; convert reads safetensors files only.")
     table, model, forms, plan = examine(path, torch.bfloat16)
     home = path if path.is_dir() else path.parent

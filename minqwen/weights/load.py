@@ -36,6 +36,7 @@ from .checkpoint.layout import (
 from .checkpoint.match import base, by_name, match_tensors
 from .checkpoint.memory import populate
 from .disk.paged import put_back, take_out
+from .gguf.files import find_gguf
 from .gguf.load import load_gguf
 from .quantised.codecs import read_choice
 from .quantised.modules import pack, places
@@ -89,13 +90,13 @@ def load(
     device = usable(device)
     computable(dtype)
     path = resolve(path_or_hub_id, revision)
-    if path.suffix == ".gguf":
+    if file := find_gguf(path):
         if quantize:
             raise InputError(
                 f"quantize={quantize!r} turns safetensors files only; load "
                 f"{show(path)} without it."
             )
-        model = load_gguf(path, device, dtype, experts)
+        model = load_gguf(file, device, dtype, experts)
         return ready(model, kernels)
     table, model, forms, plan = examine(path, dtype)
     if quantize and choice[1] is None and not model.cfg.is_moe:

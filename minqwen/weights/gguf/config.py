@@ -1,16 +1,21 @@
 """From the keys of a GGUF file to a Config, as strictly as from a config.json.
 
-Source: the keys that conversion/qwen.py of llama.cpp writes and qwen35*.cpp reads.
+What asks for another computation is refused by name, what changes nothing is left.
+Source: the keys that conversion/qwen.py of llama.cpp and convert_qwen3next.go of Ollama
+write, and that their models read.
 """
 
 import numpy as np
 
 from ...errors import MOST, InputError, number, show
-from ...model.config import Config
 from ...model.ranges import DEEPEST, bounded
 from ...model.shapes import FULL, LINEAR
 
 ARCHITECTURES = {"qwen35": "qwen3_5_text", "qwen35moe": "qwen3_5_moe_text"}
+OTHERS = {
+    "clip": "it is a vision tower, an mmproj; give the model's file, beside which it "
+    "is found",
+}
 NUMBERS = {
     "hidden_size": "embedding_length",
     "num_attention_heads": "attention.head_count",
@@ -34,31 +39,68 @@ YARN = {
     "factor": "rope.scaling.factor",
     "original_max_position_embeddings": "rope.scaling.original_context_length",
 }
+SCALINGS = ("none", "", "default", "linear", "yarn")
 BETAS = {
     "beta_fast": "rope.scaling.yarn_beta_fast",
     "beta_slow": "rope.scaling.yarn_beta_slow",
 }
 # Keys whose other values would be another computation, and the ones we do.
 FIXED = {
-    "expert_gating_func": 1,  # softmax
-    "expert_weights_scale": 1.0,
-    "expert_weights_norm": True,
-    "attention.causal": True,
-    "rope.scaling.attn_factor": 1.0,
-    "rope.scaling.yarn_ext_factor": 1.0,
-    "rope.scaling.yarn_attn_factor": 1.0,
-}
+    "expert_gating_func": (1, 0),  # softmax, which 0 leaves as it is
+    "expert_weights_scale": (1.0, 0.0),
+    "expert_weights_norm": (True,), "norm_top_k_prob": (True,),
+    "expert_group_count": (0, 1), "expert_group_used_count": (0, 1),
+    "expert_shared_count": (1, 0),
+    "attention.causal": (True,),
+    "rope.mrope_interleaved": (True,), "mrope_interleaved": (True,),
+    "rope.scaling.attn_factor": (1.0, 0.0), "rope.scaling.yarn_ext_factor": (1.0, -1.0),
+    "rope.scaling.yarn_attn_factor": (1.0,),
+    "logit_scale": (1.0, 0.0), "residual_scale": (1.0, 0.0),
+    "embedding_scale": (1.0, 0.0), "moe_every_n_layers": (0, 1),
+    "interleave_moe_layer_step": (0, 1),
+}  # fmt: skip
+# Any of these families, or of these names, is another computation unless it is off.
+TURNING = ("rope.", "attention.", "ssm.", "expert", "moe_", "altup.", "swiglu_clamp")
+OFF = """
+    attn_logit_softcapping final_logit_softcapping router_logit_softcapping
+    leading_dense_block_count n_deepstack_layers pooling_type use_parallel_residual
+    swin_norm rescale_every_n_layers token_shift_count activation_sparsity_scale
+    embedding_length_per_layer_input decoder_block_count
+""".split()
+# Says nothing about the computation, whatever its name.
+IDLE = """
+    attention.layer_norm_epsilon attention.group_norm_epsilon
+    attention.group_norm_groups rope.scaling.finetuned feed_forward_length
+""".split()
+PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
+TOKENS = {
+    "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}  # fmt: skip
+SECTIONS = ("rope.dimension_sections", "rope.mrope_section", "mrope_sections")
 
 
 class Settings:
-    """The keys of the file's architecture, strictly read: none is guessed."""
+    """The keys of the file's architecture, strictly read: none is guessed.
+
+    `tiled`: value heads lie in the order of the heads they repeat (see names.py).
+    """
 
     def __init__(self, gguf):
         self.gguf, self.arch = gguf, gguf.keys.get("general.architecture")
         if not isinstance(self.arch, str) or self.arch not in ARCHITECTURES:
+            kind = OTHERS.get(self.arch if isinstance(self.arch, str) else None)
+            expected = f"expected {' or '.join(ARCHITECTURES)}"
             raise InputError(
-                f"{gguf.name}: general.architecture is {show(self.arch)}; this is not "
-                f"a Qwen3.5 (expected {' or '.join(ARCHITECTURES)})."
+                f"{gguf.name}: general.architecture is {show(self.arch)}; "
+                f"{kind or f'this is not a Qwen3.5 ({expected})'}."
+            )
+        kind = show(gguf.keys.get("general.type", "model"))
+        if kind != "model":
+            raise InputError(
+                f"{gguf.name}: general.type is {kind}, an addition to a model; give "
+                "the file of the model itself."
             )
         prefix = self.arch + "."
         self.left = {
@@ -68,6 +110,7 @@ class Settings:
         }
 
     def fault(self, key, value, wanted):
+        value = value.tolist() if isinstance(value, np.ndarray) else value
         return InputError(
             f"{self.gguf.name}: {self.arch}.{key} is {show(value)}; expected {wanted}."
         )
@@ -83,7 +126,16 @@ class Settings:
 
     def number(self, key, ours):
         """The value of a key that says what config.json says as `ours`."""
-        value = self.need(key)
+        if key in PER_LAYER and isinstance(self.left.get(key), np.ndarray):
+            values = self.list(key)
+            some = {value for value in values if value}
+            if len(some) != 1 or len(values) not in self.depths:
+                wanted = "one number, or for each layer the same or 0"
+                raise self.fault(key, values, wanted)
+            self.given[key] = values
+            value = some.pop()
+        else:
+            value = self.need(key)
         return bounded(ours, value, f"{self.gguf.name}: {self.arch}.{key}")
 
     def count(self, key, low=1, high=DEEPEST):
@@ -96,16 +148,15 @@ class Settings:
             raise self.fault(key, values, "a list of whole numbers")
         return values.tolist()
 
-    def config(self):
-        """The Config; keys that nobody reads are kept in its `extra`."""
-        self.left.setdefault("nextn_predict_layers", 0)
-        draft = self.count("nextn_predict_layers", 0, 1)
-        count = self.count("block_count", draft + 1, MOST) - draft
-        blocks = {n.split(".")[1] for n in self.gguf.tensors if n.startswith("blk.")}
-        if count + draft > len(blocks):  # said before so many are built
-            wanted = f"the {len(blocks)} it holds"
-            raise self.fault("block_count", count + draft, wanted)
-        table = NUMBERS | (MOE if self.arch == "qwen35moe" else DENSE)
+    def text(self):
+        """What a config.json would say of the language model.
+
+        Keys that nobody reads are in it too; those of a tower are not, but `vision`.
+        """
+        count, draft = self.blocks()
+        self.given = {}  # what is told for each layer
+        moe = self.arch == "qwen35moe"
+        table = NUMBERS | (MOE if moe else DENSE)
         text = {ours: self.number(key, ours) for ours, key in table.items()}
         heads = text["linear_num_value_heads"]
         inner = self.count("ssm.inner_size", heads, heads * 2**14)
@@ -115,61 +166,123 @@ class Settings:
         if embedding is None:
             raise InputError(f"{self.gguf.name} holds no token_embd.weight.")
         vocab, head_dim = embedding.shape[0], text["head_dim"]
-        eos = self.gguf.keys.get("tokenizer.ggml.eos_token_id")
+        self.tiled = self.left.pop("ssm.v_head_reordered", True)
+        if not isinstance(self.tiled, bool):
+            raise self.fault("ssm.v_head_reordered", self.tiled, "true or false")
         text |= {
             "model_type": ARCHITECTURES[self.arch],
             "num_hidden_layers": count,
             "mtp_num_hidden_layers": draft,
             "linear_value_head_dim": inner // heads,
             "vocab_size": vocab,
-            "eos_token_id": eos if isinstance(eos, int) else None,
+            "eos_token_id": self.ends(),
             "tie_word_embeddings": "output.weight" not in self.gguf.tensors,
             "rope_parameters": self.rope(head_dim),
-        } | self.layers(count, draft)
-        self.refuse(FIXED | {"attention.value_length": head_dim, "vocab_size": vocab})
-        extra = {f"{self.arch}.{key}": value for key, value in self.left.items()}
-        return Config.from_dict(extra | text, source=self.gguf.name)
+            "layer_types": self.layers(count, draft),
+        }
+        fixed = {"attention.value_length": (head_dim,), "vocab_size": (vocab,)}
+        if not moe:
+            fixed |= {key: (0,) for key in MOE.values()}
+        scale = np.float32(head_dim**-0.5), head_dim**-0.5, 0.0
+        self.refuse(FIXED | fixed | {"attention.scale": scale})
+        seen = [k for k in self.left if k.startswith("vision.") or k in TOKENS]
+        self.vision = {key: self.left.pop(key) for key in seen}
+        return {f"{self.arch}.{k}": v for k, v in self.left.items()} | text
+
+    def blocks(self):
+        """(layers, draft heads), as the keys say and the tensors bear out."""
+        names = [name.split(".") for name in self.gguf.tensors]
+        held = {int(n[1]) for n in names if n[0] == "blk" and n[1].isdecimal()}
+        heads = {n[1] for n in names if n[0] == "blk" and n[2:3] == ["nextn"]}
+        self.left.setdefault("nextn_predict_layers", len(heads))
+        said = self.count("nextn_predict_layers", 0, 1)
+        count = self.count("block_count", said + 1, MOST) - said
+        draft = int(str(count) in heads)
+        if count + draft > len(held):  # said before so many are built
+            wanted = f"the {len(held)} it holds"
+            raise self.fault("block_count", count + said, wanted)
+        self.headless, self.depths = said > draft, (count + said, count)
+        return count, draft
+
+    def ends(self):
+        """The ids that end an answer, as config.json has them."""
+        keys = self.gguf.keys
+        ids = [keys.get("tokenizer.ggml.eos_token_id")]
+        more = keys.get("tokenizer.ggml.eos_token_ids")
+        ids += more.tolist() if isinstance(more, np.ndarray) else []
+        ids = [i for i in dict.fromkeys(ids) if type(i) is int]
+        return ids if len(ids) > 1 else ids[0] if ids else None
 
     def layers(self, count, draft):
-        """Which layers are full attention: told for each, or every so many."""
-        if "attention.recurrent_layers" not in self.left:
-            return {"full_attention_interval": self.count("full_attention_interval")}
-        self.left.pop("full_attention_interval", None)
-        linear = self.list("attention.recurrent_layers")
-        if len(linear) != count + draft or any(linear[count:]):
-            wanted = f"{count} layers and {draft} for drafting, which is not recurrent"
-            raise self.fault("attention.recurrent_layers", linear, wanted)
-        return {"layer_types": [LINEAR if yes else FULL for yes in linear[:count]]}
+        """Which layers are full attention: told for each, for every so many, or held.
+
+        That is: of a layer that no key tells of, its tensors tell.
+        """
+        told = {}
+        if "attention.recurrent_layers" in self.left:
+            told["attention.recurrent_layers"] = self.list("attention.recurrent_layers")
+        heads = self.given.get("attention.head_count_kv", [1])
+        if not all(heads):
+            told["attention.head_count_kv"] = [not value for value in heads]
+        every = self.left.pop("full_attention_interval", None)
+        if every is not None and not told:
+            self.left["full_attention_interval"] = every
+            every = self.count("full_attention_interval")
+            told["every"] = [(i + 1) % every != 0 for i in range(count)]
+        held = [f"blk.{i}.attn_q.weight" not in self.gguf.tensors for i in range(count)]
+        linear = next(iter(told.values()), held)
+        for key, values in told.items():
+            whole = len(values) == self.depths[0] or key[-2:] == "kv" or key == "every"
+            agree = list(map(bool, values[:count])) == list(map(bool, linear[:count]))
+            if not whole or any(values[count:]) or not agree:
+                wanted = f"{count} layers and {draft} for drafting, which is not"
+                raise self.fault(key, values, wanted + " recurrent, as other keys say")
+        return [LINEAR if yes else FULL for yes in linear[:count]]
 
     def rope(self, head_dim):
         """rope_parameters: the rotated share of a head, the axes, YaRN if asked."""
-        sections = self.list("rope.dimension_sections")
-        if len(sections) == 4 and sections[3] == 0:  # a fourth axis, which none has
-            sections = sections[:3]
+        given = [key for key in SECTIONS if key in self.left] or SECTIONS[:1]
+        lists = [self.list(key) for key in given]
+        # A fourth axis, which none has, may be there.
+        lists = [x[:3] if len(x) == 4 and x[3] == 0 else x for x in lists]
         rotated = self.count("rope.dimension_count", 1, head_dim)
-        if len(sections) != 3 or sum(sections) != rotated / 2 or min(sections) < 0:
-            wanted = f"three counts summing to {rotated / 2:g}"
-            raise self.fault("rope.dimension_sections", sections, wanted)
+        for key, sections in zip(given, lists, strict=True):
+            right = len(sections) == 3 and sum(sections) == rotated / 2
+            if not right or min(sections) < 0 or sections != lists[0]:
+                wanted = f"three counts summing to {rotated / 2:g}"
+                raise self.fault(key, sections, wanted + ", alike wherever they stand")
         rope = {
             "rope_theta": self.number("rope.freq_base", "rope_theta"),
             "partial_rotary_factor": rotated / head_dim,
-            "mrope_section": sections,
+            "mrope_section": lists[0],
         }
         kind = self.left.pop("rope.scaling.type", "none")
-        if not isinstance(kind, str) or kind not in ("none", "yarn"):
+        if not isinstance(kind, str) or kind not in SCALINGS:
             raise self.fault("rope.scaling.type", kind, "none or yarn")
         if kind == "yarn":
             rope |= {ours: self.number(key, ours) for ours, key in YARN.items()}
             for ours, key in BETAS.items():
                 rope |= {ours: self.number(key, ours)} if key in self.left else {}
-        return rope | {"rope_type": kind.replace("none", "default")}
+        else:
+            self.refuse({"rope.scaling.factor": (1.0, 0.0)}, False)
+            for key in (*YARN.values(), *BETAS.values()):
+                self.left.pop(key, None)
+        return rope | {"rope_type": "yarn" if kind == "yarn" else "default"}
 
-    def refuse(self, fixed):
-        """InputError for a key that asks for what we do not compute."""
-        for key, want in fixed.items():
-            value = self.left.pop(key, want)
-            if isinstance(value, np.ndarray | list) or value != want:
-                raise self.fault(key, value, want)
-        for key, value in self.left.items():
-            if key.startswith("rope."):
-                raise self.fault(key, value, "no such key, which would turn angles")
+    def refuse(self, fixed, rest=True):
+        """InputError for a key that asks for what we do not compute.
+
+        Of `fixed`, key -> values that it may have; and of the `rest`, too.
+        """
+        for key, allowed in fixed.items():
+            value = self.left.pop(key, allowed[0])
+            if isinstance(value, np.ndarray | list) or value not in allowed:
+                raise self.fault(key, value, show(allowed[0]))
+        for key in IDLE if rest else ():
+            self.left.pop(key, None)
+        for key, value in list(self.left.items()) if rest else ():
+            if key.startswith(TURNING) or key in OFF:
+                if isinstance(value, str | list) or np.any(value):
+                    wanted = "no such key, which may turn it into another computation"
+                    raise self.fault(key, value, wanted)
+                del self.left[key]

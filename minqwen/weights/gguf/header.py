@@ -36,10 +36,16 @@ TYPES = {
     17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
     20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
     23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
 }  # fmt: skip
 BLOCKS = {name: (weights, size) for name, weights, size in TYPES.values()}
-PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+# What files begin with that are taken for GGUF, and what to do with them.
+OTHERS = {
+    b"PK": "a pickle or an archive, which is refused",
+    b"version https://git-lfs": "Git LFS's note where the file should be; git lfs pull",
+    b"<": "a web page in its place; download the file itself",
+}
 
 
 @dataclass(frozen=True)
@@ -52,30 +58,25 @@ class GGUF:
 
 
 def read_gguf(path):
-    """Keys and tensors of a file, or of all files of which it is the first.
+    """Keys and tensors of a file, or of all files of which it is a part.
 
     Large checkpoints come as `x-00001-of-00009.gguf` and so on; the keys are those of
     the first. Raises InputError for a file that does not hold what the format promises.
     """
-    path = Path(path)
+    path = first_part(Path(path))
     first = _read_one(path)
     count = first.keys.get("split.count", 1)
     if count in (0, 1) or type(count) is not int:
         return first
     match = PART.fullmatch(path.name)
-    if match is None or int(match[3]) != count:
+    if match is None or int(match[3]) != count or first.keys.get("split.no") != 0:
         raise InputError(
-            f"{first.name} is one of {show(count)} parts, but is not named "
-            f"...-00001-of-{count:05d}.gguf, by which the others are found; rename it."
-        )
-    if first.keys.get("split.no") != 0 or int(match[2]) != 1:
-        raise InputError(
-            f"{first.name} is not the first of its {count} parts; give "
-            f"{show(match[1])}-00001-of-{match[3]}.gguf."
+            f"{first.name} is one of {show(count)} parts, but is not named as the "
+            f"first, ...-00001-of-{count:05d}.gguf, is; rename all as they were."
         )
     tensors = dict(first.tensors)
     for number in range(2, count + 1):
-        part = _read_one(path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}.gguf"))
+        part = _read_one(there(path, match, number))
         twice = sorted(tensors.keys() & part.tensors.keys())
         if twice:
             raise InputError(
@@ -90,6 +91,23 @@ def read_gguf(path):
             f"hold {len(tensors)}; is one of them from another checkpoint?"
         )
     return GGUF(first.name, first.keys, tensors)
+
+
+def first_part(path):
+    """The first of the parts of which `path` is one by its name; else itself."""
+    match = PART.fullmatch(path.name)
+    return there(path, match, 1) if match and int(match[2]) > 1 else path
+
+
+def there(path, match, number):
+    """The part of that number beside `path`; InputError naming it if it is missing."""
+    part = path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}.gguf")
+    if not part.exists():
+        raise InputError(
+            f"{show(part.name)} is missing from {show(part.parent)}, where other parts "
+            "of the same checkpoint are; download it too."
+        )
+    return part
 
 
 def _read_one(path):
@@ -110,10 +128,11 @@ class Header:
         self.file = open(reader.fileno(), "rb", closefd=False)  # ahead: reads are small
         head = self.take(min(self.left, 24), "magic, version and counts")
         if head[:4] != MAGIC:
-            raise self.fault(
-                f"begins with {show(head[:4])}, not with GGUF",
-                "it is damaged or another format",
-            )
+            known = (told for start, told in OTHERS.items() if head.startswith(start))
+            told = next(known, "it is damaged or another format")
+            if head[8:9] == b"{":
+                told = "it is safetensors by what follows: rename it .safetensors"
+            raise self.fault(f"begins with {show(head[:4])}, not with GGUF", told)
         if len(head) < 24:
             raise self.fault("ends before its counts", "copy or download it again")
         version, self.tensor_count, self.key_count = struct.unpack("<IQQ", head[4:])
@@ -155,12 +174,16 @@ class Header:
     def keys(self):
         """All keys: numbers, strings, lists of strings, NumPy arrays of numbers."""
         found = {}
-        for _ in range(self.key_count):
-            key = self.string("a key's name")
+        for key, value in self.pairs():
             if key in found:
                 raise self.fault(f"has the key {show(key)} twice")
-            found[key] = self.value(key, self.number("I", key))
+            found[key] = value
         return found
+
+    def pairs(self):
+        for _ in range(self.key_count):
+            key = self.string("a key's name")
+            yield key, self.value(key, self.number("I", key))
 
     def value(self, key, kind):
         if kind == STRING:
@@ -199,7 +222,7 @@ class Header:
             shape = tuple(self.number("Q", name) for _ in range(dims))
             kind, offset = self.number("I", name), self.number("Q", name)
             if kind not in TYPES:
-                known = ", ".join(kind for kind, *_ in TYPES.values())
+                known = ", ".join(BLOCKS)
                 raise self.fault(
                     f"has {show(name)} of type {kind}", f"what can be read is {known}"
                 )

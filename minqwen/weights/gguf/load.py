@@ -6,11 +6,16 @@ Config, weights and tokenizer come out of the one file. Quantised weights are pu
 into numbers while loading, by the dequantisers of llama.cpp's own `gguf` package.
 """
 
+import math
+import warnings
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from ...errors import InputError, show
+from ...files import Reader
+from ...model.config import Config
 from ..checkpoint.layout import DTYPES, Lean, bytes_of, main_dtype, skeleton
 from ..checkpoint.match import unfit
 from ..checkpoint.memory import populate
@@ -18,22 +23,50 @@ from ..checkpoint.reading import check_finite, read_in_order
 from .config import Settings
 from .header import BLOCKS, read_gguf
 from .names import as_trained, head_order, moves
+from .tower import normal, tower
 
+ASIDE = ("v.", "mm.", "mtp.")  # tensors of no language model
 BUFFER = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
 
 
-def open_gguf(path):
-    """(Config, name -> Entry, all keys) of a .gguf file; reads no tensor.
+class Opened(NamedTuple):
+    """What a GGUF checkpoint's headers say."""
 
-    The Config is that of a text model: vision towers come in files of their own.
+    cfg: Config
+    table: dict  # name -> Entry, by llama.cpp's names
+    keys: dict
+    tiled: bool  # how value heads lie (see names.py)
+    left: list  # phrases for what is set aside
+
+
+def open_gguf(path):
+    """What a .gguf file and the vision tower beside it or in it say; reads no tensor.
+
     Raises InputError if it is not a Qwen3.5.
     """
-    gguf = read_gguf(path)
-    return Settings(gguf).config(), gguf.tensors, gguf.keys
+    gguf = normal(read_gguf(path))
+    settings = Settings(gguf)
+    text = settings.text()
+    sight, parts, left = tower(path, gguf, settings, text["hidden_size"])
+    if sight:
+        kind = text["model_type"].removesuffix("_text")
+        tied = text["tie_word_embeddings"]
+        whole = {"model_type": kind, "text_config": text, "tie_word_embeddings": tied}
+        text = whole | sight
+    cfg = Config.from_dict(text, source=gguf.name)
+    table = {n: e for n, e in gguf.tensors.items() if not n.startswith(ASIDE)}
+    if any(name.startswith("mtp.") for name in gguf.tensors):
+        left.append("its draft head, mtp.*, which writers store in several ways")
+    if settings.headless:
+        left.append("its draft head, which its keys tell of and which is not there")
+    if any(name.endswith(".input_scale") for name in table):
+        left.append("the scales of activations, .input_scale")
+    table = {n: e for n, e in table.items() if not n.endswith(".input_scale")}
+    return Opened(cfg, table | parts, gguf.keys, settings.tiled, left)
 
 
 def load_gguf(path, device, dtype, experts="memory"):
-    """The model of a .gguf file, on `device`; dtype None takes the file's own.
+    """The model of a GGUF file, on `device`; dtype None takes the file's own.
 
     That is bf16 where the weights are quantised. Memory: the model's and a few BUFFERs.
     Raises InputError, before reading any weight, for all tensors that do not fit.
@@ -43,13 +76,17 @@ def load_gguf(path, device, dtype, experts="memory"):
             f"experts={experts!r} reads safetensors files only; load {show(path)} with "
             "experts='memory'."
         )
-    cfg, table, _ = open_gguf(path)
-    dtype = dtype or main_dtype((e.dtype, e.nbytes) for e in table.values())
-    model = skeleton(cfg, dtype, show(path.name))
-    plan = match_moves(path, model, table)
+    opened = open_gguf(path)
+    sizes = ((e.dtype, e.nbytes) for e in opened.table.values())
+    model = skeleton(opened.cfg, dtype or main_dtype(sizes), show(path.name))
+    plan = match_moves(path, model, opened.table)
+    if opened.left:
+        # stacklevel 3: the line that called load.
+        said = " and ".join(opened.left)
+        warnings.warn(f"{show(path)}: loaded without {said}", stacklevel=3)
     with Lean():
         model.to_empty(device=device)
-    _read_all(model, table, plan)
+    _read_all(model, opened, plan)
     return model
 
 
@@ -57,9 +94,10 @@ def match_moves(path, model, table):
     """The Moves that fill every parameter of `model` once, from all of `table`."""
     shapes = {name: p.shape for name, p in model.named_parameters()}
     plan = list(moves(model.cfg, shapes, table.keys()))
-    faults = []
+    faults, used = [], set()
     for move in plan:
-        entry = table.get(move.source)
+        used |= {move.source, scale_of(move.source)}
+        entry, scale = table.get(move.source), table.get(scale_of(move.source))
         if entry is None:
             faults.append(f"missing {show(move.source)}")
         elif squeezed(entry.shape) != squeezed(move.shape):
@@ -67,7 +105,9 @@ def match_moves(path, model, table):
                 f"{show(entry.file.name)}: {show(move.source)} is {list(entry.shape)}, "
                 f"the keys ask for {list(move.shape)}"
             )
-    for name in sorted(table.keys() - {move.source for move in plan}):
+        if scale and scale.shape not in ((1,), move.shape[:-2]):
+            faults.append(f"{show(scale_of(move.source))} is {list(scale.shape)}")
+    for name in sorted(table.keys() - used):
         faults.append(f"unexpected {show(name)} in {show(table[name].file.name)}")
     if faults:
         raise unfit(
@@ -76,61 +116,93 @@ def match_moves(path, model, table):
     return plan
 
 
+def scale_of(source):
+    """Where the factor of a whole stored matrix is, or of each expert's, if any is.
+
+    NVFP4 files have it, whose blocks are small numbers.
+    """
+    return source.removesuffix(".weight") + ".scale"
+
+
 def squeezed(shape):
     """Without axes of one, which llama.cpp writes or leaves out as it likes."""
     return [size for size in shape if size != 1]
 
 
-def _read_all(model, table, plan):
+def _read_all(model, opened, plan):
     parameters, reads = dict(model.named_parameters()), []
     for move in plan:
-        entry, where = table[move.source], head_order(model.cfg, move.name)
-        read = partial(read_move, entry, move, parameters[move.name].data, where)
-        reads.append((entry, entry.start, entry.nbytes, read))
+        stored = Stored(opened, move)
+        fill = partial(stored.fill, parameters[move.name].data[move.part])
+        reads.append((stored.entry, stored.entry.start, stored.entry.nbytes, fill))
     read_in_order(reads)
 
 
-def read_move(entry, move, parameter, where, file, progress):
-    """Read one stored tensor into the parameter's rows that its Move fills."""
-    targets = [parameter.view(-1, parameter.shape[-1])]
-    if move.half is not None:
-        targets = [expert[slice(*move.half)] for expert in parameter]
-    start = entry.start
-    for target in targets:  # [rows, width]
-        populate(target)
-        for first, values in dequantised(file, entry, move, start, target, progress):
-            put_rows(target, first, values, *where)
-        check_finite(entry.file, move.source, target)
-        start += entry.nbytes // len(targets)
+class Stored:
+    """One stored tensor, and how its rows become those that we keep.
+
+    `rows`, `columns`: where they go (see `head_order`).
+    """
+
+    def __init__(self, opened, move):
+        self.move, self.entry = move, opened.table[move.source]
+        self.rows, self.columns = head_order(opened.cfg, move.name, opened.tiled)
+        self.count = math.prod(move.shape[:-1])
+        self.scale, scale = None, opened.table.get(scale_of(move.source))
+        if scale is not None:
+            with Reader(scale.file) as file:
+                raw = torch.frombuffer(bytearray(file.read(scale.nbytes, scale.start)),
+                                       dtype=torch.uint8)  # fmt: skip
+            self.scale = dequantise(raw, scale.dtype).float()
+
+    def fill(self, target, file, progress):
+        """Fill what the tensor becomes, the part of a parameter, from its file."""
+        at = 0
+        for piece in _pieces(target):
+            populate(piece)
+            count, width = piece.shape
+            for first, values in self.read(file, at, count, width, progress):
+                if self.columns is not None:
+                    values = values[:, self.columns.argsort()]
+                if self.rows is None:
+                    piece[first : first + len(values)].copy_(values)
+                else:
+                    there = self.rows[first : first + len(values)].to(piece.device)
+                    piece[there] = values.to(piece)
+            check_finite(self.entry.file, self.move.source, piece)
+            at += count
+
+    def read(self, file, start, count, width, progress=lambda count: None):
+        """(row, [rows, width]) of `count` stored rows from `start` on, in pieces."""
+        weights, size = BLOCKS[self.entry.dtype]
+        row, source = width // weights * size, self.move.source  # bytes
+        step = max(1, BUFFER // row)
+        buffer = torch.empty(min(step, count) * row, dtype=torch.uint8)
+        for first in range(0, count, step):
+            raw = buffer[: (count - first) * row]
+            at = self.entry.start + (start + first) * row
+            file.fill(bytes_of(raw), at, source, progress)
+            values = dequantise(raw, self.entry.dtype).view(-1, width)
+            if self.scale is not None:
+                each = torch.arange(start + first, start + first + len(values))
+                each = each * len(self.scale) // self.count
+                values = values * self.scale[each, None]
+            values = as_trained(self.move.name, values)
+            if values.isnan().any() and self.move.name.endswith("A_log"):
+                raise InputError(
+                    f"{show(self.entry.file.name)}: {show(source)} must be below zero "
+                    "throughout; copy or download the file again."
+                )
+            yield first, values
 
 
-def dequantised(file, entry, move, start, target, progress):
-    """(first row, [rows, width]) of what is stored for `target` from `start` on."""
-    weights, size = BLOCKS[entry.dtype]
-    row = target.shape[-1] // weights * size  # bytes
-    step = max(1, BUFFER // row)
-    buffer = torch.empty(min(step, len(target)) * row, dtype=torch.uint8)
-    for first in range(0, len(target), step):
-        raw = buffer[: (len(target) - first) * row]
-        file.fill(bytes_of(raw), start + first * row, move.source, progress)
-        values = as_trained(move.name, dequantise(raw, entry.dtype))
-        if values.isnan().any() and move.name.endswith("A_log"):
-            raise InputError(
-                f"{show(entry.file.name)}: {show(move.source)} must be below zero "
-                "throughout; copy or download the file again."
-            )
-        yield first, values.view(-1, target.shape[-1])
-
-
-def put_rows(target, first, values, rows, columns):
-    """Put stored rows, the first of which is `first`, where they belong."""
-    if columns is not None:
-        values = values[:, columns.argsort()]
-    if rows is None:
-        target[first : first + len(values)].copy_(values)
+def _pieces(target):
+    """What makes up a tensor, in order: [rows, width] without gaps."""
+    if target.is_contiguous():
+        yield target.view(-1, target.shape[-1])
     else:
-        there = rows[first : first + len(values)].to(target.device)
-        target[there] = values.to(target)
+        for part in target:
+            yield from _pieces(part)
 
 
 def dequantise(raw, kind):

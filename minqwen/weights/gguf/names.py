@@ -3,17 +3,23 @@
 llama.cpp's converter renames tensors and changes some of their values, for the sake of
 its kernels:
 
-    norms        1 + w is stored, but for the gated norm, which is w here too
+    norms        1 + w is stored, but for the gated norm, which is w here too, as are
+                 those of the vision tower
     ssm_a        -exp(A_log) is stored
     conv1d       [channels, 1, taps] without the middle axis
     gate_up      an expert's two halves as two tensors, or fused as ours are
+    patch_embd   [D, channels, frames, h, w] as a tensor for each of the two frames
     value heads  in the order of the heads they repeat: head r K + k is our k R + r,
                  for K key heads with R value heads each
 
-so that key heads are repeated by tiling them. Reading undoes all of it.
-Source: conversion/qwen.py and src/models/qwen35*.cpp of llama.cpp.
+so that key heads are repeated by tiling them. Reading undoes all of it. Ollama has
+other names for some, keeps the tower in the model's file, its q, k and v apart and its
+patches in one tensor.
+Source: conversion/qwen.py, conversion/qwen3vl.py, src/models/qwen35*.cpp of llama.cpp;
+convert/convert_qwen3next.go and llama/compat/llama-ollama-compat.cpp of Ollama.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -21,106 +27,131 @@ import torch
 from ..checkpoint.layout import BODY
 
 LAYER = {
-    "input_layernorm.weight": "attn_norm.weight",
-    "post_attention_layernorm.weight": "post_attention_norm.weight",
-    "linear_attn.in_proj_qkv.weight": "attn_qkv.weight",
-    "linear_attn.in_proj_z.weight": "attn_gate.weight",
-    "linear_attn.in_proj_b.weight": "ssm_beta.weight",
-    "linear_attn.in_proj_a.weight": "ssm_alpha.weight",
-    "linear_attn.conv1d.weight": "ssm_conv1d.weight",
-    "linear_attn.A_log": "ssm_a",
-    "linear_attn.dt_bias": "ssm_dt.bias",
-    "linear_attn.norm.weight": "ssm_norm.weight",
-    "linear_attn.out_proj.weight": "ssm_out.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
-    "self_attn.q_norm.weight": "attn_q_norm.weight",
-    "self_attn.k_norm.weight": "attn_k_norm.weight",
-    "mlp.gate_proj.weight": "ffn_gate.weight",
-    "mlp.up_proj.weight": "ffn_up.weight",
-    "mlp.down_proj.weight": "ffn_down.weight",
-    "mlp.gate.weight": "ffn_gate_inp.weight",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm",
+    "linear_attn.in_proj_qkv": "attn_qkv", "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_b": "ssm_beta", "linear_attn.in_proj_a": "ssm_alpha",
+    "linear_attn.conv1d": "ssm_conv1d", "linear_attn.norm": "ssm_norm",
+    "linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias",
+    "linear_attn.out_proj": "ssm_out", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate": "ffn_gate_inp",
     "mlp.experts.gate_up_proj": "ffn_gate_up_exps.weight",
     "mlp.experts.down_proj": "ffn_down_exps.weight",
-    "mlp.shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
-    "mlp.shared_expert.up_proj.weight": "ffn_up_shexp.weight",
-    "mlp.shared_expert.down_proj.weight": "ffn_down_shexp.weight",
-    "mlp.shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
-}
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    # and the tower's
+    "norm1": "ln1", "norm2": "ln2", "attn.qkv": "attn_qkv", "attn.proj": "attn_out",
+    "mlp.linear_fc1": "ffn_up", "mlp.linear_fc2": "ffn_down",
+}  # fmt: skip
+ALL = slice(None)
 WHOLE = {
-    BODY + "embed_tokens.weight": "token_embd.weight",
-    BODY + "norm.weight": "output_norm.weight",
-    "lm_head.weight": "output.weight",
-}
-DRAFT = {
-    "mtp.fc.weight": "nextn.eh_proj.weight",
-    "mtp.pre_fc_norm_embedding.weight": "nextn.enorm.weight",
-    "mtp.pre_fc_norm_hidden.weight": "nextn.hnorm.weight",
-    "mtp.norm.weight": "nextn.shared_head_norm.weight",
-}
+    BODY + "embed_tokens": "token_embd", BODY + "norm": "output_norm",
+    "lm_head": "output", "mtp.fc": "nextn.eh_proj",
+    "mtp.pre_fc_norm_embedding": "nextn.enorm",
+    "mtp.pre_fc_norm_hidden": "nextn.hnorm", "mtp.norm": "nextn.shared_head_norm",
+    "model.visual.patch_embed.proj": "v.patch_embd",
+    "model.visual.pos_embed": "v.position_embd",
+    "model.visual.merger.norm": "v.post_ln",
+    "model.visual.merger.linear_fc1": "mm.0", "model.visual.merger.linear_fc2": "mm.2",
+}  # fmt: skip
+# Ollama's names, and llama.cpp's; the last, of those who quantise.
+RENAMED = {
+    r"(blk\.\d+\.ssm_dt)": r"\1.bias", r"v\.pos_embed(.*)": r"v.position_embd\1",
+    r"v\.patch_embed(\..*)": r"v.patch_embd\1", r"v\.merger\.norm(.*)": r"v.post_ln\1",
+    r"v\.merger\.linear_fc1(.*)": r"mm.0\1", r"v\.merger\.linear_fc2(.*)": r"mm.2\1",
+    r"(v\.blk\.\d+\.)norm(\d\..*)": r"\1ln\2",
+    r"(v\.blk\.\d+\.)mlp\.linear_fc1(.*)": r"\1ffn_up\2",
+    r"(v\.blk\.\d+\.)mlp\.linear_fc2(.*)": r"\1ffn_down\2",
+    r"(.*)\.weight\.((?:input_)?scale)": r"\1.\2",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Move:
-    """One stored tensor and the parameter that it becomes."""
+    """One stored tensor and the parameter that it becomes, or a part of it."""
 
     source: str
     name: str
     shape: tuple
-    half: tuple | None = None  # rows of each expert's gate_up_proj, if not all
+    part: tuple = ()  # where in the parameter, as an index
+
+
+def renamed(name):
+    """llama.cpp's name of a stored tensor."""
+    for theirs, ours in RENAMED.items():
+        match = re.fullmatch(theirs, name)
+        if match:
+            return match.expand(ours)
+    return name
 
 
 def moves(cfg, shapes, stored):
-    """A Move for each parameter of `shapes`, name -> shape.
+    """The Moves that make up each parameter of `shapes`, name -> shape.
 
-    Two for experts whose gate and up projections lie apart in `stored`, the names
-    that the file has.
+    Several where its parts lie apart in `stored`, the names that the file has.
     """
     for name, shape in shapes.items():
         source = gguf_name(cfg, name)
-        if name.endswith("experts.gate_up_proj") and source not in stored:
-            count, rows, width = shape
-            for i, part in enumerate(("gate", "up")):
-                half = i * rows // 2, (i + 1) * rows // 2
-                apart = source.replace("gate_up", part)
-                yield Move(apart, name, (count, rows // 2, width), half)
-        else:
-            yield Move(source, name, tuple(shape))
+        for stem, size, part in _parts(name, source, tuple(shape), stored):
+            yield Move(stem, name, size, part)
+
+
+def _parts(name, source, shape, stored):
+    """(stored name, shape, where in it) of all that makes up a parameter."""
+    first, *rest = shape
+    if name.endswith("experts.gate_up_proj") and source not in stored:
+        half = rest[0] // 2
+        for i, part in enumerate(("gate", "up")):
+            where = ALL, slice(i * half, (i + 1) * half)
+            yield source.replace("gate_up", part), (first, half, rest[1]), where
+    elif ".attn.qkv." in name and source not in stored:
+        third = first // 3
+        for i, part in enumerate("qkv"):
+            where = slice(i * third, (i + 1) * third)
+            yield source.replace("qkv", part), (third, *rest), (where,)
+    elif name.endswith("patch_embed.proj.weight") and source + ".1" in stored:
+        for i, end in enumerate(("", ".1")):
+            yield source + end, (first, rest[0], *rest[2:]), (..., i, ALL, ALL)
+    elif name.endswith("patch_embed.proj.weight"):  # as Ollama packs it
+        yield source, (first * rest[0], *rest[1:]), ()
+    else:
+        yield source, shape, ()
 
 
 def gguf_name(cfg, name):
     """The stored name of a parameter; the draft head's layer comes after the others."""
-    if name in WHOLE:
-        return WHOLE[name]
-    last = f"blk.{cfg.text.num_hidden_layers}."
-    if name in DRAFT:
-        return last + DRAFT[name]
-    if name.startswith("mtp.layers.0."):
-        return last + LAYER[name.removeprefix("mtp.layers.0.")]
-    number, _, kind = name.removeprefix(BODY + "layers.").partition(".")
-    return f"blk.{number}.{LAYER[kind]}"
+    end = re.search(r"(\.weight|\.bias)?$", name)[0]
+    stem, last = name.removesuffix(end), f"blk.{cfg.text.num_hidden_layers}."
+    if stem in WHOLE:
+        return last * stem.startswith("mtp.") + WHOLE[stem] + end
+    prefix, number, kind = re.fullmatch(r"(.*?)\.(\d+)\.(.*)", stem).groups()
+    if prefix == "mtp.layers":
+        return last + LAYER[kind] + end
+    tower = "v." * prefix.startswith("model.visual")
+    return f"{tower}blk.{number}.{LAYER[kind]}{end}"
 
 
 def as_trained(name, values):
     """The stored values of a parameter as the numbers that we keep of it."""
     if name.endswith("A_log"):
         return values.float().neg().log()
-    if "norm" in name and not name.endswith("linear_attn.norm.weight"):
-        return values.float() - 1
-    return values
+    kept = name.endswith("linear_attn.norm.weight") or name.startswith("model.visual.")
+    return values.float() - 1 if "norm" in name and not kept else values
 
 
-def head_order(cfg, name):
+def head_order(cfg, name, tiled):
     """Where the stored rows, and columns, of a parameter go: two index tensors.
 
     Row i of what is stored is our row `rows[i]`, and likewise for columns. A vector is
-    one row. None where they stay in place.
+    one row. None where they stay in place, as all do in files that are not `tiled`.
     """
     t = cfg.text
     one_to_one = t.linear_num_key_heads == t.linear_num_value_heads
-    if one_to_one or ".linear_attn." not in name:
+    if one_to_one or not tiled or ".linear_attn." not in name:
         return None, None
     width, kind = t.linear_value_head_dim, name.rpartition("linear_attn.")[2]
     if kind in ("in_proj_qkv.weight", "conv1d.weight"):  # q and k rows come first

@@ -1,0 +1,57 @@
+"""Which GGUF files a path means: known by their first bytes, whatever their names.
+
+One file, any part of a divided one, or a folder with one model in it. A file of a
+vision tower (an mmproj) is found beside the model's.
+"""
+
+from ...errors import InputError, show
+from ...files import Reader, telling
+from .header import MAGIC, Header, first_part
+
+KIND, TOWER = "general.architecture", "clip"  # of an mmproj
+
+
+def find_gguf(path):
+    """The GGUF file that an existing path means, of parts the first; else None.
+
+    InputError for a folder with several models, and for a part whose first is missing.
+    """
+    if not path.is_dir():
+        return first_part(path) if path.suffix == ".gguf" or _is_gguf(path) else None
+    with telling(path, "read"):
+        names = sorted(path.iterdir())
+    if any(".safetensors" in file.name for file in names):
+        return None
+    kinds = {first_part(file): kind_of(file) for file in names if _is_gguf(file)}
+    models = [file for file, kind in kinds.items() if kind != TOWER]
+    if len(kinds) - len(models) > 1 or len(models) != 1 and kinds:
+        held = ", ".join(show(file.name) for file in list(kinds)[:10])
+        raise InputError(
+            f"{show(path)} holds {len(models)} models and {len(kinds) - len(models)} "
+            f"vision towers as GGUF ({held}); give the model's file itself, with at "
+            "most one mmproj beside it."
+        )
+    return models[0] if models else None
+
+
+def kind_of(path):
+    """general.architecture of a GGUF file, or None if it has none that can be read."""
+    try:
+        with Reader(path) as file:
+            pairs = Header(show(path.name), file).pairs()
+            return next((value for key, value in pairs if key == KIND), None)
+    except InputError:  # said when it is loaded
+        return None
+
+
+def towers_beside(path):
+    """The mmproj files in a model's folder."""
+    files = [file for file in sorted(path.parent.iterdir()) if file != path]
+    return [file for file in files if _is_gguf(file) and kind_of(file) == TOWER]
+
+
+def _is_gguf(path):
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    with Reader(path) as file:
+        return file.stat().st_size > 4 and file.read(4) == MAGIC

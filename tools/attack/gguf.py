@@ -151,6 +151,7 @@ def keys(file, prefix):
             yield f"{key} is {label}", raw, expect, *word
         lost = file.joined({k: v for k, v in file.keys.items() if k != key})
         needless = "value_length", "chat_template", "nextn_predict_layers", *UNREAD
+        needless += ("full_attention_interval",)  # the tensors tell
         expect = "either" if key.endswith(needless) else "refused"
         yield f"{key} is missing", lost, expect, *([key] * (expect == "refused"))
         if kind == U32 and not free:

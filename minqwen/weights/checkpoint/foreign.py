@@ -31,12 +31,6 @@ def refuse_folder(folder):
             f"{show(folder)} is a LoRA adapter for {base}, no model by itself; load "
             "both with PEFT, save what merge_and_unload gives, and give that folder."
         )
-    if found := [f.name for f in files if f.suffix == ".gguf"]:
-        some = ", ".join(show(name, 60) for name in found[:4])
-        give = f"{some} itself" if len(found) == 1 else f"one of them: {some}"
-        raise InputError(
-            f"{show(folder)} holds GGUF and no .safetensors file; give {give}."
-        )
     if any(f.suffix == ".distcp" or f.name.startswith("global_step") for f in files):
         raise InputError(
             f"{show(folder)} is what a training run wrote to go on from; let the tool "

@@ -10,12 +10,9 @@ import numpy as np
 from ...errors import MOST, InputError, number, show
 from ...model.ranges import DEEPEST, bounded
 from ...model.shapes import FULL, LINEAR
+from .files import TOWER
 
 ARCHITECTURES = {"qwen35": "qwen3_5_text", "qwen35moe": "qwen3_5_moe_text"}
-OTHERS = {
-    "clip": "it is a vision tower, an mmproj; give the model's file, beside which it "
-    "is found",
-}
 NUMBERS = {
     "hidden_size": "embedding_length",
     "num_attention_heads": "attention.head_count",
@@ -44,41 +41,39 @@ BETAS = {
     "beta_fast": "rope.scaling.yarn_beta_fast",
     "beta_slow": "rope.scaling.yarn_beta_slow",
 }
-# Keys whose other values would be another computation, and the ones we do.
-FIXED = {
-    "expert_gating_func": (1, 0),  # softmax, which 0 leaves as it is
-    "expert_weights_scale": (1.0, 0.0),
-    "expert_weights_norm": (True,), "norm_top_k_prob": (True,),
-    "expert_group_count": (0, 1), "expert_group_used_count": (0, 1),
-    "expert_shared_count": (1, 0),
-    "attention.causal": (True,),
-    "rope.mrope_interleaved": (True,), "mrope_interleaved": (True,),
-    "rope.scaling.attn_factor": (1.0, 0.0), "rope.scaling.yarn_ext_factor": (1.0, -1.0),
-    "rope.scaling.yarn_attn_factor": (1.0,),
-    "logit_scale": (1.0, 0.0), "residual_scale": (1.0, 0.0),
-    "embedding_scale": (1.0, 0.0), "moe_every_n_layers": (0, 1),
-    "interleave_moe_layer_step": (0, 1),
-}  # fmt: skip
-# Any of these families, or of these names, is another computation unless it is off.
-TURNING = ("rope.", "attention.", "ssm.", "expert", "moe_", "altup.", "swiglu_clamp")
-OFF = """
-    attn_logit_softcapping final_logit_softcapping router_logit_softcapping
-    leading_dense_block_count n_deepstack_layers pooling_type use_parallel_residual
-    swin_norm rescale_every_n_layers token_shift_count activation_sparsity_scale
-    embedding_length_per_layer_input decoder_block_count
+# Keys whose other values would be another computation: 1 is what we do, or true, and
+# 0 leaves it at that; a gating function of 1 is softmax.
+ONE = """
+    expert_gating_func expert_weights_scale expert_group_count expert_group_used_count
+    expert_shared_count moe_every_n_layers interleave_moe_layer_step logit_scale
+    residual_scale embedding_scale rope.scaling.attn_factor rope.scaling.yarn_ext_factor
+    rope.scaling.yarn_attn_factor
 """.split()
+TRUE = """
+    expert_weights_norm norm_top_k_prob attention.causal rope.mrope_interleaved
+    mrope_interleaved
+""".split()
+# Whatever begins so asks for another computation unless it is 0.
+TURNING = tuple(
+    """
+    rope. attention. ssm. expert moe_ altup. swiglu_clamp attn_logit_softcapping
+    final_logit_softcapping router_logit_softcapping leading_dense_block_count
+    n_deepstack_layers pooling_type use_parallel_residual swin_norm token_shift_count
+    rescale_every_n_layers activation_sparsity_scale embedding_length_per_layer_input
+""".split()
+)
 # Says nothing about the computation, whatever its name.
 IDLE = """
     attention.layer_norm_epsilon attention.group_norm_epsilon
     attention.group_norm_groups rope.scaling.finetuned feed_forward_length
 """.split()
 PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
-TOKENS = {
+SECTIONS = ("rope.dimension_sections", "rope.mrope_section", "mrope_sections")
+TOKENS = {  # of which Ollama has keys, llama.cpp the tokens alone
     "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
 }  # fmt: skip
-SECTIONS = ("rope.dimension_sections", "rope.mrope_section", "mrope_sections")
 
 
 class Settings:
@@ -89,18 +84,17 @@ class Settings:
 
     def __init__(self, gguf):
         self.gguf, self.arch = gguf, gguf.keys.get("general.architecture")
-        if not isinstance(self.arch, str) or self.arch not in ARCHITECTURES:
-            kind = OTHERS.get(self.arch if isinstance(self.arch, str) else None)
-            expected = f"expected {' or '.join(ARCHITECTURES)}"
-            raise InputError(
-                f"{gguf.name}: general.architecture is {show(self.arch)}; "
-                f"{kind or f'this is not a Qwen3.5 ({expected})'}."
-            )
         kind = show(gguf.keys.get("general.type", "model"))
-        if kind != "model":
+        if kind != "model" or show(self.arch) == TOWER:
             raise InputError(
-                f"{gguf.name}: general.type is {kind}, an addition to a model; give "
-                "the file of the model itself."
+                f"{gguf.name}: general.type is {kind}, general.architecture "
+                f"{show(self.arch)}: an addition to a model, as an mmproj is; give the "
+                "model's file, beside which a tower is found."
+            )
+        if not isinstance(self.arch, str) or self.arch not in ARCHITECTURES:
+            raise InputError(
+                f"{gguf.name}: general.architecture is {show(self.arch)}; this is not "
+                f"a Qwen3.5 (expected {' or '.join(ARCHITECTURES)})."
             )
         prefix = self.arch + "."
         self.left = {
@@ -126,17 +120,14 @@ class Settings:
 
     def number(self, key, ours):
         """The value of a key that says what config.json says as `ours`."""
-        if key in PER_LAYER and isinstance(self.left.get(key), np.ndarray):
-            values = self.list(key)
+        value = self.left.get(key)
+        if key in PER_LAYER and isinstance(value, np.ndarray):
+            self.given[key] = values = self.list(key)
             some = {value for value in values if value}
             if len(some) != 1 or len(values) not in self.depths:
-                wanted = "one number, or for each layer the same or 0"
-                raise self.fault(key, values, wanted)
-            self.given[key] = values
-            value = some.pop()
-        else:
-            value = self.need(key)
-        return bounded(ours, value, f"{self.gguf.name}: {self.arch}.{key}")
+                raise self.fault(key, values, "one number, or for each layer it or 0")
+            self.left[key] = some.pop()
+        return bounded(ours, self.need(key), f"{self.gguf.name}: {self.arch}.{key}")
 
     def count(self, key, low=1, high=DEEPEST):
         value = self.need(key)
@@ -180,11 +171,12 @@ class Settings:
             "rope_parameters": self.rope(head_dim),
             "layer_types": self.layers(count, draft),
         }
-        fixed = {"attention.value_length": (head_dim,), "vocab_size": (vocab,)}
-        if not moe:
-            fixed |= {key: (0,) for key in MOE.values()}
-        scale = np.float32(head_dim**-0.5), head_dim**-0.5, 0.0
-        self.refuse(FIXED | fixed | {"attention.scale": scale})
+        fixed = dict.fromkeys(ONE, (1.0, 0.0)) | dict.fromkeys(TRUE, (True,))
+        fixed |= {} if moe else dict.fromkeys(MOE.values(), (0,))
+        fixed |= {"attention.value_length": (head_dim,), "vocab_size": (vocab,)}
+        scale = head_dim**-0.5
+        self.fix(fixed | {"attention.scale": (scale, np.float32(scale), 0.0)})
+        self.refuse()
         seen = [k for k in self.left if k.startswith("vision.") or k in TOKENS]
         self.vision = {key: self.left.pop(key) for key in seen}
         return {f"{self.arch}.{k}": v for k, v in self.left.items()} | text
@@ -216,27 +208,28 @@ class Settings:
     def layers(self, count, draft):
         """Which layers are full attention: told for each, for every so many, or held.
 
-        That is: of a layer that no key tells of, its tensors tell.
+        That is: of layers that no key tells of, their tensors tell.
         """
-        told = {}
-        if "attention.recurrent_layers" in self.left:
-            told["attention.recurrent_layers"] = self.list("attention.recurrent_layers")
-        heads = self.given.get("attention.head_count_kv", [1])
-        if not all(heads):
-            told["attention.head_count_kv"] = [not value for value in heads]
-        every = self.left.pop("full_attention_interval", None)
-        if every is not None and not told:
-            self.left["full_attention_interval"] = every
-            every = self.count("full_attention_interval")
-            told["every"] = [(i + 1) % every != 0 for i in range(count)]
-        held = [f"blk.{i}.attn_q.weight" not in self.gguf.tensors for i in range(count)]
-        linear = next(iter(told.values()), held)
-        for key, values in told.items():
-            whole = len(values) == self.depths[0] or key[-2:] == "kv" or key == "every"
-            agree = list(map(bool, values[:count])) == list(map(bool, linear[:count]))
-            if not whole or any(values[count:]) or not agree:
+        key, heads = "attention.recurrent_layers", "attention.head_count_kv"
+        linear = None
+        if key in self.left:
+            linear = self.list(key)
+            if len(linear) != self.depths[0] or any(linear[count:]):
                 wanted = f"{count} layers and {draft} for drafting, which is not"
-                raise self.fault(key, values, wanted + " recurrent, as other keys say")
+                raise self.fault(key, linear, wanted + " recurrent")
+        if not all(self.given.get(heads, [1])):
+            found = [not value for value in self.given[heads][:count]]
+            if linear and found != list(map(bool, linear[:count])):
+                raise self.fault(heads, self.given[heads], f"0 where {key} is true")
+            linear = found
+        every = "full_attention_interval"
+        if linear is None and every in self.left:
+            every = self.count(every)
+            linear = [(i + 1) % every for i in range(count)]
+        elif linear is None:
+            held = self.gguf.tensors
+            linear = [f"blk.{i}.attn_q.weight" not in held for i in range(count)]
+        self.left.pop("full_attention_interval", None)
         return [LINEAR if yes else FULL for yes in linear[:count]]
 
     def rope(self, head_dim):
@@ -264,25 +257,24 @@ class Settings:
             for ours, key in BETAS.items():
                 rope |= {ours: self.number(key, ours)} if key in self.left else {}
         else:
-            self.refuse({"rope.scaling.factor": (1.0, 0.0)}, False)
+            self.fix({"rope.scaling.factor": (1.0, 0.0)})
             for key in (*YARN.values(), *BETAS.values()):
                 self.left.pop(key, None)
         return rope | {"rope_type": "yarn" if kind == "yarn" else "default"}
 
-    def refuse(self, fixed, rest=True):
-        """InputError for a key that asks for what we do not compute.
+    def fix(self, allowed):
+        """InputError for a key that has another value than those."""
+        for key, values in allowed.items():
+            value = self.left.pop(key, values[0])
+            if isinstance(value, np.ndarray | list) or value not in values:
+                raise self.fault(key, value, show(values[0]))
 
-        Of `fixed`, key -> values that it may have; and of the `rest`, too.
-        """
-        for key, allowed in fixed.items():
-            value = self.left.pop(key, allowed[0])
-            if isinstance(value, np.ndarray | list) or value not in allowed:
-                raise self.fault(key, value, show(allowed[0]))
-        for key in IDLE if rest else ():
+    def refuse(self):
+        """InputError for a key that asks for what we do not compute."""
+        for key in IDLE:
             self.left.pop(key, None)
-        for key, value in list(self.left.items()) if rest else ():
-            if key.startswith(TURNING) or key in OFF:
-                if isinstance(value, str | list) or np.any(value):
-                    wanted = "no such key, which may turn it into another computation"
-                    raise self.fault(key, value, wanted)
-                del self.left[key]
+        for key in [key for key in self.left if key.startswith(TURNING)]:
+            value = self.left.pop(key)
+            if isinstance(value, str | list) or not np.size(value) or np.any(value):
+                wanted = "no such key, which may turn it into another computation"
+                raise self.fault(key, value, wanted)

@@ -3,7 +3,7 @@
 Nothing of the model is changed: a recorder is one more listener to its taps (taps.py).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -48,21 +48,41 @@ def record(
             "load the model in one process to record it"
         )
     recorder = Recorder(model, check_heads(model.cfg.text, states), norms)
-    trace = Recording()
+    trace = Recording(recorder, processor)
     try:
         with listen(model, last=True, **recorder.listeners()):
             yield trace
     finally:
-        trace.rows = recorder.rows()
+        trace.rows, trace.recorder = recorder.rows(), None
     if processor is not None:
         trace.name_tokens(processor)
+    for told in recorder.followers:
+        told()
 
 
 class Recording(Trace):
     """The trace that `record` gives. Its rows appear when the block ends."""
 
-    def __init__(self):
-        self.rows = []
+    def __init__(self, recorder, processor):
+        self.rows, self.recorder, self.processor = [], recorder, processor
+
+    def follow(self, told: Callable[[], None]) -> None:
+        """Within the block: call `told` after each call of the model, and at the end.
+
+        It may ask for `now`, which takes the longer the more is recorded.
+        """
+        if self.recorder is None:
+            raise InputError("the recording has ended; follow it within its block")
+        self.recorder.followers.append(told)
+
+    def now(self) -> Trace | None:
+        """What is recorded so far of the latest sequence (its last row), if any."""
+        if self.recorder is None:
+            return self.rows[-1] if self.rows else None
+        rows = self.recorder.rows()
+        if rows and self.processor is not None:
+            rows[-1].name_tokens(self.processor)
+        return rows[-1] if rows else None
 
     @property
     def meta(self):
@@ -123,6 +143,7 @@ class Recorder:
         self.sequences, self.by_cache = [], WeakKeyDictionary()
         self.heard, self.call = {}, None  # of the call under way
         self.pool, self.pooled = [], None  # (ids, real, heard) of calls, their sequence
+        self.followers = []  # told when a call has ended
 
     def listeners(self):
         """Only what will be kept, so that fast forms run where nothing is."""
@@ -170,6 +191,8 @@ class Recorder:
         sequence.read(ids, pictures)
         if ids.shape[1] > 1 or len(self.pool) == self.POOL:
             self.empty()
+        for told in self.followers:
+            told()
 
     def states(self, cache):
         """The states of the delta layers listened to: {layer: [B, H, K, V]}."""

@@ -1,16 +1,19 @@
 """Which experts a model chose, for every token in every layer: the routing explorer."""
 
 import re
+import time
 
 import numpy as np
 import traitlets
 
 from ..errors import InputError
+from ..trace.trace import Trace
 from .base import View, colours
 from .bundle import widget
 
 ORDERS = ("as numbered", "by load", "by specialisation")
 COLOURS = ("", "weight", "rank", "load", "lift", "kind", "margin", "differ")
+PACE = 0.1  # seconds: a growing view is told no oftener
 INK = ("#f5f6f8", "#8fc0ee", "#4189d0", "#164f9a", "#06214a")  # as in shared/look.mjs
 
 
@@ -27,6 +30,10 @@ class RoutingExplorer(View):
     ORDERS, `colour` what the map's colour means, one of COLOURS ("": what fits). All
     but `tokens` follow the browser and can be set; InputError for a place that the
     trace does not have.
+
+    live: instead of a trace, what `minqwen.record` gives, within its block: the view
+    grows as the model reads and writes, and who is at its end goes along. A sequence
+    that is begun anew takes the place of the one before.
     """
 
     _esm = widget("routing/view.mjs")
@@ -35,9 +42,17 @@ class RoutingExplorer(View):
     order = traitlets.Enum(ORDERS, ORDERS[0]).tag(sync=True)
     colour = traitlets.Enum(COLOURS, "").tag(sync=True)
 
-    def __init__(self, trace, other=None, token=None, selected=None, order=ORDERS[0],
-                 names=(), colour=""):  # fmt: skip
+    def __init__(self, trace=None, other=None, token=None, selected=None,
+                 order=ORDERS[0], names=(), colour="", live=None):  # fmt: skip
         traits = {"order": order, "colour": colour, "names": list(names)}
+        self.source, self.growing, self.sent, self.told = None, live, 0, -PACE
+        if live is not None:
+            if trace is not None or other is not None:
+                raise InputError("give a trace, perhaps with another, or live alone")
+            super().__init__(**traits)
+            return live.follow(self._grow)
+        if trace is None:
+            raise InputError("give a trace, or live=, a recording under way")
         if "expert_ids" not in trace.tensors:
             raise InputError("the trace holds no expert_ids: its model has no experts")
         if other is not None:
@@ -49,6 +64,26 @@ class RoutingExplorer(View):
         traits["token"] = token
         traits["selected"] = {"token": token} if selected is None else selected
         super().__init__(trace, **traits)
+
+    def _grow(self):
+        """Send what came since the whole trace was sent, or the whole once more."""
+        done, now = self.growing.recorder is None, time.monotonic()
+        if not done and now - self.told < PACE:
+            return
+        trace, old, begun = self.growing.now(), self.source, self.sent
+        if trace is None:
+            return
+        self.source, self.told, last = trace, now, trace.length - 1
+        same = old is not None and last + 1 >= old.length
+        same = same and (trace["token_ids"][: old.length] == old["token_ids"]).all()
+        # Views that come later start from the whole, and miss nothing after it.
+        if done or not same or last - begun >= max(32, begun // 4):
+            with self.hold_sync():
+                self.trace, self.sent = trace.compact(), last + 1
+                if not same:
+                    self.token, self.selected = last, {"token": last}
+        elif last + 1 > begun:
+            self.send({"kind": "grow", "from": begun}, [beyond(trace, begun).compact()])
 
     @property
     def tokens(self):
@@ -107,6 +142,8 @@ class RoutingExplorer(View):
             self.token = change.new["token"]
 
     def describe(self):
+        if self.source is None:
+            return "Nothing is recorded yet: no token is read."
         T, L, K = self.source["expert_ids"].shape
         E = self.source.meta["num_experts"]
         if "token" in self.selected:
@@ -121,6 +158,8 @@ class RoutingExplorer(View):
     def picture(self):
         from matplotlib.figure import Figure
 
+        if self.source is None:
+            return Figure((7.8, 0.5))
         values = self._shares()
         L, E = values.shape
         figure = Figure((7.8, 1.1 + min(4, 0.25 * L)), dpi=100, layout="constrained")
@@ -154,6 +193,16 @@ def opens_at(trace):
     return trace.meta.get("opens", {}).get(
         "token", max(words, default=trace.length - 1)
     )
+
+
+def beyond(trace, start):
+    """What the routing view needs of the tokens from `start` on, as a trace."""
+    names = [n for n in trace.tensors if "." not in n and n[:6] != "state_"]
+    tensors = {name: trace[name][start:] for name in names}
+    meta = trace.meta | {"length": trace.length - start, "pictures": []}
+    if meta["tokens"] is not None:
+        meta["tokens"] = meta["tokens"][start:]
+    return Trace(meta, tensors)
 
 
 def alike(trace, other):

@@ -7,6 +7,7 @@ import {
   arrange, carriedOver, choices, chosenBy, coactivation, countChoices, differences, overlap,
   range, specialisation, spread, strongest, typical,
 } from "./data.mjs";
+import { extend } from "../shared/pair.mjs";
 import { KINDS, kindsOf, namer } from "./words.mjs";
 
 export const ORDERS = ["as numbered", "by load", "by specialisation"];
@@ -16,25 +17,37 @@ export const CLOSE = 0.1; // logits: below, the next expert would weigh over 90 
 /** trace, other: results of parseTrace; `other` null, or of the same tokens; `names`: what
  * the two are called, `said`: what there is to say of how they fit, as pair.mjs gives them. */
 export function readRouting(trace, other, names = [], said = "") {
-  const { T, L, K, E, tokens, meta } = trace;
+  const { L, K, E, tokens, meta } = trace;
   const pictures = meta.pictures ?? [];
   // Of a text that is not known nothing is claimed: its tokens are called by numbers.
-  const kinds = meta.tokens ? kindsOf(tokens, pictures) : null;
+  const known = () => (meta.tokens ? kindsOf(tokens, pictures) : null);
   const name = namer(tokens, pictures);
   const once = memo();
   const lately = memo(16);
-  const everything = range(0, T);
 
   const reading = {
-    trace, other, names, said, T, L, K, E, tokens, pictures, kinds, name, everything,
+    trace, other, names, said, L, K, E, tokens, pictures, kinds: known(), name,
+    get T() {
+      return trace.T; // which grows while a model writes
+    },
+    get everything() {
+      return once("everything", () => range(0, trace.T));
+    },
+    /** Adds what `more` has beyond the end; false where it is not the same text's. */
+    grow(more, from) {
+      if (other || !extend(trace, more, from)) return false;
+      reading.kinds = known();
+      for (const kept of [once, lately]) kept.clear();
+      return true;
+    },
     second: other && readRouting(other, null), // what is counted of the other by itself
     // Ranks are no weights: what is drawn in one map must be the same of both.
     weighed: Boolean(trace.expertWeights && (!other || other.expertWeights)),
-    orders: kinds ? ORDERS : ORDERS.slice(0, 2),
-    counts: () => once("counts", () => countChoices(trace, everything)),
+    orders: meta.tokens ? ORDERS : ORDERS.slice(0, 2),
+    counts: () => once("counts", () => countChoices(trace, reading.everything)),
     special: () =>
       once("special", () =>
-        kinds && specialisation(trace, kinds, KINDS.length, reading.counts())),
+        reading.kinds && specialisation(trace, reading.kinds, KINDS.length, reading.counts())),
     carried: () => once("carried", () => carriedOver(trace)),
     differ: () => once("differ", () => other && differences(trace, other)),
     together: (l) => lately(`together ${l}`, () => coactivation(trace, l)),
@@ -56,13 +69,15 @@ export function readRouting(trace, other, names = [], said = "") {
 /** Keeps what was counted; of a `most`, the latest, so that a long look fills no memory. */
 function memo(most = Infinity) {
   const kept = new Map();
-  return (key, make) => {
+  const get = (key, make) => {
     const value = kept.has(key) ? kept.get(key) : make();
     kept.delete(key); // the one just asked for is the latest
     kept.set(key, value);
     if (kept.size > most) kept.delete(kept.keys().next().value);
     return value;
   };
+  get.clear = () => kept.clear();
+  return get;
 }
 
 function scoreOf(reading, how) {

@@ -10,10 +10,10 @@ import { checkSelection, kindOf } from "./reading.mjs";
  * `onChange` is called after every change, with the state before it.
  */
 export function createStore(model, reading, onChange) {
-  const { T, L, E, orders } = reading;
+  const { L, E, orders } = reading;
   const hold = (n, end) => Math.min(Math.max(0, n), end - 1);
   let state = settle({
-    token: hold(model.get("token") ?? contentToken(reading), T),
+    token: hold(model.get("token") ?? contentToken(reading), reading.T),
     layer: 0,
     expert: null,
     selected: chosenAtFirst(),
@@ -60,7 +60,7 @@ export function createStore(model, reading, onChange) {
 
   const heard = {
     "change:token": () => {
-      const token = hold(model.get("token"), T);
+      const token = hold(model.get("token"), reading.T);
       if (token === state.token) return;
       change(store.kind() === "token" ? { selected: { token } } : { token }, true);
     },
@@ -88,7 +88,7 @@ export function createStore(model, reading, onChange) {
     order: (order) => change({ order }),
     colour: (colour) => change({ colour }),
     select: (selected) => change({ selected }),
-    token: (t) => change({ selected: { token: hold(t, T) } }),
+    token: (t) => change({ selected: { token: hold(t, reading.T) } }),
     step: (n) => store.token(state.token + n),
     layer: (layer) => change({ selected: { layer: hold(layer, L) } }),
     expert: (layer, expert) =>
@@ -96,13 +96,13 @@ export function createStore(model, reading, onChange) {
     all: () => change({ selected: {}, expert: null }),
     /** Tokens from one to another, whichever comes first, both included. */
     span(a, b) {
-      const [start, last] = [hold(Math.min(a, b), T), hold(Math.max(a, b), T)];
-      change({ token: hold(b, T), selected: { tokens: [start, last + 1] } });
+      const [start, last] = [hold(Math.min(a, b), reading.T), hold(Math.max(a, b), reading.T)];
+      change({ token: hold(b, reading.T), selected: { tokens: [start, last + 1] } });
     },
     /** Moves on the map without selecting: what the text line and the rows follow. */
     focus: (layer, expert = null) => change({ layer: hold(layer, L), expert }),
     /** To a token, while an expert or a layer stays selected. */
-    visit: (t) => (store.kind() === "token" ? store.token(t) : change({ token: hold(t, T) })),
+    visit: (t) => (store.kind() === "token" ? store.token(t) : change({ token: hold(t, reading.T) })),
     /** The next (1) or previous (-1) of these positions, seen from the present token. */
     jump(positions, way) {
       const ahead = [...positions].filter((t) => way * (t - state.token) > 0);

@@ -20,13 +20,12 @@ function pageStarts(T, pictures) {
 
 /** The text's element, and what moves its cursor: see the end of this function. */
 export function createText({ reading, store, look }) {
-  const { T, tokens, pictures, trace } = reading;
-  const starts = pageStarts(T, pictures);
+  const { tokens, pictures, trace } = reading;
+  let starts = pageStarts(reading.T, pictures);
   const list = node("div", {
     class: "text",
     role: "listbox",
     tabindex: "0",
-    "aria-label": `Text, ${whole(T)} tokens`,
     "aria-describedby": "keys",
     "aria-multiselectable": "true",
   });
@@ -35,7 +34,6 @@ export function createText({ reading, store, look }) {
   const back = node("button", { onclick: turn(-1), "aria-label": "Earlier text" }, "‹");
   const on = node("button", { onclick: turn(1), "aria-label": "Later text" }, "›");
   const pages = node("div", { class: "bar pages" }, back, where, on);
-  pages.hidden = starts.length < 3;
 
   let page = -1;
   let options = []; // the elements of this page's tokens
@@ -45,10 +43,18 @@ export function createText({ reading, store, look }) {
   let anchor = null; // where a drag or a shift began
 
   function build() {
-    const [from, to] = [starts[page], starts[page + 1]];
     options = [];
+    list.replaceChildren();
+    levels = new Int8Array();
+    [selected, cursor] = [new Set(), null];
+    fill();
+  }
+
+  /** The page's tokens that are not on it yet. */
+  function fill() {
+    const [from, to] = [starts[page], starts[page + 1]];
     const parts = [];
-    for (let t = from; t < to;) {
+    for (let t = from + options.length; t < to;) {
       const i = pictures.findIndex((p) => p.start === t);
       if (i < 0) parts.push(option(t, "t", textOf(tokens[t++])));
       else {
@@ -56,10 +62,11 @@ export function createText({ reading, store, look }) {
         t += pictures[i].rows * pictures[i].columns;
       }
     }
-    list.replaceChildren(...parts);
-    levels = new Int8Array(options.length);
-    [selected, cursor] = [new Set(), null];
-    where.textContent = `tokens ${whole(from)} to ${whole(to - 1)} of ${whole(T)}`;
+    list.append(...parts);
+    levels = Int8Array.from({ length: options.length }, (_, i) => levels[i] ?? 0);
+    list.setAttribute("aria-label", `Text, ${whole(reading.T)} tokens`);
+    pages.hidden = starts.length < 3;
+    where.textContent = `tokens ${whole(from)} to ${whole(to - 1)} of ${whole(reading.T)}`;
     back.disabled = page === 0;
     on.disabled = page === starts.length - 2;
   }
@@ -105,7 +112,7 @@ export function createText({ reading, store, look }) {
   /** Cursor and selection as the state has them; the page follows the token. */
   function update() {
     const { token, selected: what } = store.state;
-    const wanted = starts.findLastIndex((start) => start <= token && start < T);
+    const wanted = starts.findLastIndex((start) => start <= token && start < reading.T);
     if (wanted !== page) {
       page = wanted;
       build();
@@ -181,6 +188,11 @@ export function createText({ reading, store, look }) {
     update,
     reveal,
     tint,
+    grow() {
+      starts = pageStarts(reading.T, pictures);
+      if (list.lastChild === options.at(-1)) options.pop().remove(); // its text may be another
+      fill();
+    },
     repaint() {
       levels.fill(-1);
       tint();

@@ -7,13 +7,12 @@ const INSET = 8; // half a slider's thumb: the strip's ends lie under its two en
 const SPEEDS = [2, 10, 30, 60]; // tokens a second
 
 export function createTimeline({ reading, store, look, playing }) {
-  const { T, pictures, trace } = reading;
+  const { pictures, trace } = reading;
   const prompt = trace.meta.prompt_length ?? null;
   const canvas = node("canvas", { class: "strip", "aria-hidden": "true" });
   const slider = node("input", {
     type: "range",
     min: "0",
-    max: String(T - 1),
     step: "1",
     "aria-label": "Token",
     oninput: () => store.token(Number(slider.value)),
@@ -40,7 +39,7 @@ export function createTimeline({ reading, store, look, playing }) {
   /** Starts or stops; from the end it starts over. Slow where less movement is wanted. */
   function toggle() {
     if (frame !== null) return stop();
-    const from = store.state.token >= T - 1 ? 0 : store.state.token;
+    const from = store.state.token >= reading.T - 1 ? 0 : store.state.token;
     let started = null;
     if (from !== store.state.token) store.token(from);
     const tick = (now) => {
@@ -51,7 +50,7 @@ export function createTimeline({ reading, store, look, playing }) {
         started += (steps * 1000) / rate;
         store.step(steps);
       }
-      frame = store.state.token >= T - 1 ? stop() : requestAnimationFrame(tick);
+      frame = store.state.token >= reading.T - 1 ? stop() : requestAnimationFrame(tick);
     };
     frame = requestAnimationFrame(tick);
     label();
@@ -75,7 +74,7 @@ export function createTimeline({ reading, store, look, playing }) {
     const theme = look.colours();
     const ctx = sizeCanvas(canvas, width, HEIGHT);
     const span = width - 2 * INSET;
-    const x = (t) => INSET + (t / T) * span;
+    const x = (t) => INSET + (t / reading.T) * span;
     ctx.fillStyle = theme.panel;
     ctx.fillRect(INSET, 0, span, HEIGHT);
     ctx.fillStyle = theme.line;
@@ -83,7 +82,7 @@ export function createTimeline({ reading, store, look, playing }) {
       ctx.fillRect(x(start), HEIGHT - 4, Math.max(1, x(start + rows * columns) - x(start)), 4);
     if (values) drawValues(ctx, theme, x, span);
     ctx.fillStyle = theme.muted;
-    if (prompt && prompt < T) {
+    if (prompt && prompt < reading.T) {
       ctx.fillRect(x(prompt), 0, 1, HEIGHT);
       ctx.font = "10px system-ui, sans-serif";
       ctx.fillStyle = theme.paper;
@@ -100,9 +99,9 @@ export function createTimeline({ reading, store, look, playing }) {
     ctx.fillStyle = reading.other
       ? theme.second
       : theme.ramp[look.root.dataset.theme === "dark" ? 1 : 2];
-    const bins = Math.min(T, Math.floor(span));
+    const bins = Math.min(reading.T, Math.floor(span));
     for (let bin = 0; bin < bins; bin++) {
-      const [from, to] = [Math.floor((bin * T) / bins), Math.floor(((bin + 1) * T) / bins)];
+      const [from, to] = [Math.floor((bin * reading.T) / bins), Math.floor(((bin + 1) * reading.T) / bins)];
       let most = 0;
       for (let t = from; t < to; t++) if (values[t] > most) most = values[t];
       const h = most && Math.max(2, most * (HEIGHT - 6));
@@ -116,7 +115,7 @@ export function createTimeline({ reading, store, look, playing }) {
   }
 
   canvas.addEventListener("pointerdown", (event) => {
-    store.visit(Math.floor(((event.offsetX - INSET) / (width - 2 * INSET)) * T));
+    store.visit(Math.floor(((event.offsetX - INSET) / (width - 2 * INSET)) * reading.T));
     slider.focus();
   });
 
@@ -127,10 +126,11 @@ export function createTimeline({ reading, store, look, playing }) {
     draw,
     update() {
       const { token } = store.state;
+      slider.max = reading.T - 1;
       slider.value = token;
       const name = reading.name.part(token);
       slider.setAttribute("aria-valuetext", `token ${whole(token)}: ${name.text ?? name}`);
-      place.textContent = `token ${whole(token)} of ${whole(T)}`;
+      place.textContent = `token ${whole(token)} of ${whole(reading.T)}`;
       draw();
     },
     /** What the strip shows: a value in 0..1 for each token, or null. */

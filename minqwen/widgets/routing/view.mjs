@@ -30,10 +30,10 @@ const PAUSE = 50; // between two pieces of what is counted ahead
  * options.page, below a title that says what it is. */
 export function mount(el, model, options = {}) {
   const look = frame(el, ROUTING_CSS);
-  let undo = () => {};
+  let view = null;
   const start = () => {
-    undo();
-    undo = () => {};
+    view?.undo();
+    view = null;
     look.root.replaceChildren();
     let reading = null;
     try {
@@ -42,13 +42,17 @@ export function mount(el, model, options = {}) {
       const said = `This trace cannot be shown: ${error.message}`;
       return look.root.append(node("p", { role: "alert" }, said));
     }
-    undo = build(look, model, reading, options);
+    view = build(look, model, reading, options);
   };
+  // What is added to the same trace leaves all as it stands.
+  const renew = () => view?.grow(model.get("trace"), 0) || start();
+  const heard = (message, [bytes] = []) => message?.kind === "grow" && view?.grow(bytes, message.from);
+  const events = { "change:trace": renew, "change:other": start, "msg:custom": heard };
   start();
-  for (const trait of ["trace", "other"]) model.on(`change:${trait}`, start);
+  for (const [event, run] of Object.entries(events)) model.on(event, run);
   return () => {
-    for (const trait of ["trace", "other"]) model.off(`change:${trait}`, start);
-    undo();
+    for (const [event, run] of Object.entries(events)) model.off(event, run);
+    view?.undo();
     look.remove();
   };
 }
@@ -102,11 +106,11 @@ function build(look, model, reading, { page = false }) {
   let [soon, resting, followed, first] = [null, null, 0, null];
 
   /** Draws what follows from the state; `before` is the state it had, if any. */
-  function update(before) {
+  function update(before, grown = false) {
     const { state } = store;
     const colour = colourOf(reading, state);
     const drawn = ({ selected, order }, colour) => JSON.stringify([selected, order, colour]);
-    if (!before || drawn(before, colourOf(reading, before)) !== drawn(state, colour)) {
+    if (grown || !before || drawn(before, colourOf(reading, before)) !== drawn(state, colour)) {
       columns = sideColumns(reading, state.selected);
       top.replaceChildren(...sentence(caption(reading, state.selected, colour)).flat(), invite);
       map.show(cellsOf(reading, state.selected, colour), columns, colour === "differ");
@@ -126,6 +130,23 @@ function build(look, model, reading, { page = false }) {
     else soon ??= setTimeout(follow, wait);
     clearTimeout(resting);
     resting = setTimeout(settle, REST);
+  }
+
+  /** The trace with what `bytes`, one from token `from` on, adds; false: it does not fit. */
+  function grow(bytes, from) {
+    const end = reading.T - 1;
+    try {
+      if (!reading.grow(parseTrace(bytes), from)) return false;
+    } catch {
+      return false; // the view that is built anew says why
+    }
+    hinted = first = null;
+    found.replaceChildren();
+    text.grow();
+    update(store.state, true);
+    // Who stands at the end goes along with it.
+    if (store.kind() === "token" && store.state.token === end) store.token(reading.T - 1);
+    return true;
   }
 
   function follow() {
@@ -203,12 +224,13 @@ function build(look, model, reading, { page = false }) {
   ahead();
   for (const part of [main, words]) sizes.observe(part);
   look.onTheme(repaint);
-  return () => {
+  const undo = () => {
     sizes.disconnect();
     for (const timer of [soon, resting, warming]) clearTimeout(timer);
     timeline.stop();
     store.remove();
   };
+  return { grow, undo };
 }
 
 function title({ trace, other }) {

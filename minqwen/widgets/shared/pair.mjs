@@ -52,6 +52,34 @@ function namesOf(model, first, second) {
   });
 }
 
+const EACH = {
+  expertIds: ({ L, K }) => L * K, expertWeights: ({ L, K }) => L * K, routerMargin: ({ L }) => L,
+  routerEntropy: ({ L }) => L, sharedGate: ({ L }) => L, runnerUp: ({ L }) => L, tokenIds: () => 1,
+};
+
+/** Adds to a trace, in place, what `more` has beyond its end; `more` begins at token `from`.
+ * False where it does not go on from there, or says other things of what both have. */
+export function extend(trace, more, from) {
+  const both = trace.T - from;
+  if (both < 0 || both > more.T || ["L", "E", "K"].some((size) => trace[size] !== more[size])) return false;
+  const parts = Object.entries(EACH).map(([key, each]) => [key, each(trace)]);
+  for (const [key, n] of parts) {
+    if (!trace[key] !== !more[key]) return false;
+    for (let i = 0; trace[key] && i < both * n; i++)
+      if (trace[key][from * n + i] !== more[key][i]) return false;
+  }
+  trace.tokens.splice(from, Infinity, ...more.tokens); // the last one may be whole now
+  for (const [key, n] of parts) {
+    if (!trace[key]) continue;
+    const grown = new trace[key].constructor((from + more.T) * n);
+    grown.set(trace[key].subarray(0, trace.T * n));
+    grown.set(more[key].subarray(both * n, more.T * n), trace.T * n);
+    trace[key] = grown;
+  }
+  trace.T = from + more.T;
+  return true;
+}
+
 /** The same trace, ended after T tokens, for the views of what was chosen. */
 export function firstTokens(trace, T) {
   const { L, K } = trace;

@@ -7,6 +7,7 @@
     python -m tools.experiment whole           the short recipe with all parts
     python -m tools.experiment languages       notebook 09's own, see tools/languages.py
     python -m tools.experiment drawn           notebook 10's own, see tools/drawn.py
+    python -m tools.experiment causes          experts masked, see tools/causes.py
 
 Writes assets/tiny/experiments/NAME.json, seed by seed, and goes on where a run of the
 same recipe has stopped. Of these the card makes a table (parts.py).
@@ -48,7 +49,7 @@ from minqwen.train.parts import SHORT
 from minqwen.train.recipe import Recipe
 from minqwen.weights import load
 
-from . import drawn, languages
+from . import causes, drawn, languages
 
 STEPS = 450  # of the short recipe
 SEEDS = (0, 1, 2)
@@ -201,7 +202,8 @@ CHANGES = {
 }
 
 
-OTHERS = {"languages": languages, "drawn": drawn}  # of the course's own small hybrid
+# Of the course's own small hybrid; and what has seeds of its own.
+OTHERS = {"languages": languages, "drawn": drawn, "causes": causes}
 
 
 def short(steps, seed=0):

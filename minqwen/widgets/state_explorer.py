@@ -21,9 +21,9 @@ class StateExplorer(View):
     layers among them are shown for comparison. other: a second trace of a text that
     begins alike, whose memory is told beside the first's; `names`: of both. head
     (layer, head; where the trace opens, or the one that forgets least, where not
-    given), token, probe (the token whose key is asked) and step (one of STEPS) follow
-    the browser and can be set; InputError for a head or token that the trace does not
-    have. `state` is the memory after `token`.
+    given), token (likewise, or where the state is fullest), probe (the token whose key
+    is asked) and step (one of STEPS) follow the browser and can be set; InputError for
+    a head or token that the trace does not have. `state` is the memory after `token`.
     """
 
     _esm = widget("state/view.mjs")
@@ -42,14 +42,17 @@ class StateExplorer(View):
                 "states=[(layer, head)]"
             )
         self.source = trace
-        opens = {"token": trace.length - 1, "probe": (trace.length - 1) // 3}
-        opens |= trace.meta.get("opens", {})
+        opens = trace.meta.get("opens", {})
         head = opens.get("head") if head is None else head
+        head = max(self.recorded, key=self._kept) if head is None else tuple(head)
+        if head in self.recorded:
+            fullest = self._fullest(head)
+            opens = {"token": fullest, "probe": fullest // 3} | opens
         super().__init__(
             trace,
-            head=max(self.recorded, key=self._kept) if head is None else tuple(head),
-            token=opens["token"] if token is None else token,
-            probe=opens["probe"] if probe is None else probe,
+            head=head,
+            token=opens.get("token", 0) if token is None else token,
+            probe=opens.get("probe", 0) if probe is None else probe,
             step=step,
             other=b"" if other is None else other.compact(),
             names=list(names),
@@ -58,6 +61,14 @@ class StateExplorer(View):
     def _kept(self, head):
         """The mean of a head's g, zero for one that forgets nothing."""
         return self.source["delta.{}.{}.g".format(*head)].mean()
+
+    def _fullest(self, head):
+        """The token after which its state is longest; the last, where none was told."""
+        norms = self.source.tensors.get("state_norm")  # [T, layers, heads]
+        if norms is None:
+            return self.source.length - 1
+        kinds = self.source.meta["layer_types"][: head[0]]
+        return int(norms[:, kinds.count(LINEAR), head[1]].argmax())
 
     @traitlets.validate("head")
     def _head(self, proposal):

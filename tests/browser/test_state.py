@@ -593,7 +593,7 @@ def tiny():
 
 
 def test_a_real_head_ends_in_the_cache_s_state(show, tiny):
-    explorer = StateExplorer(tiny, head=(4, 3))
+    explorer = StateExplorer(tiny, head=(4, 3), token=tiny.length - 1)
     scale = np.abs(tiny.last).max()
     assert np.abs(explorer.state.numpy() - tiny.last).max() < 1e-5 * scale
     page = show(tiny, head=[4, 3], token=tiny.length - 1, probe=1)

@@ -1,6 +1,8 @@
 // The routing explorer's own styles, on top of shared/look.mjs.
 
-export const ROUTING_CSS = `
+import { PICTURE_CSS } from "../shared/picture.mjs";
+
+export const ROUTING_CSS = `${PICTURE_CSS}
 .head { margin-bottom: 6px; gap: 2px 16px; }
 .finding { font-size: 14px; min-height: 26px; flex: 1 1 400px; }
 .finding button { margin-left: 4px; }
@@ -39,17 +41,6 @@ export const ROUTING_CSS = `
 .t[aria-selected="true"] { background-color: var(--mark) !important; }
 .t.cursor { outline: 2px solid var(--accent); outline-offset: 0; }
 .t:hover { text-decoration: underline; }
-.picture {
-  display: inline-grid; position: relative; vertical-align: middle; margin: 2px 4px;
-  gap: 0; white-space: normal; border: 1px solid var(--edge);
-}
-.picture canvas {
-  position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated;
-}
-.patch {
-  position: relative; padding: 0; border-radius: 0;
-  box-shadow: inset 0 0 0 0.5px var(--edge);
-}
 .patch[aria-selected="true"] { background-color: rgb(255 170 60 / 45%) !important; }
 .patch.cursor { outline: 3px solid var(--accent); outline-offset: -2px; z-index: 1; }
 .track { position: relative; height: 44px; }

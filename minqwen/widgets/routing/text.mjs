@@ -1,5 +1,6 @@
 // The text of the trace, token by token, with its pictures as patches in their places.
 import { node, rgb, visible } from "../shared/look.mjs";
+import { pictureOf } from "../shared/picture.mjs";
 import { colourOf } from "./colour.mjs";
 import { kindOf } from "./reading.mjs";
 import { isMarker, spokenSpace, whole } from "./words.mjs";
@@ -58,7 +59,7 @@ export function createText({ reading, store, look }) {
       const i = pictures.findIndex((p) => p.start === t);
       if (i < 0) parts.push(option(t, "t", textOf(tokens[t++])));
       else {
-        parts.push(picture(i));
+        parts.push(pictureOf(trace, i, (patch) => option(patch, "t patch")));
         t += pictures[i].rows * pictures[i].columns;
       }
     }
@@ -85,28 +86,6 @@ export function createText({ reading, store, look }) {
     made.token = t;
     options.push(made);
     return made;
-  }
-
-  /** A picture: its pixels on a canvas, and over them one option for each patch. */
-  function picture(i) {
-    const { kind, start, rows, columns } = pictures[i];
-    const side = Math.max(10, Math.min(34, Math.floor(300 / columns)));
-    const canvas = paintPixels(trace.tensor(pictures[i].name ?? `picture.${i}`));
-    const patches = Array.from({ length: rows * columns }, (_, p) =>
-      option(start + p, "t patch"),
-    );
-    const label = `${kind}, ${rows} rows and ${columns} columns of patches`;
-    const group = node(
-      "span",
-      { class: "picture", role: "group", "aria-label": label },
-      canvas,
-      patches,
-    );
-    Object.assign(group.style, {
-      gridTemplateColumns: `repeat(${columns}, ${side}px)`,
-      gridAutoRows: `${side}px`,
-    });
-    return group;
   }
 
   /** Cursor and selection as the state has them; the page follows the token. */
@@ -224,15 +203,4 @@ export function createText({ reading, store, look }) {
 function textOf(text) {
   const lines = visible(text).split("\n");
   return lines.map((line, i) => (i ? [node("i", { class: "end" }), "\n", line] : line));
-}
-
-function paintPixels({ shape: [height, width], data }) {
-  const canvas = node("canvas", { width, height, "aria-hidden": "true" });
-  const image = new ImageData(width, height);
-  for (let i = 0; i < width * height; i++) {
-    image.data.set(data.subarray(3 * i, 3 * i + 3), 4 * i);
-    image.data[4 * i + 3] = 255;
-  }
-  canvas.getContext("2d").putImageData(image, 0, 0);
-  return canvas;
 }

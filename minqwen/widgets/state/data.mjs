@@ -29,8 +29,9 @@ export function loadHead(trace, kind, { layer, head }) {
 }
 
 /**
- * Norm of the state (mean over the tokens) and half-life of every head that the trace
- * tells it of: [{layer, head, norm, halfLife, recorded}].
+ * Norm of the state (mean over the tokens), the token after which it is fullest, and
+ * half-life of every head that the trace tells it of: [{layer, head, norm, fullest,
+ * halfLife, recorded}].
  */
 export function overview(trace) {
   const recorded = recordedHeads(trace, "delta");
@@ -45,9 +46,8 @@ export function overview(trace) {
   return Array.from({ length: layers * heads }, (_, place) => {
     const [layer, head] = [numbers[Math.floor(place / heads)], place % heads];
     const column = (x) => Float64Array.from({ length: T }, (_, t) => x[t * layers * heads + place]);
-    const sum = column(norms.data).reduce((a, b) => a + b, 0);
-    const life = halfLife(column(decays));
-    return { layer, head, norm: sum / T, halfLife: life, recorded: held.has(`${layer}.${head}`) };
+    const recorded = held.has(`${layer}.${head}`);
+    return { layer, head, ...filling(column(norms.data)), halfLife: halfLife(column(decays)), recorded };
   });
 }
 
@@ -55,7 +55,13 @@ function summary(trace, place) {
   const head = loadHead(trace, "delta", place);
   const replay = new Replay(head, Infinity);
   replay.advance();
-  return { norm: replay.norms.reduce((a, b) => a + b, 0) / head.T, halfLife: halfLife(head.g) };
+  return { ...filling(replay.norms), halfLife: halfLife(head.g) };
+}
+
+/** Of the state's norms after each token: their mean, and where the largest is first. */
+function filling(norms) {
+  const sum = norms.reduce((a, b) => a + b, 0);
+  return { norm: sum / norms.length, fullest: norms.indexOf(peak(norms)) };
 }
 
 /** The window [from, to) of a map that shows token t; it moves by half its width. */

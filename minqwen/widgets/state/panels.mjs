@@ -1,27 +1,29 @@
 // StateExplorer's page: its controls and canvases, built once, empty.
 
-import { node } from "../shared/look.mjs";
+import { node, pointerText } from "../shared/look.mjs";
+import { PICTURE_CSS } from "../shared/picture.mjs";
 import { STEPS } from "./data.mjs";
 import { FORMULAS } from "./words.mjs";
 
-export const CSS = `
+export const CSS = `${PICTURE_CSS}
 .top { display: grid; gap: 8px; }
 .sliders { display: grid; grid-template-columns: 1fr; gap: 4px 16px; }
 .sliders label, .heads label { display: flex; gap: 8px; align-items: center; }
 .sliders input { flex: 1; min-width: 90px; }
 .sliders span { flex: none; min-width: 6em; font-variant-numeric: tabular-nums; }
 .heads { gap: 6px 24px; margin-bottom: 8px; }
+.heads label { white-space: nowrap; min-width: 0; }
 .heads select { min-width: 0; max-width: 26em; }
 .text {
   max-height: 7.2em; overflow-y: auto; border: 1px solid var(--line); border-radius: 4px;
-  padding: 4px 6px; font-size: 12px; line-height: 1.55;
+  padding: 4px 6px; font-size: 12px; line-height: 1.55; white-space: pre-wrap;
 }
 .text .token { cursor: pointer; border-radius: 2px; }
 .text .now { outline: 2px solid var(--accent); }
 .text .probe { text-decoration: underline 2px; text-underline-offset: 3px; }
 .panels { display: grid; grid-template-columns: 1fr; gap: 14px 18px; margin-top: 10px; }
 figure {
-  margin: 0; min-width: 0;
+  margin: 0; min-width: 0; position: relative;
   /* Neighbours' canvases start at one height, whatever their captions take. */
   display: grid; grid-row: span 2; grid-template-rows: subgrid; row-gap: 4px;
 }
@@ -29,12 +31,17 @@ canvas { cursor: crosshair; }
 .memory canvas, .step canvas { cursor: default; }
 .say { min-height: 5.8em; }
 .kinds { margin: 2px 0 0; gap: 2px 12px; }
-@container (min-width: 640px) {
+@container (min-width: 560px) {
   .panels { grid-template-columns: 1fr 1fr; }
   .sliders { grid-template-columns: 1fr 1fr; }
   .say { min-height: 4.4em; }
 }
-@container (min-width: 1020px) { .panels { grid-template-columns: 1fr 1fr 1fr; } }
+@container (min-width: 1020px) {
+  .panels { grid-template-columns: 1fr 1fr 1fr; }
+  .top { grid-template-columns: 1fr 1fr; }
+  .top > .bar, .sliders { grid-column: 1 / -1; }
+  .text { max-height: 8.4em; } .say { min-height: 8.4em; }
+}
 `;
 
 const KINDS = { writes: " errors written, a e", values: " values, w v" };
@@ -51,7 +58,9 @@ function panel(name, title, about, ...more) {
     node("figcaption", {}, node("h3", {}, title), node("p", { class: "muted" }, about), more),
     canvas,
   );
-  return { figure, canvas };
+  const tip = pointerText(canvas);
+  figure.append(tip.element);
+  return { figure, canvas, tip };
 }
 
 function slider(name, words) {

@@ -2,8 +2,9 @@
 
 import { retention, softmaxWeights } from "./delta.mjs";
 import { node, rgb, visible } from "../shared/look.mjs";
+import { pictureOf } from "../shared/picture.mjs";
 import { STEPS, deltaShares, memoryDuring, peak, stepMatrix } from "./data.mjs";
-import { drawCompare, drawMemory, drawStepMatrix, memoryLayout } from "./draw.mjs";
+import { brief, drawCompare, drawMemory, drawStepMatrix, memoryLayout } from "./draw.mjs";
 import { drawHeads, drawSquare } from "./squares.mjs";
 import {
   FORMULAS, headWords, named, placeWords, probeWords, rivalWords, sharesWords, stepWords,
@@ -25,6 +26,7 @@ export function show(view) {
   showControls(view);
   tint(view);
   say(view, now);
+  view.shown = {}; // the numbers of the two matrices, for the pointer
   const places = { ...showMemory(view, now), ...showSquares(view, now) };
   for (const [name, place] of Object.entries(places)) {
     // For tests, and for whoever writes a style or a script of their own.
@@ -70,7 +72,7 @@ function say({ ui }, now) {
   ui.say.replaceChildren(...lines.map((line) => node("p", {}, line)));
 }
 
-function showMemory({ ui, heads, recorded, opened, limits, held }, now) {
+function showMemory({ ui, heads, recorded, opened, limits, held, shown }, now) {
   const { parts, step, head } = now;
   const { K, V } = head;
   const colours = held.colours();
@@ -86,6 +88,7 @@ function showMemory({ ui, heads, recorded, opened, limits, held }, now) {
   own.figure.querySelector("p").textContent = ABOUT[step];
   const values = stepMatrix(parts, step, K, V);
   const matrix = { values, limit: peak(values) };
+  Object.assign(shown, { memory: data.memory, step: step === "compare" ? null : values });
   matrix.sums = {
     ask: { name: "gets back", values: parts.known, limit: limits.value },
     answer: { name: "output", values: parts.output, limit: peak(parts.output) },
@@ -141,28 +144,70 @@ function showSquares({ ui, squares, held, window }, now) {
   return places;
 }
 
-/** The tokens of the window, as text; line breaks are kept and marked. */
-export function showText({ ui, trace, window: [from, to] }) {
+/** The tokens of the window, as text with its pictures; line breaks are kept and marked. */
+export function showText(view) {
+  const { ui, trace, window: [from, to] } = view;
+  const { pictures = [] } = trace.meta;
   const words = (t) => visible(trace.tokens[t]).replaceAll("\n", "⏎\n") || "·";
-  const tokens = Array.from({ length: to - from }, (_, n) =>
-    node("span", { class: "token", "data-token": from + n }, words(from + n)),
-  );
-  ui.text.replaceChildren(...tokens);
+  const token = (t, shown = words(t)) => {
+    const patch = shown === "" ? " patch" : "";
+    return (view.spans[t - from] = node("span", { class: `token${patch}`, "data-token": t }, shown));
+  };
+  view.spans = [];
+  const parts = [];
+  for (let t = from; t < to;) {
+    const i = pictures.findIndex((p) => p.start === t && t + p.rows * p.columns <= to);
+    parts.push(i < 0 ? token(t) : pictureOf(trace, i, (each) => token(each, "")));
+    t += i < 0 ? 1 : pictures[i].rows * pictures[i].columns;
+  }
+  ui.text.replaceChildren(...parts);
 }
 
 /** Colours each token by how much of its value it would get back now. */
-function tint({ ui, squares, token, probe, window, held }) {
-  const { paper, tint: full } = held.colours();
-  const [low, high] = [rgb(paper), rgb(full)];
-  for (const span of ui.text.children) {
-    const t = +span.dataset.token;
-    const share = squares.kept.at(t, token);
-    const part = Math.max(0, Math.min(1, share || 0));
-    const mixed = low.map((x, i) => Math.round(x + part * (high[i] - x)));
-    span.style.backgroundColor = `rgb(${mixed.join(", ")})`;
-    span.classList.toggle("now", t === token);
-    span.classList.toggle("probe", t === probe);
+function tint({ ui, spans, squares, token, probe, window, held }) {
+  const full = rgb(held.colours().tint).join(" ");
+  spans.forEach((span, n) => {
+    const part = Math.max(0, Math.min(1, squares.kept.at(window[0] + n, token) || 0));
+    span.style.backgroundColor = `rgb(${full} / ${span.matches(".patch") ? 0.7 * part : part})`;
+    span.classList.toggle("now", window[0] + n === token);
+    span.classList.toggle("probe", window[0] + n === probe);
+  });
+  const now = spans[token - window[0]];
+  const top = now.offsetTop + (now.offsetParent.matches(".picture") ? now.offsetParent.offsetTop : 0);
+  ui.text.scrollTop = top - ui.text.offsetTop - ui.text.clientHeight / 2;
+}
+
+/** What the canvas of a panel has at (x, y), in words; null where it has nothing to say. */
+export function pointedAt(view, name, x, y) {
+  const { heat, cell, from, side, dots, matrix } = view.places?.[name] ?? {};
+  const { tokens } = view.trace;
+  if (dots) {
+    const n = nearest(dots, x, y);
+    return n < 0 ? null : `${headWords(view.heads[n])}${view.heads[n].recorded ? "; click to open" : "; not recorded"}`;
   }
-  const now = ui.text.children[token - window[0]];
-  ui.text.scrollTop = now.offsetTop - ui.text.offsetTop - ui.text.clientHeight / 2;
+  if (heat) {
+    const [t, j] = [(x - heat.x) / cell, (y - heat.y) / cell].map((n) => from + Math.floor(n));
+    if (t < from || j < from || t >= from + side || j >= from + side) return null;
+    if (j > t) return `${named(tokens, j)}: not written yet at token ${t}`;
+    return `${named(tokens, j)}, at ${named(tokens, t)}: ${brief(view.squares[name].at(j, t))}${UNITS[name]}`;
+  }
+  const values = view.shown?.[name];
+  const { K, V } = view.head;
+  const [i, j] = matrix ? [Math.floor(((y - matrix.y) / matrix.h) * K), Math.floor(((x - matrix.x) / matrix.w) * V)] : [-1, -1];
+  if (!values || i < 0 || j < 0 || i >= K || j >= V) return null;
+  return `row ${i} of the key, column ${j} of the value: ${brief(values[i * V + j])}`;
+}
+
+const UNITS = {
+  kept: " of its value", delta: " of the output's weights", attention: " of attention",
+};
+
+/** Which of the dots is nearest, within reach; else -1. */
+export function nearest(dots, x, y, allowed = () => true) {
+  let [best, least] = [-1, 20];
+  dots.forEach(([left, top], n) => {
+    const away = Math.hypot(x - left, y - top);
+    if (allowed(n) && away < least) [best, least] = [n, away];
+  });
+  return best;
 }

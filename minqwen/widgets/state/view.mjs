@@ -9,7 +9,7 @@ import {
   retentionSquare, windowAt,
 } from "./data.mjs";
 import { CSS, build } from "./panels.mjs";
-import { show, showText } from "./show.mjs";
+import { nearest, pointedAt, show, showText } from "./show.mjs";
 import { headWords, traceName } from "./words.mjs";
 import { beside } from "../shared/pair.mjs";
 import { parseTrace } from "../shared/trace.mjs";
@@ -95,8 +95,11 @@ class View {
     const at = (name, first) => Math.max(0, Math.min(last, (this.model.get(name) ?? first) | 0));
     const [layer, head] = this.model.get("head") ?? [];
     const n = this.recorded.findIndex((place) => place.layer === layer && place.head === head);
-    this.token = at("token", last);
-    this.probe = at("probe", last / 3);
+    const chosen = this.recorded[n >= 0 ? n : this.longest()];
+    const { fullest } = this.heads.find((each) => each.layer === chosen.layer && each.head === chosen.head);
+    this.first ??= fullest; // where it opens; to another head it keeps its place
+    this.token = at("token", this.first);
+    this.probe = at("probe", this.first / 3);
     this.step = STEPS.includes(this.model.get("step")) ? this.model.get("step") : STEPS.at(-1);
     this.open(n >= 0 ? n : this.longest());
     this.redraw();
@@ -236,6 +239,14 @@ class View {
       if (ui.panels[name]) on(ui.panels[name].canvas, "click", (event) => this.pick(name, event));
     }
     on(ui.panels.heads.canvas, "click", (event) => this.pickHead(event));
+    for (const [name, { canvas, tip }] of Object.entries(ui.panels)) {
+      on(canvas, "pointerleave", tip.hide);
+      on(canvas, "pointermove", ({ offsetX: x, offsetY: y }) => {
+        const words = pointedAt(this, name, x, y);
+        if (words) tip.show(x, y, words);
+        else tip.hide();
+      });
+    }
   }
 
   key(event) {
@@ -263,12 +274,9 @@ class View {
   }
 
   pickHead(event) {
-    let [best, least] = [null, 20];
-    this.places.heads.dots.forEach(([x, y], n) => {
-      const away = Math.hypot(event.offsetX - x, event.offsetY - y);
-      if (this.heads[n].recorded && away < least) [best, least] = [this.heads[n], away];
-    });
-    if (best) this.openHead(best);
+    const recorded = (n) => this.heads[n].recorded;
+    const n = nearest(this.places.heads.dots, event.offsetX, event.offsetY, recorded);
+    if (n >= 0) this.openHead(this.heads[n]);
   }
 
   openHead({ layer, head }) {

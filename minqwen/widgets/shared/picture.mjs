@@ -1,0 +1,42 @@
+// A picture of the text: its pixels on a canvas, and over them an element for each patch.
+import { node } from "./look.mjs";
+
+export const PICTURE_CSS = `
+.picture {
+  display: inline-grid; position: relative; vertical-align: middle; margin: 2px 4px;
+  gap: 0; white-space: normal; border: 1px solid var(--edge);
+}
+.picture canvas {
+  position: absolute; inset: 0; width: 100%; height: 100%; image-rendering: pixelated;
+}
+.patch {
+  position: relative; padding: 0; border-radius: 0;
+  box-shadow: inset 0 0 0 0.5px var(--edge);
+}
+`;
+
+/** Picture i of a trace; patch(t): the element of token t. `most`: pixels across. */
+export function pictureOf(trace, i, patch, most = 300) {
+  const { kind, start, rows, columns, name = `picture.${i}` } = trace.meta.pictures[i];
+  const side = Math.max(10, Math.min(34, Math.floor(most / columns)));
+  const canvas = paintPixels(trace.tensor(name));
+  const patches = Array.from({ length: rows * columns }, (_, p) => patch(start + p));
+  const label = `${kind}, ${rows} rows and ${columns} columns of patches`;
+  const group = node("span", { class: "picture", role: "group", "aria-label": label }, canvas, patches);
+  Object.assign(group.style, {
+    gridTemplateColumns: `repeat(${columns}, ${side}px)`,
+    gridAutoRows: `${side}px`,
+  });
+  return group;
+}
+
+function paintPixels({ shape: [height, width], data }) {
+  const canvas = node("canvas", { width, height, "aria-hidden": "true" });
+  const image = new ImageData(width, height);
+  for (let i = 0; i < width * height; i++) {
+    image.data.set(data.subarray(3 * i, 3 * i + 3), 4 * i);
+    image.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
+}

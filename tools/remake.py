@@ -42,6 +42,7 @@ SHARED = "minqwen/widgets/shared/*.mjs"
 POSTER = "notebooks/poster/*.py"
 CONFIG = (
     "minqwen/model/family.py",
+    "minqwen/model/members.py",
     "minqwen/model/shapes.py",
     "minqwen/plan/budget.py",
 )

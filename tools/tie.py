@@ -38,7 +38,8 @@ TAUGHT = {
     "13": ["step"],  # around the model: the delta rule's step on a GPU
 }  # fmt: skip
 NOT_TAUGHT = {  # a module, or one name of it
-    "family": "the eight sizes and the checks of config.json: tables to look up",
+    "family": "the checks of config.json: tables to look up",
+    "members": "the released sizes: a table to look up",
     "ranges": "what each number of config.json may be: a table to look up",
     "generate.generate": "checks what it is given and calls one of the two loops",
 }

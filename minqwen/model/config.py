@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import inside, read_json, read_whole
-from . import family
+from . import family, members
 from .shapes import FULL, LINEAR, RopeConfig, TextConfig, VisionConfig  # noqa: F401
 
 
@@ -30,8 +30,8 @@ class Config:
 
     @classmethod
     def named(cls, name: str) -> "Config":
-        """One of the eight released sizes, such as "397B-A17B" or "0.8B"."""
-        return cls.from_dict(family.named(name), source=f"Config.named({name!r})")
+        """A released size, such as "397B-A17B", "0.8B" or "Qwen3.8-27B"."""
+        return cls.from_dict(members.named(name), source=f"Config.named({name!r})")
 
     @classmethod
     def from_json(cls, path: str | Path) -> "Config":

@@ -1,104 +1,67 @@
-"""Reading and writing config.json, and the eight members of the family by name.
+"""Reading and writing config.json.
 
 Split from config.py so that the latter stays the list of numbers a reader needs.
-Sizes: the released checkpoints' config.json files.
 """
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 from ..errors import MOST, InputError, number, show
+from .members import difference
 from .ranges import DEEPEST, MOE_KEYS, in_range
 from .shapes import FULL, LINEAR, RopeConfig, TextConfig, VisionConfig
 
 KINDS = ("qwen3_5", "qwen3_5_moe", "qwen3_5_text", "qwen3_5_moe_text")
-# Keys whose other values would be another architecture, and the one we compute.
+# Keys whose other values would be another architecture, and those that we compute: what
+# a config says that leaves them out, and other words for it.
 COMPUTED = json.loads("""{
-    "hidden_act": "silu", "attention_bias": false, "attn_output_gate": true,
-    "mamba_ssm_dtype": "float32", "mlp_only_layers": [], "attention_dropout": 0.0,
-    "mtp_use_dedicated_embeddings": false, "output_gate_type": "swish",
-    "norm_topk_prob": true, "decoder_sparse_step": 1
+    "hidden_act": ["silu", "swish"], "attention_bias": [false],
+    "attn_output_gate": [true], "mamba_ssm_dtype": ["float32"],
+    "mlp_only_layers": [[]], "mtp_use_dedicated_embeddings": [false],
+    "output_gate_type": ["swish", "silu"], "norm_topk_prob": [true],
+    "decoder_sparse_step": [1], "use_sliding_window": [false]
 }""")
-VISION_COMPUTED = {"hidden_act": "gelu_pytorch_tanh", "deepstack_visual_indexes": []}
+VISION_COMPUTED = json.loads("""{
+    "hidden_act": ["gelu_pytorch_tanh"], "deepstack_visual_indexes": [[]],
+    "use_postshuffle_norm": [false], "fullatt_block_indexes": [[]]
+}""")
+# Keys of other architectures, and what they say where nothing else is asked of ours.
+ASKING: dict[str, tuple] = {
+    r"\w*_bias|\w*soft_?cap\w*|layer_scale\w*|\w*_sinks?|\w*neg_eigval|clip_qkv"
+    r"|scale_(emb|depth)|query_pre_attn_scalar|\w*sliding_window|attention_chunk_size"
+    r"|(use_)?(bidirectional|parallel)_\w+|no_?(p|r)ope\w*|first_k_dense_replace"
+    r"|attn_temperature\w*|rope_interleaved?": (None, False, []),
+    r"(?!\w*loss)\w*(multiplier|_scale|_scaling|_scaling_factor)|n_group|topk_group": (
+        None,
+        False,
+        1,
+    ),
+    r"\w*scor\w+_func\w*|\w*rout\w+_func\w*": (None, "softmax"),
+    r"(use_)?qk_norm|is_causal": (None, True),
+}
 WRITTEN = ("hidden_act", "attention_bias", "attn_output_gate", "mamba_ssm_dtype")
+VISION_WRITTEN = ("hidden_act", "deepstack_visual_indexes")
 # Keys that say nothing about the computation, or say again what another key says.
 IDLE = """
     model_type dtype torch_dtype use_cache rope_parameters layer_types
     full_attention_interval tie_word_embeddings transformers_version architectures
     text_config vision_config output_router_logits pad_token_id bos_token_id
-    eos_token_id partial_rotary_factor
+    eos_token_id rope_theta partial_rotary_factor attention_dropout rope_scaling
+    original_max_position_embeddings language_model_only
     image_token_id video_token_id vision_start_token_id vision_end_token_id
 """.split()
 IDS = IDLE[-4:]
+SHARE = "partial_rotary_factor"
 YARN = ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
-# What all eight say alike.
-ALIKE = json.loads("""{
-    "text_config": {
-        "vocab_size": 248320, "head_dim": 256, "full_attention_interval": 4,
-        "linear_num_key_heads": 16, "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4,
-        "rms_norm_eps": 1e-6, "max_position_embeddings": 262144,
-        "eos_token_id": 248044, "mtp_num_hidden_layers": 1,
-        "rope_parameters": {"rope_theta": 10000000, "partial_rotary_factor": 0.25,
-                            "mrope_section": [11, 11, 10]}
-    },
-    "vision_config": {
-        "in_channels": 3, "patch_size": 16, "temporal_patch_size": 2,
-        "spatial_merge_size": 2, "num_position_embeddings": 2304
-    },
-    "image_token_id": 248056, "video_token_id": 248057,
-    "vision_start_token_id": 248053, "vision_end_token_id": 248054
-}""")
-
-# Numbers as below, then dense FFN or (E, top-k, I), tied embeddings, the tower's.
-NUMBERS = """
-    hidden_size num_hidden_layers num_attention_heads num_key_value_heads
-    linear_num_value_heads
-""".split()
-TOWER = ("depth", "hidden_size", "intermediate_size", "num_heads")
-_27 = (27, 1152, 4304, 16)
-SIZES: dict[str, tuple] = {
-    "397B-A17B": (4096, 60, 32, 2, 64, (512, 10, 1024), False, _27),
-    "122B-A10B": (3072, 48, 32, 2, 64, (256, 8, 1024), False, _27),
-    "35B-A3B": (2048, 40, 16, 2, 32, (256, 8, 512), False, _27),
-    "27B": (5120, 64, 24, 4, 48, 17408, False, _27),
-    "9B": (4096, 32, 16, 4, 32, 12288, False, _27),
-    "4B": (2560, 32, 16, 4, 32, 9216, True, (24, 1024, 4096, 16)),
-    "2B": (2048, 24, 8, 2, 16, 6144, True, (24, 1024, 4096, 16)),
-    "0.8B": (1024, 24, 8, 2, 16, 3584, True, (12, 768, 3072, 12)),
-}
-
-
-def named(name: str) -> dict:
-    """The config.json content of one released size."""
-    short = show(name).removeprefix("Qwen/").removeprefix("Qwen3.5-")
-    if short not in SIZES:
-        known = ", ".join(SIZES)
-        raise InputError(f"no Qwen3.5 is named {show(name)}; choose one of {known}")
-    *numbers, ffn, tied, tower = SIZES[short]
-    text = dict(zip(NUMBERS, numbers, strict=True))
-    moe = isinstance(ffn, tuple)
-    if moe:
-        text |= dict(zip(MOE_KEYS, (*ffn, ffn[2]), strict=True))
-    else:
-        text["intermediate_size"] = ffn
-    vision = dict(zip(TOWER, tower, strict=True))
-    vision["out_hidden_size"] = text["hidden_size"]
-    return ALIKE | {
-        "model_type": "qwen3_5_moe" if moe else "qwen3_5",
-        "text_config": ALIKE["text_config"] | text,
-        "vision_config": ALIKE["vision_config"] | vision,
-        "tie_word_embeddings": tied,
-    }
 
 
 def parse(cls: type, values: dict, source: str) -> Any:
     """config.json content -> Config, strictly: nothing is guessed."""
     _of(dict, values, source)
     kind = show(values.get("model_type"), 40)
-    expected = "this is not a Qwen3.5 (expected qwen3_5, qwen3_5_moe, or with _text)"
-    _ask(kind in KINDS, source, f"model_type is {kind!r}; {expected}")
+    _ask(kind in KINDS, source, difference(kind))
     flat = kind.endswith("_text")
     where = source if flat else f"{source}: text_config"
     text = values if flat else _of(dict, _need(values, "text_config", source), where)
@@ -118,9 +81,15 @@ def parse(cls: type, values: dict, source: str) -> Any:
             for name in IDS:
                 ids[name] = _need(values, name, source)
                 number(ids[name], f"{source}: {name}", int, 0)
-        extra |= {k: v for k, v in values.items() if k not in IDLE}
-    text = _text(text | {"eos_token_id": ends}, "moe" in kind, where)
-    config = cls(kind, text, vision, tied, extra=extra, **ids)
+            turn = _of(
+                dict, tower.get("rope_parameters") or {}, f"{at}.rope_parameters"
+            )
+            turn = turn.get("rope_theta", 10000)
+            _ask(turn == 10000, at, f"rope_theta is {turn!r}; only 10000 is supported")
+    built = _text(text | {"eos_token_id": ends}, "moe" in kind, where, vision is None)
+    if not flat:
+        extra |= _above(values, text, source)
+    config = cls(kind, built, vision, tied, extra=extra, **ids)
     contradictions(config, source)
     return config
 
@@ -161,12 +130,31 @@ def _count(values: dict, key: str, where: str) -> int:
 
 def _unknown(values: dict, cls: type, computed: dict, where: str) -> dict:
     """Keys nobody reads; and an error for a key that asks for another computation."""
-    for key, want in computed.items():
+    for key, wanted in computed.items():
         said = values.get(key)
-        same = said in (want, None)
-        _ask(same, where, f"{key} is {said!r}; only {want!r} is supported")
+        same = said is None or said in wanted
+        _ask(same, where, f"{key} is {said!r}; only {wanted[0]!r} is supported")
     known = {f.name for f in dataclasses.fields(cls)} | {*computed, *IDLE}
-    return {k: v for k, v in values.items() if k not in known}
+    odd = {k: v for k, v in values.items() if k not in known}
+    if values.get("use_sliding_window") is False:
+        odd.pop("sliding_window", None)  # how wide it would be
+    for key, said in odd.items() if cls is TextConfig else ():
+        for pattern, idle in ASKING.items():
+            same = said in idle or not re.fullmatch(pattern, key)
+            _ask(same, where, f"{key} is {said!r}, which nothing here computes")
+    return odd
+
+
+def _above(values: dict, text: dict, where: str) -> dict:
+    """Keys nobody reads beside text_config; an error if one contradicts it."""
+    both = {f.name for f in dataclasses.fields(TextConfig)} - {"vocab_size"}
+    both |= {*COMPUTED, "rope_parameters", "rope_scaling", "rope_theta", SHARE}
+    inside = (text.get("rope_parameters") or {}) | text
+    for key in both & values.keys() - {"eos_token_id", "initializer_range"}:
+        same = values[key] in (None, inside.get(key), *COMPUTED.get(key, ()))
+        _ask(same, where, f"{key} is another one than in text_config; keep one")
+    rest = {k: v for k, v in values.items() if k not in both}
+    return _unknown(rest, TextConfig, {}, where)
 
 
 def _build(cls: type, values: dict, where: str, **given: Any) -> Any:
@@ -183,24 +171,36 @@ def _build(cls: type, values: dict, where: str, **given: Any) -> Any:
     return built
 
 
-def _text(values: dict, moe: bool, where: str) -> TextConfig:
-    old = "rope_scaling is the old place; move its content into rope_parameters"
-    _ask(not values.get("rope_scaling"), where, old)
+def _text(values: dict, moe: bool, where: str, blind: bool) -> TextConfig:
+    for key in MOE_KEYS if moe else ("intermediate_size",):
+        least = 0 if key == "num_experts" else 1  # 0 of which has an error of its own
+        number(_need(values, key, where), f"{where}: {key}", int, least)
+    rope, types = _rope(values, where, blind), _layers(values, where)
+    return _build(TextConfig, values, where, rope=rope, layer_types=types)
+
+
+def _rope(values: dict, where: str, blind: bool) -> RopeConfig:
+    """rope_parameters, and what is said again beside them; blind: of text alone."""
     at = f"{where}.rope_parameters"
-    said = dict(_of(dict, _need(values, "rope_parameters", where), at))
-    share = values.get("partial_rotary_factor")
-    if share is not None:
-        same = said.setdefault("partial_rotary_factor", share) == share
-        _ask(
-            same,
-            where,
-            f"partial_rotary_factor is {share}, another one in rope_parameters",
-        )
+    said = _of(dict, _need(values, "rope_parameters", where), at)
+    said = {key: value for key, value in said.items() if value is not None}
+    old = values.get("rope_scaling") or {}
+    again = isinstance(old, dict) and old.items() <= said.items()
+    _ask(again, where, "rope_scaling is the old place; move it into rope_parameters")
+    for key in ("rope_theta", SHARE, YARN[1]):
+        beside = values.get(key)
+        same = beside is None or said.setdefault(key, beside) == beside
+        _ask(same, where, f"{key} is {beside!r}, another one in rope_parameters")
     dealt = said.pop("mrope_interleaved", True)
     _ask(dealt, at, "mrope_interleaved is false; only true is supported")
     old = said.pop("type", None)  # the name that rope_type had
     alone = old in (None, "default", "mrope", said.get("rope_type"))
     _ask(alone, at, f"type is {old!r}; say it as rope_type")
+    _ask(said.pop("truncate", True), at, "truncate is false; only true is supported")
+    if blind and "mrope_section" not in said:  # any, as the axes of text agree
+        pairs = number(_need(values, "head_dim", where), f"{where}: head_dim", int)
+        share = number(_need(said, SHARE, at), f"{at}: {SHARE}")
+        said["mrope_section"] = [int(pairs * share / 2 + 2 - i) // 3 for i in range(3)]
     section = _of(list, _need(said, "mrope_section", at), f"{at}: mrope_section")
     for pairs in section:
         number(pairs, f"{at}: a part of mrope_section", int, 0)
@@ -213,11 +213,7 @@ def _text(values: dict, moe: bool, where: str) -> TextConfig:
     _ask(known, at, f"rope_type is {rope.rope_type!r}; expected default or yarn")
     whole = not yarn or (rope.factor >= 1 and rope.original_max_position_embeddings)
     _ask(whole, at, "yarn needs factor, from 1, and original_max_position_embeddings")
-    for key in MOE_KEYS if moe else ("intermediate_size",):
-        least = 0 if key == "num_experts" else 1  # 0 of which has an error of its own
-        number(_need(values, key, where), f"{where}: {key}", int, least)
-    types = _layers(values, where)
-    return _build(TextConfig, values, where, rope=rope, layer_types=types)
+    return rope
 
 
 def _layers(values: dict, where: str) -> tuple[str, ...]:
@@ -292,7 +288,7 @@ def unparse(config: Any) -> dict:
     text = {k: v for k, v in text.items() if v is not None and k not in absent}
     text["layer_types"] = list(text["layer_types"])
     text["rope_parameters"] = rope | {"mrope_interleaved": True}
-    text |= {key: COMPUTED[key] for key in WRITTEN}
+    text |= {key: COMPUTED[key][0] for key in WRITTEN}
     kind, base = config.model_type, config.model_type.removesuffix("_text")
     form = "Qwen3_5Moe" if config.is_moe else "Qwen3_5"
     tied = {"tie_word_embeddings": config.tie_word_embeddings}
@@ -304,5 +300,6 @@ def unparse(config: Any) -> dict:
     if config.vision:
         out |= {name: getattr(config, name) for name in IDS}
         tower = dataclasses.asdict(config.vision) | {"model_type": base}
-        out["vision_config"] = tower | VISION_COMPUTED
+        computed = {key: VISION_COMPUTED[key][0] for key in VISION_WRITTEN}
+        out["vision_config"] = tower | computed
     return out

@@ -7,11 +7,12 @@ from collections import Counter
 import torch
 
 from ..model.config import Config
-from ..model.family import SIZES
 from ..model.forms import available_kinds
+from ..model.members import member, repository
 from ..model.shapes import FULL
 from ..units import human
 from ..weights import expected_tensors, open_checkpoint, resolve
+from ..weights.checkpoint.foreign import refuse_folder
 from ..weights.checkpoint.header import BITS
 from ..weights.checkpoint.layout import LABELS, skeleton
 from ..weights.gguf.files import find_gguf
@@ -54,11 +55,11 @@ def describe(path):
 
 def survey(path):
     """Config, {name: (shape, dtype's name)}, and where they were found."""
-    short = str(path).removeprefix("Qwen/").removeprefix("Qwen3.5-")
+    key = member(path)
     here = os.path.exists(path)  # also of a name too long to ask for
-    if not here and (short in SIZES or "/" not in str(path)):
-        cfg = Config.named(short)
-        return cfg, asked_tensors(cfg), f"Qwen3.5-{short}"
+    if not here and (key or "/" not in str(path)):
+        cfg = Config.named(str(path))
+        return cfg, asked_tensors(cfg), repository(key).removeprefix("Qwen/")
     found = resolve(path, wanted=["config.json"])  # never the weights, if far away
     if here and (file := find_gguf(found)):
         cfg, stored, *_ = open_gguf(file)
@@ -66,6 +67,8 @@ def survey(path):
         stored = {"mtp." * n.startswith(draft) + n: e for n, e in stored.items()}
         return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)
     folder = found if found.is_dir() else found.parent
+    if found.is_dir() and not (found / "config.json").exists():
+        refuse_folder(found)
     cfg = Config.from_json(folder)
     if not here or found.is_dir() and not any(found.glob("*.safetensors*")):
         return cfg, asked_tensors(cfg), f"{path} (no weights here)"

@@ -3,12 +3,14 @@
 import math
 
 from ..errors import InputError
-from ..model.family import SIZES
+from ..model.members import SIZES, member, repository
 from ..units import human
 from . import budget
 from .contents import survey
 
-QUANTISED = "397B-A17B", "122B-A10B", "35B-A3B", "27B"  # released in all forms
+# Released in all forms, and those that came later in bf16 and FP8.
+QUANTISED = "397B-A17B", "122B-A10B", "35B-A3B", "27B"
+LATER = tuple(key for key in SIZES if key.startswith("Qwen"))
 WORTH = 1.05  # times faster, for which a coarser form is proposed
 USUAL = "H100-80GB"  # what is proposed where no GPUs were named
 
@@ -20,8 +22,8 @@ def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
     `memory`: of a machine without GPUs that count; `gpu`: such as "8xH100-80GB".
     """
     cfg, _, _ = survey(path)
-    short = str(path).removeprefix("Qwen/").removeprefix("Qwen3.5-")
-    name = f"Qwen/Qwen3.5-{short}" if short in SIZES else str(path)
+    key = member(path)
+    name = repository(key) if key else str(path)
     longest = cfg.text.max_position_embeddings
     context = context or longest
     if context > longest:
@@ -94,10 +96,10 @@ def coarseness(choice, order):
 
 def local_commands(name, choice):
     """The commands for a Choice; none where no files of its form are to be had."""
-    short = name.removeprefix("Qwen/Qwen3.5-")
+    short = member(name) or name
     words, before = ["--dtype stored"], []
     if "fp8" in (choice.form, choice.disk):
-        if short not in QUANTISED:
+        if short not in QUANTISED + LATER:
             return []
         name += "-FP8"
     if choice.disk == "int4":
@@ -118,8 +120,9 @@ def servers(cfg, name, context, batch, gpu):
     """Whether the GPUs hold it, how fast at most, and how to start the servers."""
     count, card = budget.gpus(gpu) if gpu else (0, budget.GPUS[USUAL])
     kind = gpu.partition("x")[2] if gpu else USUAL
-    short, room = name.removeprefix("Qwen/Qwen3.5-"), budget.SPARE * card.memory
-    releases = [r for r in budget.RELEASED if not r or short in QUANTISED]
+    key, room = member(name), budget.SPARE * card.memory
+    known = 3 if key in QUANTISED else 2 if key in LATER else 1
+    releases = list(budget.RELEASED)[:known]
     fitting = None
     for release in releases:
         for n in [count] if count else [1, 2, 4, 8]:

@@ -32,12 +32,14 @@ def slots(model, scheme):
     """A model's Slots in its own order; those of a part follow each other.
 
     fp8 has its experts one by one, as the release; our own forms have all fused. As
-    trained, also as the release, those of the MTP head alone are one by one.
+    trained, also as the releases, those of the MTP head alone are one by one, and in a
+    text-only model none.
     """
+    apart = model.cfg.vision is not None
     for name, p in model.named_parameters():
         form, pieces = scheme.of(name), None
         stored = name if model.cfg.vision else name.replace(BODY, "model.")
-        single = form == "fp8" or form is None and name.startswith("mtp.")
+        single = form == "fp8" or form is None and apart and name.startswith("mtp.")
         if name.endswith(FUSED) and single:
             pieces = per_expert(stored, p.shape)
         for source, part in pieces or [(stored, None)]:

@@ -145,7 +145,7 @@ def fields():
     }  # fmt: skip
     for key, value in {
         "hidden_act": "gelu", "attention_bias": True, "attn_output_gate": False,
-        "mamba_ssm_dtype": "bfloat16", "mlp_only_layers": [1], "attention_dropout": 0.5,
+        "mamba_ssm_dtype": "bfloat16", "mlp_only_layers": [1],
         "mtp_use_dedicated_embeddings": True, "output_gate_type": "sigmoid",
         "norm_topk_prob": False, "decoder_sparse_step": 2,
     }.items():  # fmt: skip
@@ -193,7 +193,9 @@ def harmless():
     yield from {
         "dtype": "float32", "use_cache": False, "eos_token_id": [300, 301],
         "\u00fc": "\x1b",
-        TEXT + ".eos_token_id": None, TEXT + ".attention_dropout": 0, TOWER: None,
+        TEXT + ".eos_token_id": None, TEXT + ".attention_dropout": 0.5, TOWER: None,
+        TEXT + ".rope_theta": 1e7, TEXT + ".output_gate_type": "silu",
+        TEXT + ".sliding_window": None,
         TEXT + ".hidden_act": None, ROPE + ".type": "default",
         "quantization_config": None,
         TEXT + ".partial_rotary_factor": 0.25, TEXT + ".rope_scaling": None,

@@ -385,10 +385,6 @@ def test_an_adapter_by_itself(tmp_path):
 
 
 def test_other_formats(tmp_path):
-    (tmp_path / "a-Q4_K_M.gguf").touch()
-    refused(tmp_path, "GGUF", "give a-Q4_K_M.gguf itself")
-    (tmp_path / "b-Q8_0.gguf").touch()
-    refused(tmp_path, "GGUF", "give one of them: a-Q4_K_M.gguf, b-Q8_0.gguf")
     inner = tmp_path / "run" / "checkpoint-500"
     inner.mkdir(parents=True)
     (inner / "model.safetensors").touch()

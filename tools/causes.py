@@ -99,9 +99,10 @@ def held_against(model, texts, whole, experts, load):
     per_load = [x["kl"] / max(x["load"], 1e-9) for x in (own, *others)]
     over = sum(x["kl"] >= own["kl"] for x in others)
     over_per_load = sum(x >= per_load[0] for x in per_load[1:])
+    right = [text.right(x) for text, x in zip(texts, whole, strict=True)]
     return {
         **own, "experts": {str(i): e for i, e in experts.items()},
-        "whole right": float(np.mean([t.right(x) for t, x in zip(texts, whole, strict=True)])),
+        "whole right": float(np.mean(right)),
         "controls": {name: [x[name] for x in others] for name in own},
         "controls that do more": over,
         "controls that do more per choice": over_per_load,
@@ -178,7 +179,7 @@ def run(seeds=None, folder=ASSETS / "tiny", threads=1):
     found = causes(minqwen.load(folder), Corpus.build(folder))
     facts = {
         "machine": hardware(threads), "seconds": round(time.process_time() - begun),
-        "experts masked": SET, "seed of chats": 0, "seeds of controls": [0, CONTROLS - 1],
+        "experts masked": SET, "seed of chats": 0, "controls, by seed": CONTROLS,
         "chats to find them": DETECT, "chats": CHATS, "chats mapped": MAPPED,
     }  # fmt: skip
     file = folder / "experiments" / "causes.json"

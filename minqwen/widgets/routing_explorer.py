@@ -41,6 +41,7 @@ class RoutingExplorer(View):
     selected = traitlets.Dict().tag(sync=True)
     order = traitlets.Enum(ORDERS, ORDERS[0]).tag(sync=True)
     colour = traitlets.Enum(COLOURS, "").tag(sync=True)
+    find = traitlets.Unicode().tag(sync=True)  # what is searched for in the text
 
     def __init__(self, trace=None, other=None, token=None, selected=None,
                  order=ORDERS[0], names=(), colour="", live=None):  # fmt: skip

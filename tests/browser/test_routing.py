@@ -339,6 +339,22 @@ def test_weights_are_not_compared_with_ranks(explore):
         assert half == 2 or colours[2, *cell] == colour
 
 
+def test_a_search_outlines_the_experts_that_half_of_the_found_chose(explore):
+    page = explore(token=12, find="digit is")
+    before = lit(explore(token=12))
+    ids = tensors(SMALL)["expert_ids"][[TEXTS.index(" digit"), TEXTS.index(" is")]]
+    wanted = {(la, int(e)) for row in ids for la in range(8) for e in row[la]}
+    read = page.evaluate(
+        READ, {"layers": 8, "experts": 32, "sides": 2, "halves": False}
+    )
+    image, found = pixels(read), set()
+    for _, layer, expert, x, y, w, _ in read["boxes"]:
+        edge = image[round(y) + 1, round(x) + 2 : round(x + w) - 2]
+        if (edge == (27, 31, 36)).all():
+            found.add((layer, expert))
+    assert found == wanted and {c[1:] for c in before} != wanted
+
+
 # ---- what panels and bars say
 
 

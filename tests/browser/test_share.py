@@ -3,6 +3,7 @@
 import pytest
 from test_explore import SAMPLE, serving
 from test_page import READY, file_of
+from views import violations
 
 from minqwen.trace import Trace
 from minqwen.widgets.explore import write_html
@@ -91,3 +92,58 @@ def test_no_address_breaks_the_page(new_page, trace, tmp_path, text):
     page.wait_for_timeout(200)
     assert not page.locator("img, svg, [onerror]").count()
     assert page.get_by_role("tabpanel").locator("canvas:visible").count()
+
+
+# ---- search
+
+
+def test_search_marks_text_map_and_strip_and_the_keyboard_walks_it(
+    new_page, trace, tmp_path
+):
+    page = at(new_page, file_of(trace, tmp_path), "token=0")
+    page.locator(".map").focus()
+    page.keyboard.press("/")
+    page.keyboard.type("DIG")  # capitals count
+    says = page.locator(".find [role=status]")
+    assert says.inner_text() == "not in the text"
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("h digit")  # over the end of a token
+    assert says.inner_text().startswith("1 found; outlined")
+    first = trace.tokens.index(" digit")
+    assert page.locator(".t.found").all_inner_texts() == ["Which", " digit"]
+    page.keyboard.press("Enter")
+    assert says.inner_text().startswith("1 of 1 found")
+    assert address(page) == f"#token={first - 1},find=h%20digit"
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("digit")
+    places = [t for t, text in enumerate(trace.tokens) if text == " digit"]
+    for key, place in [("Enter", 0), ("Enter", 1), ("Enter", 1), ("Shift+Enter", 0)]:
+        page.keyboard.press(key)
+        assert address(page) == f"#token={places[place]},find=digit"
+    path = file_of(trace, tmp_path)
+    again = at(new_page, path, "token=0,find=digit", bypass_csp=True)
+    assert again.locator(".t.found").count() == 2
+    assert violations(again) == []
+    again.get_by_role("searchbox").fill("")
+    assert again.locator(".t.found").count() == 0
+
+
+HOSTILE_WORDS = [
+    "<img src=x onerror=alert(1)>",
+    "</script><b>",
+    "\u202eabc",
+    "%",
+    "(a+)+$",
+]
+
+
+@pytest.mark.parametrize("words", HOSTILE_WORDS)
+def test_what_is_typed_stays_text(new_page, trace, tmp_path, words):
+    page = at(new_page, file_of(trace, tmp_path))
+    page.get_by_role("searchbox").fill(words)
+    page.get_by_text("not in the text").wait_for()
+    kept = address(page)
+    assert "<" not in kept and " " not in kept
+    again = at(new_page, file_of(trace, tmp_path), kept[1:])
+    assert again.get_by_role("searchbox").input_value() == words
+    assert not again.locator("img, svg, [onerror]").count()

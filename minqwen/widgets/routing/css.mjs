@@ -40,6 +40,7 @@ export const ROUTING_CSS = `${PICTURE_CSS}
 /* Over the tint, which is set on each token. */
 .t[aria-selected="true"] { background-color: var(--mark) !important; }
 .t.cursor { outline: 2px solid var(--accent); outline-offset: 0; }
+.t.found { border-bottom: 2px solid var(--ink); }
 .t:hover { text-decoration: underline; }
 .patch[aria-selected="true"] { background-color: rgb(255 170 60 / 45%) !important; }
 .patch.cursor { outline: 3px solid var(--accent); outline-offset: -2px; z-index: 1; }
@@ -68,10 +69,12 @@ export const ROUTING_CSS = `${PICTURE_CSS}
   position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap;
   font-size: 11px;
 }
-.numbers input {
-  width: 5em; font: inherit; color: var(--ink); background: var(--panel);
+.find input { width: 12em; }
+.numbers input, .find input {
+  font: inherit; color: var(--ink); background: var(--panel);
   border: 1px solid var(--edge); border-radius: 4px; padding: 2px 4px; min-height: 26px;
 }
+.numbers input { width: 5em; }
 .numbers .on { font-weight: 600; } .on input { border-color: var(--accent); border-width: 2px; }
 .numbers label { display: inline-flex; gap: 4px; align-items: center; }
 .panel { min-width: 0; border-top: 1px solid var(--line); padding-top: 6px; }

@@ -24,13 +24,13 @@ function addChoices({ L, E, K, expertIds }, tokens, flags, counts, by = 1) {
 }
 
 const CHECKPOINTS = 48; // of a text; for 60 layers of 512 experts they take 6 MB
-const sums = new WeakMap(); // flags, or else a trace -> its counts before each checkpoint
+const sums = new WeakMap(); // flags, or else a trace's expertIds -> its counts before each checkpoint
 
 /** Counts of all tokens before `end`, from the nearest checkpoint on or back. */
 function countBefore(trace, end, flags) {
   const { T, L, E } = trace;
   const step = Math.max(1, Math.ceil(T / CHECKPOINTS));
-  const key = flags ?? trace;
+  const key = flags ?? trace.expertIds; // another array when a trace has grown
   if (!sums.has(key)) {
     const all = [new Uint32Array(L * E)];
     for (let t = 0; t < T; t += step)

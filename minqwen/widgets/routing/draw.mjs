@@ -81,7 +81,7 @@ export function palette(theme, comparing) {
 
 /**
  * Draws the map. scene: { g, theme, palette, styles (a Map, to keep what
- * palette gave), cells, columnOf, columns, axis, full,
+ * palette gave), cells, found, columnOf, columns, axis, full,
  * font, layer, marked: {layer, expert} or null, pointed: the same }, and `lit`: a canvas
  * on which drawLit has drawn this already, if there is one.
  */
@@ -93,7 +93,10 @@ export function drawMap(ctx, scene) {
   if (scene.lit) {
     ctx.setTransform(1, 0, 0, 1, 0, 0); // pixel by pixel
     ctx.drawImage(scene.lit, 0, 0);
+    ctx.setTransform(g.scale, 0, 0, g.scale, 0, 0);
+    clip(ctx, g);
   } else drawLit(ctx, scene);
+  drawFound(ctx, scene);
   ctx.restore();
   drawRings(ctx, scene);
   drawLayers(ctx, scene);
@@ -101,12 +104,15 @@ export function drawMap(ctx, scene) {
   if (g.right) drawBars(ctx, scene);
 }
 
-/** The cells, lit and not: all of the map that a pointer on it does not change. */
-export function drawLit(ctx, scene) {
-  const { x, y, w, h } = scene.g.plot;
+function clip(ctx, { plot: { x, y, w, h } }) {
   ctx.beginPath();
   ctx.rect(x, y, w, h);
   ctx.clip();
+}
+
+/** The cells, lit and not: all of the map that a pointer on it does not change. */
+export function drawLit(ctx, scene) {
+  clip(ctx, scene.g);
   const many = scene.cells.length > MANY && ctx.createImageData;
   if (many) paintCells(ctx, scene);
   ctx.globalCompositeOperation = many ? "destination-over" : "source-over";
@@ -173,6 +179,17 @@ function paintCells(ctx, scene) {
       for (let at = row * width + from; at < row * width + to; at++) words[at] = value;
   });
   ctx.putImageData(image, left, top);
+}
+
+/** An outline around the cells that a search marks, or a line under small ones. */
+function drawFound(ctx, { g, theme, columnOf, found }) {
+  ctx.fillStyle = ctx.strokeStyle = theme.ink;
+  ctx.lineWidth = 2;
+  for (const { layer, expert } of found) {
+    const { x, y, w, h } = g.box(columnOf[layer * g.E + expert], layer);
+    if (Math.min(w, h) >= 8) ctx.strokeRect(x + 1, y + 1, w - 2, h - 2);
+    else ctx.fillRect(x, y + h - 2, w, 2);
+  }
 }
 
 /** The row in focus, the expert in focus, and the cell under the pointer. */

@@ -10,6 +10,7 @@ const HELP = [
   ["Enter", "map: select the expert; L: the layer; T or Esc: back to the token; A: the whole text"],
   ["N P", "the next and previous token that the selected expert read"],
   ["D", "the next token in which two traces differ"],
+  ["/", "search; Enter and Shift + Enter there: the next and previous found"],
   ["S", "another order of the experts"],
   ["+ − 0", "map: zoom in, out, and back"],
   ["Space", "play or pause"],
@@ -27,7 +28,7 @@ export function keysHelp() {
 }
 
 /** Listens on the map, the text and what lies around them. Returns nothing. */
-export function listenToKeys(root, { reading, store, map, text, timeline }) {
+export function listenToKeys(root, { reading, store, map, text, timeline, find }) {
   const { orders } = reading;
   const everywhere = {
     PageUp: () => store.step(-1),
@@ -40,6 +41,7 @@ export function listenToKeys(root, { reading, store, map, text, timeline }) {
     p: () => store.jump(tokensOfExpert(), -1),
     d: () => store.jump(differing(), 1),
     s: () => store.order(orders[(orders.indexOf(store.state.order) + 1) % orders.length]),
+    "/": () => find.focus(),
     "+": () => map.zoomAt(2),
     "=": () => map.zoomAt(2),
     "-": () => map.zoomAt(0.5),
@@ -113,8 +115,8 @@ export function listenToKeys(root, { reading, store, map, text, timeline }) {
     const inside =
       event.target === map.canvas ? inMap : event.target === text.list ? inText : {};
     // A button, a list or a number field has its own use for most keys.
-    if (!["CANVAS", "DIV"].includes(tag) && !(tag === "INPUT" && /^[a-z]$/i.test(event.key)))
-      return;
+    const letters = tag === "INPUT" && event.target.type !== "search" && /^[a-z]$/i.test(event.key);
+    if (!["CANVAS", "DIV"].includes(tag) && !letters) return;
     const letter = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     const table = event.shiftKey && inside === inText ? extending : inside;
     const run = table[letter] ?? everywhere[letter];

@@ -28,6 +28,7 @@ export function createMap({ reading, store, look, hint }) {
   let [cells, columns, g, pointed, colours] = [[], [], null, null, null];
   let [width, comparing] = [0, false];
   const lit = document.createElement("canvas"); // the cells alone, drawn when they change
+  let found = []; // cells that a search marks
   let isLit = new Uint8Array(L * E);
 
   const columnOf = () => reading.order(store.state.order).columnOf;
@@ -63,6 +64,7 @@ export function createMap({ reading, store, look, hint }) {
       ...scene,
       lit,
       columns,
+      found,
       full,
       pointed,
       axis: AXES[order],
@@ -216,6 +218,10 @@ export function createMap({ reading, store, look, hint }) {
       isLit = new Uint8Array(L * E);
       for (const cell of cells) isLit[cell.layer * E + cell.expert] = 1;
       reveal();
+      draw();
+    },
+    mark(next) {
+      found = next;
       draw();
     },
     resize(w) {

@@ -51,7 +51,7 @@ export function readRouting(trace, other, names = [], said = "") {
     carried: () => once("carried", () => carriedOver(trace)),
     differ: () => once("differ", () => other && differences(trace, other)),
     together: (l) => lately(`together ${l}`, () => coactivation(trace, l)),
-    pairs: (l, most, only) => strongest(reading.together(l), reading.counts(), l, T, most, only),
+    pairs: (l, most, only) => strongest(reading.together(l), reading.counts(), l, trace.T, most, only),
     spread: (l) => once(`spread ${l}`, () => spread(reading.counts(), l, E)),
     chosenBy: (l, e) => lately(`by ${l} ${e}`, () => chosenBy(trace, l, e)),
     order: (how) => once(`order ${how}`, () => arrange(L, E, scoreOf(reading, how))),

@@ -41,6 +41,7 @@ export function createText({ reading, store, look }) {
   let levels = []; // and the tint each has
   let selected = new Set();
   let cursor = null;
+  let found = new Set(); // of all tokens, those that a search found
   let anchor = null; // where a drag or a shift began
 
   function build() {
@@ -64,6 +65,7 @@ export function createText({ reading, store, look }) {
       }
     }
     list.append(...parts);
+    mark(found);
     levels = Int8Array.from({ length: options.length }, (_, i) => levels[i] ?? 0);
     list.setAttribute("aria-label", `Text, ${whole(reading.T)} tokens`);
     pages.hidden = starts.length < 3;
@@ -133,6 +135,11 @@ export function createText({ reading, store, look }) {
     });
   }
 
+  function mark(tokens) {
+    found = tokens;
+    for (const made of options) made.classList.toggle("found", found.has(made.token));
+  }
+
   /** Scrolls the text, and nothing else of the page, until the cursor is seen. */
   function reveal() {
     if (!cursor.offsetParent) return; // not on the page yet, as when a notebook mounts it
@@ -166,6 +173,7 @@ export function createText({ reading, store, look }) {
     pages,
     update,
     reveal,
+    mark,
     tint,
     grow() {
       starts = pageStarts(reading.T, pictures);

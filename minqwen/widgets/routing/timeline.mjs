@@ -35,6 +35,7 @@ export function createTimeline({ reading, store, look, playing }) {
     node("div", { class: "track" }, canvas, slider),
   );
   let [width, values, frame] = [0, null, null];
+  let found = []; // tokens that a search found
 
   /** Starts or stops; from the end it starts over. Slow where less movement is wanted. */
   function toggle() {
@@ -81,6 +82,8 @@ export function createTimeline({ reading, store, look, playing }) {
     for (const { start, rows, columns } of pictures)
       ctx.fillRect(x(start), HEIGHT - 4, Math.max(1, x(start + rows * columns) - x(start)), 4);
     if (values) drawValues(ctx, theme, x, span);
+    ctx.fillStyle = theme.ink;
+    for (const t of found) ctx.fillRect(x(t), 0, Math.max(2, span / T), 3);
     ctx.fillStyle = theme.muted;
     if (prompt && prompt < reading.T) {
       ctx.fillRect(x(prompt), 0, 1, HEIGHT);
@@ -136,6 +139,10 @@ export function createTimeline({ reading, store, look, playing }) {
     /** What the strip shows: a value in 0..1 for each token, or null. */
     show(tints) {
       values = tints;
+      draw();
+    },
+    mark(tokens) {
+      found = tokens;
       draw();
     },
     resize(w) {

@@ -8,6 +8,7 @@ import { cellsOf, colourOf } from "./colour.mjs";
 import { sideColumns } from "./columns.mjs";
 import { ROUTING_CSS } from "./css.mjs";
 import { countOnly } from "./data.mjs";
+import { createFind } from "./find.mjs";
 import { finding, isShown } from "./finding.mjs";
 import { keysHelp, listenToKeys } from "./keys.mjs";
 import { createMap } from "./map.mjs";
@@ -82,9 +83,10 @@ function build(look, model, reading, { page = false }) {
   const tinted = node("p", { class: "muted" });
   const legend = createLegend({ reading, store, look });
   const tools = toolbar(reading, store, map);
+  const find = createFind({ reading, store, model, mark });
   const main = node(
     "div", { class: "main" },
-    legend.element, top, map.canvas, tip.element, says, tools.element,
+    legend.element, top, map.canvas, tip.element, says, tools.element, find.element,
   );
   const words = node("div", { class: "words" }, text.list, text.pages, tinted, timeline.element);
   const found = node("p", { class: "finding" });
@@ -99,7 +101,7 @@ function build(look, model, reading, { page = false }) {
     node("div", { class: "body" }, words, main, panel.element),
     keysHelp(),
   );
-  listenToKeys(root, { reading, store, map, text, timeline });
+  listenToKeys(root, { reading, store, map, text, timeline, find });
 
   let columns = [];
   let hinted = null;
@@ -123,6 +125,7 @@ function build(look, model, reading, { page = false }) {
     timeline.update();
     text.update();
     tools.update();
+    find.update();
     say(status(reading, state, columns));
     if (before?.token !== state.token) text.reveal();
     const wait = followed + SOON - performance.now();
@@ -143,6 +146,7 @@ function build(look, model, reading, { page = false }) {
     hinted = first = null;
     found.replaceChildren();
     text.grow();
+    find.search();
     update(store.state, true);
     // Who stands at the end goes along with it.
     if (store.kind() === "token" && store.state.token === end) store.token(reading.T - 1);
@@ -180,6 +184,13 @@ function build(look, model, reading, { page = false }) {
     else store.select(first.selected);
   }
 
+  /** Shows what was searched for, in all that is drawn. */
+  function mark(tokens, cells) {
+    text.mark(tokens);
+    timeline.mark(tokens);
+    map.mark(cells);
+  }
+
   const say = (parts) => says.replaceChildren(...sentence(parts).flat());
 
   /** What the map has at (x, y), said there; counted again only when it is another cell. */
@@ -214,7 +225,7 @@ function build(look, model, reading, { page = false }) {
     if (piece) warming = setTimeout(() => ahead(piece()), PAUSE);
   }
   const { trace, other, everything } = reading;
-  const pieces = [reading.counts, reading.special];
+  const pieces = [reading.counts, reading.special, reading.carried];
   if (other)
     pieces.push(reading.second.counts, reading.differ, () => countOnly(trace, other, everything),
       () => countOnly(other, trace, everything));
@@ -228,6 +239,7 @@ function build(look, model, reading, { page = false }) {
     sizes.disconnect();
     for (const timer of [soon, resting, warming]) clearTimeout(timer);
     timeline.stop();
+    find.remove();
     store.remove();
   };
   return { grow, undo };

@@ -83,7 +83,7 @@ export function createTimeline({ reading, store, look, playing }) {
       ctx.fillRect(x(start), HEIGHT - 4, Math.max(1, x(start + rows * columns) - x(start)), 4);
     if (values) drawValues(ctx, theme, x, span);
     ctx.fillStyle = theme.ink;
-    for (const t of found) ctx.fillRect(x(t), 0, Math.max(2, span / T), 3);
+    for (const t of found) ctx.fillRect(x(t), 0, Math.max(2, span / reading.T), 3);
     ctx.fillStyle = theme.muted;
     if (prompt && prompt < reading.T) {
       ctx.fillRect(x(prompt), 0, 1, HEIGHT);

@@ -188,6 +188,43 @@ def test_chat_keeps_history_and_goes_on_after_a_mistake(checkpoint):
     assert "not reached" not in done.stdout
 
 
+def say_generation(folder, **said):
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+
+
+def test_chat_samples_as_the_checkpoint_says(run, checkpoint, tmp_path, monkeypatch):
+    """Where nothing else is asked; one answer is that of generate, asked the same."""
+    folder = shutil.copytree(checkpoint, tmp_path / "f")
+    say_generation(folder, do_sample=True, temperature=1.5, top_k=40, top_p=0.9,
+                   repetition_penalty=1.05, num_beams=1)  # fmt: skip
+    short = [folder, "--max-new-tokens=12", "--seed=4", "--device=cpu"]
+
+    def chat(*flags):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+        code, out, err = run("chat", *short, *flags)
+        assert code == 0
+        return out, err
+
+    def written(*flags):
+        return run("generate", *short, "--prompt=Hello", *flags)[1]
+
+    out, err = chat()
+    asked = "--temperature=1.5", "--top-k=40", "--top-p=0.9"
+    assert "[temperature 1.5, top_k 40, top_p 0.9, as generation_config.json" in err
+    assert "repetition_penalty is 1.05, which is not followed" in err
+    assert "num_beams" not in err and out == written(*asked) != written()
+    out, err = chat("--temperature=0")
+    assert out == written() and "[top_k 40, top_p 0.9, as" in err
+    say_generation(folder, do_sample=False)
+    out, err = chat()
+    assert out == written() and "as generation_config" not in err
+    say_generation(folder, do_sample=True, top_p=7)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    code, out, err = run("chat", *short)
+    assert code == 1 and one_line(err) and "generation_config.json: top_p is 7" in err
+
+
 # ---- info
 
 

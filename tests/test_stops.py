@@ -58,6 +58,25 @@ def test_an_answer_ends_there_after_save_and_convert_too(folder, tmp_path):
     assert read[0, IDS.shape[1] :].tolist() == written[: written.index(end) + 1]
 
 
+def test_ends_of_config_and_of_the_tokenizer_both_count(tmp_path):
+    """A processor knows its own files alone, a model what the config names."""
+    from minqwen.files import ASSETS
+
+    processor = minqwen.Processor.load(ASSETS / "tiny")
+    vocab = processor.vocab_size
+    model = small_model(moe=False, vision=False, vocab_size=vocab)
+    prompt = {"input_ids": torch.arange(15)[None]}
+    first = [s.token for s in minqwen.generate(model, prompt, 9, stop_ids=[])]
+    end = first[4]
+    config = model.cfg.to_dict() | {"eos_token_id": [vocab - 1, end]}
+    minqwen.save(model, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = minqwen.load(tmp_path)
+    for given in (None, processor):
+        *_, last = minqwen.generate(model, prompt, 9, processor=given)
+        assert (last.token, last.finish) == (end, "stop")
+
+
 @pytest.mark.parametrize(
     "content, words",
     [

@@ -10,9 +10,11 @@ import warnings
 
 import torch
 
+from ..engine.defaults import said_sampling
 from ..engine.generate import generate
-from ..errors import InputError
-from ..files import destination
+from ..engine.sampling import Sampling
+from ..errors import InputError, show
+from ..files import destination, read_json
 from ..parallel import part, ranks
 from ..plan.contents import describe
 from ..plan.page import advise
@@ -102,7 +104,9 @@ def parser():
     answer_options(sub)
     prompt_options(sub)
     sub.add_argument("--json", action="store_true", help="print one JSON object")
-    answer_options(command("chat", run_chat, "talk, line by line, from stdin"))
+    sub = command("chat", run_chat, "talk, line by line, from stdin")
+    answer_options(sub)
+    sub.set_defaults(**dict.fromkeys(SAMPLING[:-1]))  # see `settle`
     sub = command("trace", run_trace, "answer a prompt, and keep what happened")
     trace_options(sub)
     explore_options(
@@ -212,6 +216,7 @@ def run_explore(options):
 
 def run_chat(options):
     processor = Processor.load(options.tokenizer or options.path)
+    settle(options, processor)
     model = load_model(options)
     say("[/image FILE shows a picture with the next line; /new begins a new chat; "
         "/quit or Ctrl-D ends]")  # fmt: skip
@@ -237,6 +242,22 @@ def run_chat(options):
                     raise
                 complain(error)  # and go on as if it had not been asked
             pictures = []
+
+
+def settle(options, processor):
+    """Sampling that nobody asked for: as the checkpoint's generation config says."""
+    name = "generation_config.json"
+    said = read_json(processor.files.get(name, b"{}"), name)
+    found, left = said_sampling(said, name)
+    for key in left:
+        complain(f"{name}: {key} is {show(said[key], 40)}, which is not followed here")
+    taken = []
+    for key in SAMPLING[:-1]:
+        if getattr(options, key) is None:
+            setattr(options, key, found.get(key, getattr(Sampling, key)))
+            taken += [f"{key} {found[key]}"] if key in found else []
+    if taken:
+        say(f"[{', '.join(taken)}, as {name} says]")
 
 
 def lines():

@@ -146,7 +146,8 @@ def answer_options(sub):
         help="where tokenizer and template are, if not with it")  # fmt: skip
     add("--max-new-tokens", type=ranged(int, 1), default=512, metavar="N")
     add("--temperature", type=ranged(float, 0, 100), default=0.0, metavar="X",
-        help="0 (default) takes the likeliest token; 1 samples as trained")  # fmt: skip
+        help="0 takes the likeliest token; 1 samples as trained (default: 0; for chat, "
+        "as generation_config.json says, here and below)")  # fmt: skip
     add("--top-k", type=ranged(int, 0), default=0, metavar="N", help="0 is off")
     add("--top-p", type=ranged(float, 0, 1, over=True), default=1.0, metavar="X")
     add("--min-p", type=ranged(float, 0, 1), default=0.0, metavar="X")

@@ -100,7 +100,7 @@ def generate(
     ids alone will do, as a tensor, an array or a list.
     One sequence yields Steps; a batch (B > 1) yields lists of B, None where a row has
     ended. stop: strings that end the answer, never shown. stop_ids: tokens that do; by
-    default the processor's, or the config's. Without a processor there is no text, so
+    default the config's and the processor's. Without a processor there is no text, so
     no stop strings and no thinking. draft: tokens guessed ahead by the model's
     multi-token head: another speed, the same text (in fp32, ties apart). For the rest
     see `Sampling`. The last Step of a row has `finish`: "stop", "length" at
@@ -115,7 +115,8 @@ def generate(
     if not texts or (stop and processor is None):
         raise InputError("stop strings must be texts, not empty, and need processor=")
     if stop_ids is None:
-        stop_ids = processor.stop_ids if processor else model.cfg.text.eos_token_id
+        more = processor.stop_ids if processor else ()
+        stop_ids = {*model.cfg.text.eos_token_id, *more}
     ends = listed(stop_ids, "stop_ids")
     stop_ids = {number(token, "one of stop_ids", int, 0) for token in ends}
     limit, inputs = longest_prompt(model.cfg), as_inputs(inputs, model.device)

@@ -10,11 +10,9 @@ import warnings
 
 import torch
 
-from ..engine.defaults import said_sampling
 from ..engine.generate import generate
-from ..engine.sampling import Sampling
-from ..errors import InputError, show
-from ..files import destination, read_json
+from ..errors import InputError
+from ..files import destination
 from ..parallel import part, ranks
 from ..plan.contents import describe
 from ..plan.page import advise
@@ -37,11 +35,12 @@ from .options import (
     ranged,
     trace_options,
 )
+from .talk import CHOSEN, existing, lines, settle
 from .tour import tour
 
 CODES = """exit codes: 0, 1 for a failure, 2 for bad use, 130 for Ctrl-C, 141 when
 whoever reads the output stops, 143 for SIGTERM"""
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "seed")
+SAMPLING = (*CHOSEN, "seed")
 
 
 def main(argv=None):
@@ -106,7 +105,7 @@ def parser():
     sub.add_argument("--json", action="store_true", help="print one JSON object")
     sub = command("chat", run_chat, "talk, line by line, from stdin")
     answer_options(sub)
-    sub.set_defaults(**dict.fromkeys(SAMPLING[:-1]))  # see `settle`
+    sub.set_defaults(**dict.fromkeys(CHOSEN))  # see `settle`
     sub = command("trace", run_trace, "answer a prompt, and keep what happened")
     trace_options(sub)
     explore_options(
@@ -242,46 +241,6 @@ def run_chat(options):
                     raise
                 complain(error)  # and go on as if it had not been asked
             pictures = []
-
-
-def settle(options, processor):
-    """Sampling that nobody asked for: as the checkpoint's generation config says."""
-    name = "generation_config.json"
-    said = read_json(processor.files.get(name, b"{}"), name)
-    found, left = said_sampling(said, name)
-    for key in left:
-        complain(f"{name}: {key} is {show(said[key], 40)}, which is not followed here")
-    taken = []
-    for key in SAMPLING[:-1]:
-        if getattr(options, key) is None:
-            setattr(options, key, found.get(key, getattr(Sampling, key)))
-            taken += [f"{key} {found[key]}"] if key in found else []
-    if taken:
-        say(f"[{', '.join(taken)}, as {name} says]")
-
-
-def lines():
-    """Lines from stdin, with a prompt and line editing where a person types them."""
-    if not sys.stdin.isatty():
-        yield from sys.stdin
-        return
-    import readline  # noqa: F401  (gives input() its history)
-
-    while True:
-        print("> ", end="", file=sys.stderr, flush=True)
-        try:
-            yield input()
-        except EOFError:
-            return
-
-
-def existing(path):
-    """The picture as a content item, in a list; empty, with a complaint, if absent."""
-    path = os.path.expanduser(path)  # no shell does it here
-    if os.path.isfile(path):
-        return [{"type": "image", "image": path}]
-    complain(f"/image {path}: no such file")
-    return []
 
 
 def asked(processor, options):

@@ -388,7 +388,11 @@ def test_other_formats(tmp_path):
     inner = tmp_path / "run" / "checkpoint-500"
     inner.mkdir(parents=True)
     (inner / "model.safetensors").touch()
-    refused(tmp_path / "run", "no .safetensors file; give", "checkpoint-500")
+    refused(
+        tmp_path / "run",
+        "no config.json and no .safetensors file; give",
+        "checkpoint-500",
+    )
     (tmp_path / "run" / "global_step500").mkdir()
     refused(tmp_path / "run", "a training run wrote to go on from")
     refused(tmp_path / "none", "does not exist")

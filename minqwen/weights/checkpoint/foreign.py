@@ -40,4 +40,5 @@ def refuse_folder(folder):
         refuse_pickle(file)
     inner = [f for f in files if f.is_dir() and any(f.glob("*.safetensors"))]
     give = f"; give {' or '.join(show(f) for f in inner[:4])}" if inner else ""
-    raise InputError(f"{show(folder)} holds no .safetensors file{give}.")
+    lacks = "" if (folder / "config.json").exists() else "config.json and no "
+    raise InputError(f"{show(folder)} holds no {lacks}.safetensors file{give}.")

@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..files import ASSETS, destination, write_whole
 from ..terminal import say
 from ..trace.engines import open_trace
+from ..trace.trace import Trace
 from .address import checked
 from .bundle import HERE, script
 from .live import model_files
@@ -66,15 +67,19 @@ def explore(path=None, other=None, html=None, browser=True, live=False, select="
 
 def page(traces=(), paths=(), names=(), select=""):
     """The page's HTML. traces: up to two Traces, to be inside it; paths: or where, on
-    the page's own server, their bytes are. With neither it waits for a file. names:
-    what it calls them; select: the address that it opens at, if its own has none."""
+    the page's own server, their bytes are. With neither it offers the sample traces and
+    waits for a file. names: what it calls them; select: the address that it opens at,
+    if its own has none."""
     held = [f">{packed(trace.compact())}" for trace in traces]
     held += [f' data-path="{path}">' for path in paths]
     for i, name in enumerate(names):
         safe = escape(name).replace("{", "&#123;")  # no place of the page's own text
         held[i] = f' data-name="{safe}"{held[i]}'
     rules = ["connect-src 'self'"] if paths else []
-    held = dict(zip(TRAITS, held, strict=False))
+    held = dict(zip(TRAITS, held, strict=False)) or {
+        f"sample-{path.stem}": f">{packed(Trace.load(path).compact())}"
+        for path in sorted(ASSETS.glob("*.safetensors"))
+    }
     return assembled("explorer.mjs", held, rules, select)
 
 

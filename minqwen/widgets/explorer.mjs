@@ -2,12 +2,14 @@
 // The same for all three kinds of page: served, with a trace inside, or with none.
 
 import { readAddress, writeAddress } from "./shared/address.mjs";
+import { fromAnyEngine } from "./shared/foreign.mjs";
 import { frame, node, visible } from "./shared/look.mjs";
 import { localModel } from "./shared/page.mjs";
 import { pair } from "./shared/pair.mjs";
 import { mount as mountRouting } from "./routing/view.mjs";
 import { mount as mountState } from "./state/view.mjs";
 import { parseTrace } from "./shared/trace.mjs";
+import { WELCOME_CSS, onDrop, welcome } from "./welcome.mjs";
 
 const VIEWS = [
   {
@@ -22,11 +24,6 @@ const VIEWS = [
 const MEMORY = 1; // where among the views
 const KEPT = ["selected", "token", "order", "colour", "head", "probe", "step", "find"]; // in the address
 const PLAIN = { order: "as numbered", step: "answer" }; // not worth a word there
-const HINT =
-  "Open a trace to see which experts read each token, and what the recurrent states " +
-  "kept. The file stays in this browser; nothing is sent anywhere. To record one:";
-const COMMAND =
-  'minqwen trace PATH --prompt "..." --state LAYER.HEAD -o my-trace.safetensors';
 const CSS = `
 .frame { border: 0; border-radius: 0; max-width: 1600px; min-height: 100vh; }
 .frame { margin: auto; }
@@ -40,16 +37,15 @@ header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: center; mar
 }
 .pick:hover { border-color: var(--ink); }
 .pick:focus-within { outline: 3px solid var(--focus); outline-offset: 1px; }
-.hint { max-width: 44em; margin: 24px 0; }
-.hint .code { display: block; margin: 8px 0; white-space: pre-wrap; }
 [role="tablist"] { display: flex; gap: 6px; }
 @container (max-width: 760px) {
-  h1 { display: none; } header p { order: 1; flex-basis: 100%; }
+  h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  header p { order: 1; flex-basis: 100%; }
 }
 [role="tab"][aria-selected="true"] { background: var(--ink); color: var(--paper); }
 .embed header { display: none; }
 [role="alert"] { color: var(--accent); font-weight: 600; }
-`;
+${WELCOME_CSS}`;
 
 /** Fills the page's body, with `css` besides; gives the page when the traces that came
  * with it are shown. */
@@ -110,8 +106,8 @@ class Page {
       return node("div", { role: "tabpanel", ...names });
     });
     this.tablist = node("div", { role: "tablist", "aria-label": "Views" }, this.tabs);
-    this.hint = node("div", { class: "hint" }, HINT,
-      node("span", { class: "code" }, COMMAND));
+    this.hint = welcome(async (name) => this.take("trace", await held(`sample-${name}`), `${name}.safetensors`));
+    onDrop(look.root, (files) => this.dropped(files));
     const files = node("div", { class: "bar files" },
       this.picker("trace", "Open a trace"), this.picker("other", "Compare with"));
     look.root.append(
@@ -126,20 +122,33 @@ class Page {
   }
 
   picker(trait, label) {
-    const input = node("input", { type: "file", accept: ".safetensors" });
+    const input = node("input", { type: "file", accept: ".safetensors,.npy,.csv" });
     input.className = "unseen";
     input.addEventListener("change", async () => {
       const [file] = input.files;
       if (!file) return;
-      try {
-        this.open(trait, await file.arrayBuffer(), file.name);
-        this.opened();
-      } catch (error) {
-        this.complain(error, file.name);
-      }
+      this.take(trait, await file.arrayBuffer(), file.name);
       input.value = ""; // the same file, chosen again, is read again
     });
     return node("label", { class: "pick" }, label, input);
+  }
+
+  /** Opens a file that somebody chose, of any engine's; whether it could. */
+  take(trait, bytes, name) {
+    try {
+      this.open(trait, fromAnyEngine(bytes, name), name);
+      this.opened();
+      return true;
+    } catch (error) {
+      this.complain(error, name);
+      return false;
+    }
+  }
+
+  /** Of dropped files the first is the trace, the second is what it is compared with. */
+  async dropped([first, second]) {
+    const took = this.take("trace", await first.arrayBuffer(), first.name);
+    if (took && second) this.take("other", await second.arrayBuffer(), second.name);
   }
 
   /** Shows a trace, or compares with it; bytes: its file's. Throws if it is none. */

@@ -1,8 +1,9 @@
 // What a run said at its taps, as a trace file's bytes: the form of shared/trace.mjs, with
 // every delta head, so that all that the explorers show of a recorded trace is there.
 
+import { safetensors } from "../shared/safetensors.mjs";
+
 const PIXELS = 16; // of a stored picture, for each token and side
-const NAMES = { Float32Array: "F32", Uint8Array: "U8", Uint16Array: "U16", Uint32Array: "U32" };
 
 export class Recorder {
   constructor(model) {
@@ -112,24 +113,4 @@ function halved({ width, height, data }) {
     }
   }
   return out;
-}
-
-/** {name: [shape, typed array]} and a dict of texts as a file's bytes. */
-export function safetensors(tensors, metadata) {
-  const header = { __metadata__: metadata };
-  let end = 0;
-  for (const [name, [shape, data]] of Object.entries(tensors)) {
-    const dtype = NAMES[data.constructor.name];
-    header[name] = { dtype, shape, data_offsets: [end, (end += data.byteLength)] };
-  }
-  const text = new TextEncoder().encode(JSON.stringify(header));
-  const size = 8 * Math.ceil(text.length / 8);
-  const bytes = new Uint8Array(8 + size + end).fill(32, 8, 8 + size);
-  new DataView(bytes.buffer).setBigUint64(0, BigInt(size), true);
-  bytes.set(text, 8);
-  for (const [name, [, data]] of Object.entries(tensors)) {
-    const [start] = header[name].data_offsets;
-    bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 8 + size + start);
-  }
-  return bytes;
 }

@@ -3,6 +3,7 @@
 
 const SIZES = { F32: 4, F16: 2, BF16: 2, U8: 1, U16: 2, U32: 4, I64: 8 };
 const ARRAYS = { F32: Float32Array, U8: Uint8Array, U32: Uint32Array };
+const NAMES = { Float32Array: "F32", Uint8Array: "U8", Uint16Array: "U16", Uint32Array: "U32" };
 const MAX_HEADER = 64 * 2 ** 20;
 
 /** view: a Uint8Array. Returns {metadata, tensors}: a Map from names to {dtype, shape,
@@ -126,4 +127,24 @@ function checkFinite(name, data) {
       throw new Error(`${show(name)} in the trace holds a value that is not finite.`);
     }
   }
+}
+
+/** {name: [shape, typed array]} and a dict of texts as a file's bytes. */
+export function safetensors(tensors, metadata) {
+  const header = { __metadata__: metadata };
+  let end = 0;
+  for (const [name, [shape, data]] of Object.entries(tensors)) {
+    const dtype = NAMES[data.constructor.name];
+    header[name] = { dtype, shape, data_offsets: [end, (end += data.byteLength)] };
+  }
+  const text = new TextEncoder().encode(JSON.stringify(header));
+  const size = 8 * Math.ceil(text.length / 8);
+  const bytes = new Uint8Array(8 + size + end).fill(32, 8, 8 + size);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(size), true);
+  bytes.set(text, 8);
+  for (const [name, [, data]] of Object.entries(tensors)) {
+    const [start] = header[name].data_offsets;
+    bytes.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), 8 + size + start);
+  }
+  return bytes;
 }

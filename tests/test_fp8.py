@@ -217,7 +217,6 @@ def test_corruptions(one, change, words):
     ("quant_method", None, "None"),
     ("fmt", "e5m2", "e5m2"),
     ("weight_block_size", [64, 64], "[64, 64]"),
-    ("activation_scheme", "static", "static"),
     ("modules_to_not_convert", "lm_head", "list of names"),
     ("modules_to_not_convert", [Q_PROJ.removesuffix(".weight")], "q_proj is F8_E4M3"),
 ])  # fmt: skip

@@ -263,7 +263,7 @@ def test_corruptions(one, change, words):
     ("experts", None, "None"),
     ("group_size", 64, "64"),
     ("group_size", None, "None"),
-    ("quant_method", "fp8", "fmt"),
+    ("quant_method", "fp8", "U8"),
 ])  # fmt: skip
 def test_config_that_contradicts(one, key, value, word):
     edit_json(one / "config.json", lambda c: c["quantization_config"].update(

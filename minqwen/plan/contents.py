@@ -18,7 +18,8 @@ from ..weights.checkpoint.layout import LABELS, skeleton
 from ..weights.gguf.files import find_gguf
 from ..weights.gguf.header import BLOCKS
 from ..weights.gguf.load import open_gguf
-from ..weights.quantised.settings import KEY, read_scheme
+from ..weights.quantised.settings import KEY
+from .forms import quantisation
 
 # Of one weight: a block of 256 in Q4_K takes 144 bytes, which is 4.5 bits each.
 BITS = BITS | {kind: 8 * size / weights for kind, (weights, size) in BLOCKS.items()}
@@ -29,8 +30,8 @@ def describe(path):
     """Some twenty lines on a folder, file, hub id, or a released size by name."""
     # Without weights at hand the tensors are those that the config asks for, in bf16.
     cfg, tensors, whence = survey(path)
-    scheme = read_scheme(cfg)
     lines = [("config", f"{whence}, {cfg.model_type}")]
+    forms = [*quantisation(path, cfg, tensors)]
     lines += [*language_model(cfg.text), vision_tower(cfg.vision)]
     if not any(name.startswith("mtp.") for name in tensors):
         cfg = cfg.replace(mtp_num_hidden_layers=0)  # files without the head it names
@@ -46,7 +47,7 @@ def describe(path):
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in kinds)
     lines.append(("tensors", f"{len(tensors):,}: {kinds}"))
     lines.append(("bytes", f"{size:,}, which is {human(size)}"))
-    lines.append(("quantised", str(scheme)))
+    lines += forms
     lines.append(("kernels", available_kinds()))
     unknown = sorted(cfg.extra.keys() - {KEY})
     lines.append(("unknown keys", ", ".join(unknown) or "none"))

@@ -39,6 +39,8 @@ from .disk.paged import put_back, take_out
 from .gguf.files import find_gguf
 from .gguf.load import load_gguf
 from .quantised.codecs import read_choice
+from .quantised.foreign import Foreign
+from .quantised.found import gather
 from .quantised.modules import pack, places
 from .quantised.requantise import requantise
 from .quantised.settings import OWN, Scheme, read_scheme
@@ -112,6 +114,7 @@ def load(
     with Lean():
         model.to_empty(device=device)
     changed = {name for name, form in forms.items() if held[name] != form}
+    changed |= {base(n) for s, n, _ in plan if isinstance(table[s], Foreign)}
     _read_all(model, table, [s for s in memory if base(s[1]) not in changed], forms)
     requantise(model, table, [s for s in memory if base(s[1]) in changed], forms)
     if taken:
@@ -137,10 +140,11 @@ def computable(dtype):
 
 def examine(path, dtype):
     """name -> Entry, model on the meta device, forms and plan (see `match_tensors`)."""
-    table = by_name(open_checkpoint(path))
-    cfg = Config.from_json(path if path.is_dir() else path.parent / "config.json")
-    scheme = read_scheme(cfg)
-    cfg = _add_ends(cfg, path if path.is_dir() else path.parent)
+    folder = path if path.is_dir() else path.parent
+    table, cfg = open_checkpoint(path), Config.from_json(folder / "config.json")
+    scheme = read_scheme(cfg, folder)
+    table = by_name(gather(table, scheme) if scheme.method else table)
+    cfg = _add_ends(cfg, folder)
     cfg, table, notes = _agree_on_parts(cfg, table)
     cfg, table, more = _settle_head(cfg, table)
     _check_depth(path, cfg, table)

@@ -10,6 +10,7 @@ import torch
 from ...errors import InputError, show
 from ...files import Reader
 from ..quantised.codecs import rows_of
+from ..quantised.foreign import Foreign
 from ..quantised.modules import parts_of
 from ..quantised.settings import Scheme, check_scheme, stored_form
 from .layout import DTYPES, FUSED, LABELS, STORED, per_expert, released
@@ -62,7 +63,7 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
     names = table.keys()
     single = {m[1] for m in map(SINGLE.fullmatch, names) if m}
     doubted = doubtful(table)
-    forms, modules, plan, faults = {}, {}, [], []
+    forms, modules, kinds, plan, faults = {}, {}, {}, [], []
     for name, p in model.named_parameters():
         wanted = [(name, None)]
         if name.endswith(FUSED) and name not in table:
@@ -74,7 +75,9 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
             forms[name] = stored_form(scheme, name, wanted[0][0], table)
         form = forms[name] = forms[twin] if ".experts." in name else forms[name]
         for source, part in wanted:
-            modules[source.removesuffix(".weight")] = form
+            module = source.removesuffix(".weight")
+            modules[module] = form
+            kinds[module] = table[source].dtype if source in table else None
             for step, fault in _steps(
                 source, name, part, p.shape, form, table, doubted
             ):
@@ -91,7 +94,7 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
             f"{show(path)}: left aside, since nothing here is computed from it: "
             f"{show(left[0])}{more}", stacklevel=4,
         )  # fmt: skip
-    check_scheme(path, scheme, modules)
+    check_scheme(path, scheme, modules, kinds)
     return forms, plan
 
 
@@ -186,7 +189,7 @@ def _fault(name, entry, shape, doubted, packed=None):
     where = f"{show(entry.file.name)}: {show(entry.name or name)}"
     if packed and STORED.get(entry.dtype) != packed:
         return f"{where} is {entry.dtype}, expected {LABELS[packed]}"
-    if not packed and entry.dtype not in DTYPES:
+    if not packed and not isinstance(entry, Foreign) and entry.dtype not in DTYPES:
         why = ", as no quantization_config says otherwise" * (entry.dtype in STORED)
         return f"{where} is {entry.dtype}, expected BF16 or F32{why}"
     if entry.shape != tuple(shape):

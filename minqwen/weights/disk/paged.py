@@ -130,7 +130,7 @@ def _paged(taken, plan, table, cache_bytes, stats, device, form):
         count, rows, _ = entry.shape
         size = entry.nbytes // count
         for e in range(count):
-            piece = Part(entry, entry.start + e * size, place, 0, rows)
+            piece = Part(entry, entry.start + e * size, place, 0, rows, e)
             parts.setdefault((name, e), []).append(piece)
     some = next(iter(taken.values()))
     one = expert_bytes(some, form)

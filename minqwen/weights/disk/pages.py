@@ -1,5 +1,6 @@
 """A bounded cache of experts in front of a checkpoint's files, for all layers."""
 
+import math
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ from ...errors import InputError
 from ...files import Reader
 from ..checkpoint.header import Entry, unchanged
 from ..checkpoint.layout import STORED, bytes_of
+from ..quantised.foreign import Foreign, entries_of
 from ..quantised.modules import Packed
 
 AT_ONCE = 4 << 20  # bytes of one positioned read
@@ -36,11 +38,12 @@ class Stats:
 class Part:
     """Bytes of a file: rows [low, high) of one expert in the target `kind`."""
 
-    entry: Entry
+    entry: Entry | Foreign
     start: int
     kind: str
     low: int
     high: int
+    expert: int = 0  # which matrix of a Foreign it is
 
 
 class Files:
@@ -67,7 +70,9 @@ class Pages:
 
     def __init__(self, parts, slots, stats):
         self.parts, self.slots, self.stats = parts, slots, stats
-        self.files = Files({p.entry for found in parts.values() for p in found})
+        self.files = Files(
+            entries_of(p.entry for found in parts.values() for p in found)
+        )
         self.place = OrderedDict()  # (layer, expert) -> slot, longest unused first
         self.free = list(range(len(slots["down_proj"])))[::-1]
         self.capacity = len(self.free)
@@ -121,9 +126,15 @@ class Pages:
                     )
 
     def _reads(self, key, slot):
-        """(part, first byte, target) for each piece of an expert; targets are flat."""
+        """(part, first byte, target) for each piece of an expert; targets are flat.
+
+        Of a Foreign: (part, its matrix, all of the target's rows).
+        """
         for part in self.parts[key]:
             rows = self.targets[part.kind][slot, part.low : part.high]
+            if isinstance(part.entry, Foreign):
+                yield part, part.expert, rows
+                continue
             width = STORED[part.entry.dtype].itemsize
             at = part.start
             for target in rows.reshape(-1).split(AT_ONCE // width):
@@ -132,6 +143,9 @@ class Pages:
 
     def _read(self, read):
         part, at, target = read
+        if isinstance(part.entry, Foreign):
+            target.copy_(part.entry.read(self.files.open, at, 0, len(target)))
+            return part.entry.nbytes // math.prod(part.entry.shape[:-2])
         stored = STORED[part.entry.dtype]
         direct = target.dtype == stored and target.device.type == "cpu"
         buffer = target if direct else torch.empty(len(target), dtype=stored)

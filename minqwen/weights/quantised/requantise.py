@@ -10,6 +10,7 @@ from ..checkpoint.match import base
 from ..checkpoint.reading import check_finite, check_packed
 from ..disk.pages import Files
 from .codecs import FORMS, rows_of, take
+from .foreign import Foreign, entries_of
 from .modules import places
 
 BUFFER = 32 << 20  # bytes of float32 worked on at once
@@ -29,7 +30,7 @@ class Rows:
         for source, name, part in plan:
             if name == base(name):
                 self.sources[name, part and part[:2]] = source
-        self.files = Files({table[source] for source, _, _ in plan})
+        self.files = Files(entries_of(table[source] for source, _, _ in plan))
 
     def pieces(self, name, part=None):
         """(expert or None, first row, end row): all of a parameter, a bit at a time.
@@ -55,6 +56,8 @@ class Rows:
             first = low // rows * rows
             source = self.sources[name, (e, first)]
             low, high = low - first, high - first
+        if isinstance(self.table[source], Foreign):
+            return self.table[source].read(self.files.open, lead, low, high)
         parts = {}
         for suffix in FORMS[form].suffixes if form else [""]:
             entry = self.table[source + suffix]
@@ -95,19 +98,20 @@ def halves(name):
 
 @torch.no_grad()
 def requantise(model, table, plan, forms):
-    """Fill packed modules from files that hold other forms, piece by piece."""
+    """Fill parameters from files that hold them in other forms, piece by piece."""
     if not plan:
         return
-    targets, packed = places(model), dict(model.named_modules())
+    targets, modules = places(model), dict(model.named_modules())
     names = dict.fromkeys(base(name) for _, name, _ in plan)
-    shapes = {name: packed[name].shape for name in names}
-    rows = Rows(plan, table, forms, shapes)
+    whole = {name: modules.get(name, targets.get(name)) for name in names}
+    rows = Rows(plan, table, forms, {name: w.shape for name, w in whole.items()})
     for name in tqdm(names, desc="quantising", disable=len(names) < 100):
-        form, count = packed[name].form, rows.shapes[name][-2]
+        form, count = getattr(whole[name], "form", None), rows.shapes[name][-2]
         for e, low, high in rows.pieces(name):
             wide = rows.read(name, e, low, high)
-            for suffix, part in FORMS[form].pack(wide).items():
-                whole = targets[name + suffix]
-                whole = whole if e is None else whole[e]
-                take({suffix: whole}, low, high, count)[suffix].copy_(part)
+            parts = FORMS[form].pack(wide) if form else {"": wide}
+            for suffix, part in parts.items():
+                target = targets[name + suffix]
+                target = target if e is None else target[e]
+                take({suffix: target}, low, high, count)[suffix].copy_(part)
     rows.check()

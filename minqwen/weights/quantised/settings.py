@@ -1,21 +1,36 @@
-"""What config.json says of quantised weights, its `quantization_config`.
+"""What is said of quantised weights: `quantization_config`, or a file beside it.
 
-Two kinds are read: `fp8` of the released FP8 files, and `minqwen`, our own, which says
-the forms of the routed experts and of the rest. It is believed only as far as the
-tensors agree.
+`minqwen`, our own, says the forms of the routed experts and of the rest, and tensors
+have to agree. Of other libraries' only what no tensor tells is believed (found.py).
 """
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 
 from ...errors import InputError, show
+from ...files import read_json, read_whole
 from .codecs import SIDE, quantisable
+from .foreign import KINDS, PACKS
 
 KEY = "quantization_config"
+BESIDE = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq"}
 FP8 = {
     "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic",
     "weight_block_size": [SIDE, SIDE],
 }  # fmt: skip
 OWN = ("int8", "int4")
+READ = {  # and what some tensor has to be then
+    "fp8": "F8_E4M3", "modelopt": "quantised", "compressed-tensors": "quantised",
+    "gptq": "GPTQ",
+}  # fmt: skip
+UNREAD = {
+    "awq": "AWQ's 4 bits, ", "bitsandbytes": "bitsandbytes' own, ",
+    "quark": "AMD's Quark, ", "mlx": "Apple's MLX, ", "auto-round": "AutoRound's own, ",
+}  # fmt: skip
+PLAIN = "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"
+SIZES = "group_size", "weight_block_size", "block_structure"
+ASIDE = "input_activations", "output_activations", "kv_cache_scheme"
+DEEP = 6  # objects in objects
 
 
 @dataclass(frozen=True)
@@ -25,18 +40,18 @@ class Scheme:
     experts: str | None = None
     rest: str | None = None
     plain: frozenset = frozenset()
+    method: str | None = None  # of READ, or None
+    said: dict = field(default_factory=dict, hash=False)
+    blocks: tuple | None = None  # rows and columns a scale of FP8 is for
+    sides: tuple = ()  # whatever sizes are told of groups and blocks
+    bits: tuple = (4,)  # and of codes in words
+    short: int = 0  # by how much GPTQ's zeros are too small
 
     def of(self, name):
         """The form of a parameter, None if it is stored as trained."""
         if not quantisable(name):
             return None
         return self.experts if ".experts." in name else self.rest
-
-    def __str__(self):
-        forms = self.experts or "as trained", self.rest or "as trained"
-        if forms[0] == forms[1]:
-            return "no" if forms[0] == "as trained" else f"{forms[0]}, weights alone"
-        return f"experts {forms[0]}, the rest {forms[1]}, weights alone"
 
     def config(self, unconverted):
         """The `quantization_config` that says this, or None; see `read_scheme`."""
@@ -48,22 +63,100 @@ class Scheme:
         return None
 
 
-def read_scheme(cfg):
-    """The Scheme in a Config's unknown keys; InputError for one nobody here reads."""
-    said = cfg.extra.get(KEY)
+def said_of(cfg, folder=None):
+    """What is said of quantisation, or None: by a Config's unknown keys, or a file."""
+    said = cfg.extra.get(KEY, cfg.extra.get("compression_config"))
+    source = "config.json"
+    for name, method in BESIDE.items() if said is None and folder else ():
+        if (folder / name).exists():
+            said, source = read_json(read_whole(folder / name), name), name
+            said = {"quant_method": method} | said.get("quantization", said)
+            break
+    if not isinstance(said, dict | None):
+        raise InputError(f"{source}: {KEY} is {show(said)}; expected an object.")
+    return said
+
+
+def method_of(said):
+    """The method's name, as `quant_method` or as other keys tell it."""
+    method = said.get("quant_method")
+    if method is None and (said.get("load_in_4bit") or said.get("load_in_8bit")):
+        return "bitsandbytes"
+    if method is None and {"bits", "group_size"} <= said.keys():
+        return "mlx"
+    return method
+
+
+def read_scheme(cfg, folder=None):
+    """The Scheme of a checkpoint; InputError for a method that nobody here reads."""
+    said = said_of(cfg, folder)
     if said is None:
         return Scheme()
-    if not isinstance(said, dict):
-        raise InputError(f"config.json: {KEY} is {show(said)}; expected an object.")
-    method = said.get("quant_method")
-    if method == "fp8":
-        return _read_fp8(said)
-    if method != "minqwen":
+    method = method_of(said)
+    if method == "minqwen":
+        return _read_own(said)
+    if not isinstance(method, str) or method not in READ:
+        form = UNREAD.get(method, "") if isinstance(method, str) else ""
         raise InputError(
-            f"config.json: quant_method is {show(method)}, which is not read here; "
-            "take the bf16 or the FP8 release, or what minqwen convert wrote."
+            f"config.json: quant_method is {show(method)}, {form}which is not read "
+            "here; take the model in bf16 or FP8, by GPTQ, compressed-tensors or "
+            "modelopt, or as a .gguf file."
         )
-    _expect(said, "group_size", SIDE)
+    _refuse_more(said, method)
+    plain = next((said[key] for key in PLAIN if said.get(key)), [])
+    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
+        key = next(key for key in PLAIN if said.get(key))
+        raise InputError(f"config.json: {KEY}.{key} must be a list of names.")
+    blocks = said.get("weight_block_size") if method == "fp8" else None
+    sides = tuple(dict.fromkeys(told(said, SIZES)))
+    bits = dict.fromkeys(told(said, ("bits", "num_bits")))
+    bits = tuple(b for b in bits if b in PACKS) or (4,)
+    form = said.get("checkpoint_format") or said.get("format")
+    return Scheme(
+        "fp8", "fp8", frozenset(plain), method, said, blocks and tuple(blocks), sides,
+        bits, int(method == "gptq" and form != "gptq_v2"),
+    )  # fmt: skip
+
+
+def told(said, keys, deep=DEEP):
+    """The whole numbers that are said of weights under one of `keys`."""
+    for key, value in said.items():
+        for one in value if isinstance(value, list) else [value]:
+            if key in keys and type(one) is int and 0 < one < 2**31:
+                yield one
+            if isinstance(one, dict) and key not in ASIDE and deep:
+                yield from told(one, keys, deep - 1)
+
+
+def _refuse_more(said, method):
+    """InputError for what would have another matrix computed than is stored."""
+    ask = {"fmt": ("e4m3",), "expert_dtype": ("fp8",)} if method == "fp8" else {}
+    if method == "gptq":
+        ask = {"checkpoint_format": ("gptq", "gptq_v2"), "format": ("gptq", "gptq_v2")}
+    if method == "compressed-tensors":
+        ask = {"transform_config": ({},), "sparsity_config": ({}, {"format": "dense"})}
+    for key, known in ask.items():
+        if said.get(key) is not None and said[key] not in known:
+            listed = " or ".join(repr(value) for value in known)
+            raise InputError(
+                f"config.json: {KEY}.{key} is {show(said[key])}; only {listed} is "
+                "supported."
+            )
+    blocks = said.get("weight_block_size")
+    good = isinstance(blocks, list) and len(blocks) == 2
+    if blocks is not None and not (good and len([*told(said, SIZES)]) >= 2):
+        raise InputError(
+            f"config.json: {KEY}.weight_block_size is {show(blocks)}; expected two "
+            "whole numbers over 0."
+        )
+
+
+def _read_own(said):
+    if said.get("group_size") != SIDE:
+        raise InputError(
+            f"config.json: {KEY}.group_size is {show(said.get('group_size'))}; only "
+            f"{SIDE} is supported."
+        )
     for part in ("experts", "rest"):
         if said.get(part) not in (*OWN, "bf16"):
             raise InputError(
@@ -71,25 +164,6 @@ def read_scheme(cfg):
                 f"{', '.join(OWN)} or bf16."
             )
     return Scheme(*(said[p] if said[p] in OWN else None for p in ("experts", "rest")))
-
-
-def _read_fp8(said):
-    for key, value in FP8.items():
-        _expect(said, key, value)
-    plain = said.get("modules_to_not_convert") or []
-    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
-        raise InputError(
-            f"config.json: {KEY}.modules_to_not_convert must be a list of names."
-        )
-    return Scheme("fp8", "fp8", frozenset(plain))
-
-
-def _expect(said, key, value):
-    if said.get(key) != value:
-        raise InputError(
-            f"config.json: {KEY}.{key} is {show(said.get(key))}; only {value!r} is "
-            "supported."
-        )
 
 
 def stored_form(scheme, name, source, table):
@@ -103,18 +177,37 @@ def stored_form(scheme, name, source, table):
     return "fp8 f32" if scales is not None and scales.dtype == "F32" else "fp8"
 
 
-def check_scheme(path, scheme, forms):
+def check_scheme(path, scheme, forms, kinds):
     """InputError where config.json tells of a form that no tensor, or a wrong one, has.
 
-    forms: {stored name of a module: its form or None}.
+    forms: {stored name of a module: its form or None}; kinds: {the same: its kind in
+    another library, or its dtype}.
     """
-    if scheme.rest == "fp8" and not any(forms.values()):
+    packed = {name for name, form in forms.items() if form}
+    others = {name: kind for name, kind in kinds.items() if kind in KINDS}
+    found = {*others.values()} | ({"FP8"} if packed else set())
+    names = {"F8_E4M3": "FP8" in found, "GPTQ": "GPTQ" in found, "quantised": found}
+    if scheme.method and not names[READ[scheme.method]]:
         raise InputError(
-            f"{show(path)}: config.json says that weights are fp8, but none is "
-            "F8_E4M3; is it from another checkpoint?"
+            f"{show(path)}: config.json says that weights are {scheme.method}, but "
+            f"none is {READ[scheme.method]}; is it from another checkpoint?"
         )
-    for name in sorted(scheme.plain & {n for n, form in forms.items() if form}):
+    for name in sorted(scheme.plain & packed):
         raise InputError(
             f"{show(path)}: {show(name)} is F8_E4M3, but config.json names it in "
             "modules_to_not_convert; is it from another checkpoint?"
         )
+    plain = {bare(name) for name in scheme.plain}
+    if against := sorted(name for name in others if bare(name) in plain):
+        warnings.warn(
+            f"{path}: config.json says that {show(against[0])} and {len(against) - 1} "
+            "more are not quantised, but they are, and are read so",
+            stacklevel=5,
+        )
+
+
+def bare(name):
+    """A module's name without what some models put before it and others do not."""
+    while name.startswith(("model.", "language_model.")):
+        name = name.partition(".")[2]
+    return name

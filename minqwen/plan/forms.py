@@ -1,0 +1,103 @@
+"""How a checkpoint is quantised: what its config says, what its tensors are, and
+what becomes of them when they are loaded."""
+
+import re
+import warnings
+from pathlib import Path
+
+from ..errors import InputError, show
+from ..units import human
+from ..weights.gguf.files import find_gguf
+from ..weights.load import examine
+from ..weights.quantised.foreign import Foreign
+from ..weights.quantised.modules import stored_bytes
+from ..weights.quantised.settings import (
+    PLAIN,
+    SIZES,
+    method_of,
+    read_scheme,
+    said_of,
+    told,
+)
+from .budget import PARTS
+
+NAMED = "quant_algo", "format", "checkpoint_format", "fmt", "bnb_4bit_quant_type"
+FLOATS = "BF16", "F16", "F32"
+LABELS = {"fp8 f32": "fp8", None: "as trained"}
+SHOWN = 3  # names of a list
+
+
+def quantisation(path, cfg, tensors):
+    """(label, text) lines; `tensors`: {name: (shape, dtype's name)}, at hand or not."""
+    here = Path(path)
+    if here.exists() and find_gguf(here):
+        kinds = sorted({kind for _, kind in tensors.values()} - {*FLOATS})
+        yield "quantised", f"GGUF: {', '.join(kinds)}" if kinds else "no"
+        return
+    folder = here if here.is_dir() else here.parent
+    said = said_of(cfg, folder if here.exists() else None)
+    yield "quantised", "no" if said is None else in_words(said)
+    if said is None:
+        return
+    plain = [n for key in PLAIN for n in said.get(key) or [] if isinstance(n, str)]
+    if plain:
+        more = f" and {len(plain) - SHOWN} more" if len(plain) > SHOWN else ""
+        yield "", f"said to be left out: {show(', '.join(plain[:SHOWN]))}{more}"
+    try:
+        if not here.exists() or here.is_dir() and not any(here.glob("*.safetensors")):
+            read_scheme(cfg, None)
+            yield "loads", "yes, where the files are what config.json says"
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield from in_files(*examine(here, None))
+    except InputError as error:
+        yield from by_part((n, k) for n, (_, k) in tensors.items() if k not in FLOATS)
+        yield "loads", f"no: {error}"
+
+
+def in_words(said):
+    """Method, bits and groups, as far as a config tells."""
+    named = [str(said[key]) for key in NAMED if isinstance(said.get(key), str)]
+    bits = dict.fromkeys(told(said, ("bits", "num_bits", "w_bit")))
+    found = re.findall(r"(?:FP|INT|W|load_in_)(\d)", " ".join([*named, *said]))
+    bits = [*bits] or [*dict.fromkeys(map(int, found))]
+    sides = dict.fromkeys(told(said, (*SIZES, "q_group_size")))
+    words = [show(", ".join([str(method_of(said)), *named]))]
+    words += [f"{' and '.join(map(str, bits))} bits"] if bits else []
+    words += [f"groups of {' and '.join(map(str, sides))}"] if sides else []
+    words += ["in the order of activations"] if said.get("desc_act") else []
+    return ", ".join(words)
+
+
+def in_files(table, model, forms, plan):
+    """What is quantised of the tensors, and what each is in memory."""
+    kinds = {}
+    for source, name, _ in plan:
+        entry = table[source]
+        foreign = isinstance(entry, Foreign)
+        form = forms.get(name, forms.get(name.removesuffix("_scale_inv")))
+        kinds[source] = entry.dtype.strip() if foreign else LABELS.get(form, form)
+    yield from by_part((n, kind) for n, kind in kinds.items() if kind != "as trained")
+    wide = {kind for s, kind in kinds.items() if isinstance(table[s], Foreign)}
+    kept = {*kinds.values()} - wide - {"as trained"}
+    size = sum(
+        stored_bytes(forms[name], name, p.shape, p.dtype)
+        for name, p in model.named_parameters()
+    )
+    dtype = str(model.dtype).removeprefix("torch.")
+    words = [f"{', '.join(sorted(kept))} kept as it is"] if kept else []
+    words += [f"{', '.join(sorted(wide))} widened to {dtype}"] if wide else []
+    yield "loads", f"yes: {'; '.join(words)}; {human(size)} of memory"
+
+
+def by_part(kinds):
+    """Which parts of the model are held in which form; `kinds`: (name, kind)."""
+    parts = {}
+    for name, kind in kinds:
+        part = next((part for part, word in PARTS.items() if word in name), "others")
+        parts.setdefault(kind, {})[part] = None
+    for kind, found in sorted(parts.items()):
+        yield "", f"{kind}: {', '.join(found)}"
+    left = [p for p in PARTS if not any(p in found for found in parts.values())]
+    yield "", f"as trained: {', '.join(left)}"

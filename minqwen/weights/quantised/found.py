@@ -90,6 +90,12 @@ def foreign(name, parts, scheme):
             f"{show(stored)}, which is no form that is read here; take the model in "
             "another, or copy or download it again."
         )
+    if kind == "GPTQ" and scheme.said.get("desc_act") and "g_idx" not in parts:
+        raise InputError(
+            f"{show(parts['qweight'].file.name)}: {show(called(name, 'g_idx'))} is "
+            "missing, and config.json says that there is one (desc_act); copy or "
+            "download the files again."
+        )
     sizes = {suffix.removesuffix("_inv"): e.shape for suffix, e in parts.items()}
     of_kind = of_words if kind in WORDS else of_bytes
     shape, bits, wanted = of_kind(kind, sizes, scheme)

@@ -14,6 +14,7 @@ from ..engine.generate import generate
 from ..errors import InputError
 from ..files import destination
 from ..parallel import part, ranks
+from ..plan import predict
 from ..plan.contents import describe
 from ..plan.page import advise
 from ..prompt.processor import Processor
@@ -21,6 +22,7 @@ from ..terminal import aloud, complain, follow, say, summary
 from ..trace.record import record
 from ..units import human
 from ..weights import load
+from ..weights.checkpoint.memory import available
 from ..weights.convert import convert
 from ..weights.disk.report import Meter
 from ..widgets.explore import explore
@@ -144,9 +146,16 @@ def run_info(options):
 
 
 def run_plan(options):
+    measured, memory = None, options.memory
+    if options.measure:
+        from ..bench.measure import measure
+
+        say("[measuring; the first time it takes a minute, for loops are compiled]")
+        measured = measure(options.path)
+        memory = memory or (None if options.gpus else available())
     print(advise(
-        options.path, options.context, options.batch, options.memory,
-        options.disk_speed, options.memory_speed, options.gpus,
+        options.path, options.context, options.batch, memory,
+        options.disk_speed, options.memory_speed, options.gpus, measured,
     ))  # fmt: skip
 
 
@@ -280,11 +289,20 @@ def reply(model, processor, inputs, options, show=True):
         model, inputs, options.max_new_tokens, **chosen, stop=options.stop,
         draft=options.draft, processor=processor,
     )  # fmt: skip
-    meter = Meter(model) if options.stats else None
+    measured, meter = None, None
+    if options.stats:
+        from ..bench.measure import kept
+
+        measured = kept()
+        paged = any(hasattr(m, "pages") for m in model.modules())
+        meter = Meter(model) if paged or not measured else None
     answer = follow(meter.watch(steps) if meter else steps, show)
     answer["prompt_tokens"] = inputs["input_ids"].shape[1]
     say(f"[{summary(answer, options.max_new_tokens)}]")
     if meter:
         answer["experts"] = meter.report(answer)
         say("\n".join(f"[{line}]" for line in meter.lines(answer)))
+    if measured and answer["tokens"] > 1:
+        answer["predicted"] = predict.beside(model, answer, measured)
+        say(f"[{predict.line(answer['predicted'])}]")
     return answer

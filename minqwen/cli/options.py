@@ -42,6 +42,9 @@ def plan_options(sub):
     add("--memory-speed", type=rate, default=5e10, metavar="RATE",
         help="default: 50GB/s")  # fmt: skip
     add("--disk-speed", type=rate, default=5e9, metavar="RATE", help="default: 5GB/s")
+    add("--measure", action="store_true",
+        help="measure this machine's disk and memory first, some ten seconds, and go "
+        "by that: run it where the weights lie or will lie")  # fmt: skip
     add("--gpus", metavar="NxGPU", help="such as 8xH100-80GB")
 
 
@@ -168,4 +171,5 @@ def answer_options(sub):
         help="memory for those read (default: half of what is free)")  # fmt: skip
     add("--quantize", metavar="FORM", help="int8 or int4 while loading; experts and "
         "the rest apart as int4:int8 or int4:stored")  # fmt: skip
-    add("--stats", action="store_true", help="say what reading experts took")
+    add("--stats", action="store_true", help="say what reading experts took, and how "
+        "near it came to what `plan --measure` predicts")  # fmt: skip

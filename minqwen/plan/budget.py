@@ -110,6 +110,11 @@ def routed_bytes(cfg, form, batch):
 
 def step_bytes(cfg, context, batch, form="bf16", experts=None):
     """What one step of decoding moves, one token for each of `batch` texts."""
+    return sum(moved(cfg, context, batch, form, experts))
+
+
+def moved(cfg, context, batch, form="bf16", experts=None):
+    """The same apart: weights that every token reads, routed experts, what is kept."""
     # Of the embedding only rows are read, and text passes neither tower nor draft head.
     idle = ("routed experts", "embedding", "vision tower", "draft head")
     weights = weight_bytes(cfg, form)
@@ -119,7 +124,14 @@ def step_bytes(cfg, context, batch, form="bf16", experts=None):
     memory = memory_bytes(cfg, context, batch, 4 if form == "fp32" else 2)
     states = memory["recurrent states"] + memory["convolution windows"]
     routed = routed_bytes(cfg, experts or form, batch)
-    return always + routed + 2 * states + memory["keys and values"]
+    return always, routed, 2 * states + memory["keys and values"]
+
+
+def step_seconds(cfg, context, batch, form, experts, speeds):
+    """What that takes where `speeds` {form: bytes a second} are those of the loops."""
+    always, routed, kept = moved(cfg, context, batch, form, experts)
+    plain = speeds["fp32" if form == "fp32" else "bf16"]
+    return always / speeds[form] + routed / speeds[experts or form] + kept / plain
 
 
 @dataclass(frozen=True)
@@ -138,13 +150,18 @@ class Choice:
         return self.speed > 0
 
 
-def choices(cfg, context, batch, memory, disk_speed, memory_speed):
-    """All Choices, the exact ones first within "in memory" and "on disk"."""
+def choices(cfg, context, batch, memory, disk_speed, speeds):
+    """All Choices, the exact ones first within "in memory" and "on disk".
+
+    disk_speed in bytes a second; `speeds` that of reading memory, or {form: that}.
+    """
+    if not isinstance(speeds, dict):
+        speeds = dict.fromkeys(FORMS, speeds)
     held = BUFFERS + sum(memory_bytes(cfg, context, batch).values())
     room, found = SPARE * memory, []
     for form in FORMS:
         need = held + sum(weight_bytes(cfg, form).values())
-        speed = memory_speed / step_bytes(cfg, context, batch, form)
+        speed = 1 / step_seconds(cfg, context, batch, form, None, speeds)
         found.append(Choice(form, None, need, 0, 0.0, speed if need <= room else 0.0))
     if not cfg.is_moe:
         return found
@@ -157,8 +174,8 @@ def choices(cfg, context, batch, memory, disk_speed, memory_speed):
         hits = cache / (layers * cfg.text.num_experts)
         hits = hits if cache >= layers * distinct(cfg, batch) else 0.0
         read = (1 - hits) * routed_bytes(cfg, disk, batch)
-        moved = step_bytes(cfg, context, batch, form, disk)
-        speed = 1 / (read / disk_speed + moved / memory_speed) if cache > 0 else 0.0
+        seconds = step_seconds(cfg, context, batch, form, disk, speeds)
+        speed = 1 / (read / disk_speed + seconds) if cache > 0 else 0.0
         found.append(Choice(form, disk, need, max(0, cache) * one, hits, speed))
     return found
 

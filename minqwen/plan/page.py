@@ -16,10 +16,11 @@ USUAL = "H100-80GB"  # what is proposed where no GPUs were named
 
 
 def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
-           memory_speed=5e10, gpu=None):  # fmt: skip
+           memory_speed=5e10, gpu=None, measured=None):  # fmt: skip
     """The page for a folder, hub id or name. Sizes in bytes, speeds in bytes a second.
 
-    `memory`: of a machine without GPUs that count; `gpu`: such as "8xH100-80GB".
+    `memory`: of a machine without GPUs that count; `gpu`: such as "8xH100-80GB";
+    `measured`: what measure.py found here, which then counts instead of the speeds.
     """
     cfg, _, _ = survey(path)
     key = member(path)
@@ -34,7 +35,9 @@ def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
     lines += size_table(cfg, context, batch)
     if gpu is None or memory is not None:
         memory = memory or 24 * 2**30
-        lines += in_memory(cfg, name, context, batch, memory, disk_speed, memory_speed)
+        lines += in_memory(
+            cfg, name, context, batch, memory, disk_speed, memory_speed, measured
+        )
     lines += ["", *servers(cfg, name, context, batch, gpu)]
     return "\n".join(lines)
 
@@ -58,22 +61,33 @@ def table_row(label, *cells):
     return f"{label:<30}" + "".join(f"{cell:>12}" for cell in cells)
 
 
-def in_memory(cfg, name, context, batch, memory, disk_speed, memory_speed):
+def in_memory(cfg, name, context, batch, memory, disk_speed, speeds, measured):
     """Each way to lie in one memory, and the commands for those that fit."""
+    if measured:
+        disk_speed, speeds = measured["disk"], measured["loops"]
     yield ""
-    yield (
-        f"memory of {human(memory)}, of which {budget.SPARE:.0%} is filled; read at "
-        f"{human(memory_speed)}/s, the disk at {human(disk_speed)}/s"
-    )
-    yield f"{'':<36}{'needs':>12}{'left to cache':>15}{'tokens/s, at most':>20}"
-    found = budget.choices(cfg, context, batch, memory, disk_speed, memory_speed)
+    room = f"memory of {human(memory)}, of which {budget.SPARE:.0%} is filled"
+    if measured:
+        yield room
+        each = (f"{form} {human(speeds[form])}/s" for form in budget.FORMS)
+        yield f"measured here, by the loops that run: {', '.join(each)}"
+        yield f"and by {measured['what']}: the disk {human(disk_speed)}/s"
+    else:
+        read = f"read at {human(speeds)}/s, the disk at {human(disk_speed)}/s"
+        yield f"{room}; {read}"
+    last = f"{'to load':>12}{'tokens/s':>12}" if measured else "tokens/s, at most"
+    width = 24 if measured else 20
+    yield f"{'':<36}{'needs':>12}{'left to cache':>15}{last:>{width}}"
+    found = budget.choices(cfg, context, batch, memory, disk_speed, speeds)
     for choice in found:
         where = f"all in memory, {choice.form}"
         if choice.disk:
             where = f"experts on disk {choice.disk}, the rest {choice.form}"
         cache = human(choice.cache) if choice.cache else ""
         speed = f"{choice.speed * batch:.3g}" if choice.fits else "does not fit"
-        yield f"{where:<36}{human(choice.need):>12}{cache:>15}{speed:>20}"
+        if measured and choice.fits:
+            speed = f"{duration(choice.need / disk_speed):>12}{speed:>12}"
+        yield f"{where:<36}{human(choice.need):>12}{cache:>15}{speed:>{width}}"
     fitting = [choice for choice in found if choice.fits]
     if not fitting:
         yield "here: nothing fits; give more memory, or a shorter context"
@@ -86,6 +100,10 @@ def in_memory(cfg, name, context, batch, memory, disk_speed, memory_speed):
         if choice.speed > WORTH * best and commands:
             yield from commands
             best = choice.speed
+
+
+def duration(seconds):
+    return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.2g} s"
 
 
 def coarseness(choice, order):

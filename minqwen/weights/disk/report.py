@@ -13,7 +13,10 @@ class Meter:
     def __init__(self, model):
         shared = [m.pages for m in model.modules() if hasattr(m, "pages")]
         if not shared:
-            raise InputError("--stats is about experts on disk; add --experts disk")
+            raise InputError(
+                "--stats is about experts on disk, and about what was measured here; "
+                "add --experts disk, or run `minqwen plan NAME --measure` first"
+            )
         # Where most are mapped, a draft head stored in another form may still be read.
         self.pages = max(shared, key=lambda pages: pages.mapped)
         self.marks = []

@@ -23,8 +23,9 @@ sys.modules["fla"] = None
 
 
 @pytest.fixture
-def run(capsys):
+def run(capsys, monkeypatch, tmp_path):
     """Run a command in this process: exit code, stdout, stderr."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # nothing measured
     from minqwen.cli import commands as cli
 
     def run(*args):

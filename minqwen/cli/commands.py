@@ -219,7 +219,8 @@ def run_explore(options):
     named = Processor.load(options.tokenizer) if options.tokenizer else None
     reading = {name: getattr(options, name) for name in ("top_k", "token_ids")}
     explore(options.trace, options.other, options.html, not options.no_browser,
-            options.live, options.select, processor=named, **reading)  # fmt: skip
+            options.live, options.select, options.labels, processor=named,
+            **reading)  # fmt: skip
 
 
 def run_chat(options):

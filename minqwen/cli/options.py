@@ -118,6 +118,9 @@ def explore_options(sub):
     add("--select", metavar="WHAT", default="",
         help="what it shows first, such as layer=6,expert=9 or token=12; "
         "the page's own address says it in the same form")  # fmt: skip
+    add("--labels", metavar="FILE",
+        help="a label for each token, such as its task or language: a .npy, a .json "
+        "list, or a .csv of one a line")  # fmt: skip
     add("--live", action="store_true",
         help="a page with a small model in it; TRACE is its folder "
         "(default: the small model that comes with minqwen)")  # fmt: skip

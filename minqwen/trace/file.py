@@ -15,8 +15,9 @@ T tokens, L layers, K choices, Ld delta layers with H value heads each:
 num_experts, tokens (texts that joined give the whole, so some are empty; or null),
 prompt_length (or null), pictures (kind, start, rows, columns: tokens start ... are its
 patches, row by row), and perhaps opens: the token, head [l, h] and probe that the
-explorers begin with. A file may come from anyone, so all of it is checked on reading;
-`widgets/shared/trace.mjs` makes the same checks in the browser.
+explorers begin with, and labels: up to 8 names, and of which each token is. A file may
+come from anyone, so all of it is checked on reading; `widgets/shared/trace.mjs` makes
+the same checks in the browser.
 """
 
 import json
@@ -148,6 +149,13 @@ def check_meta(meta, tensors, name):
         good = good and is_whole(picture.get("start"), 0, T - sides[0] * sides[1])
         good = good and picture.get("kind") in ("image", "video")
         need(good, f"picture {i}", "its kind, start, rows and columns, and its pixels")
+    if "labels" in meta:
+        labels = meta["labels"] if isinstance(meta["labels"], dict) else {}
+        names, of = labels.get("names"), labels.get("of")
+        good = isinstance(names, list) and 0 < len(names) <= 8
+        good = good and are_texts(names, len(names)) and isinstance(of, list)
+        good = good and len(of) == T and all(is_whole(n, 0, len(names) - 1) for n in of)
+        need(good, "labels", f"up to 8 names, and of which the {T} tokens are")
     opens = meta.get("opens", {})
     good = isinstance(opens, dict) and set(opens) <= {"token", "probe", "head"}
     good = good and all(is_whole(opens.get(k, 0), 0, T - 1) for k in ("token", "probe"))

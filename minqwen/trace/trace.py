@@ -90,6 +90,9 @@ class Trace:
             meta["tokens"] = meta["tokens"][:count]
         if meta["prompt_length"] is not None:
             meta["prompt_length"] = min(count, meta["prompt_length"])
+        if "labels" in meta:
+            labels = meta["labels"]
+            meta["labels"] = labels | {"of": labels["of"][:count]}
         if "opens" in meta:
             opens = meta["opens"].items()
             meta["opens"] = {

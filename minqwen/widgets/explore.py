@@ -23,6 +23,7 @@ from ..errors import InputError
 from ..files import ASSETS, destination, write_whole
 from ..terminal import say
 from ..trace.engines import open_trace
+from ..trace.labels import labelled
 from ..trace.trace import Trace
 from .address import checked
 from .bundle import HERE, script
@@ -34,13 +35,14 @@ TRAITS = ("trace", "other")
 
 
 def explore(path=None, other=None, html=None, browser=True, live=False, select="",
-            **reading):  # fmt: skip
+            labels=None, **reading):  # fmt: skip
     """The command: show the trace at `path` beside `other`, or write them to `html`;
     `live`: a page with the model at `path`, or the small one, inside; `select`: the
-    address at which it opens; `reading`: what trace/engines.py: open_trace is to know
-    of other engines' files."""
-    if other and (live or not path):
-        raise InputError("--other needs a TRACE to compare with, and no --live")
+    address at which it opens; `labels`: a file with one for each token; `reading`: what
+    trace/engines.py: open_trace is to know of other engines' files."""
+    for option, given in {"--other": other, "--labels": labels}.items():
+        if given and (live or not path):
+            raise InputError(f"{option} needs a TRACE to stand by, and no --live")
     if html:
         destination(html)
     if live:
@@ -51,6 +53,8 @@ def explore(path=None, other=None, html=None, browser=True, live=False, select="
     if reading.get("top_k") and not any(str(each).endswith(".csv") for each in paths):
         raise InputError("--top-k is for the .csv of llama.cpp; there is none here")
     traces = [open_trace(each, **reading) for each in paths]
+    if labels:
+        traces[0] = labelled(traces[0], labels)
     names = [Path(each).name for each in paths]
     if select:
         select = checked(select, traces[0] if traces else None)

@@ -7,6 +7,7 @@ import numpy as np
 import traitlets
 
 from ..errors import InputError
+from ..trace.labels import labelled
 from ..trace.trace import Trace
 from .base import View, colours
 from .bundle import widget
@@ -22,7 +23,8 @@ class RoutingExplorer(View):
 
     trace: a minqwen.Trace; other: a second one, of a text that begins alike. It is
     drawn in the lower half of every row, and choices that differ are marked; `names`
-    are what the two are called, such as ("bf16", "fp8").
+    are what the two are called, such as ("bf16", "fp8"). labels: one a token, such as
+    its task, or a file of them, as of trace/labels.py: they take the place of kinds.
 
     `token` is where the reader is in the text. `selected` is what is selected:
     {"token": t}, {"tokens": [start, end]}, {"layer": l}, {"layer": l, "expert": e}, or
@@ -44,7 +46,8 @@ class RoutingExplorer(View):
     find = traitlets.Unicode().tag(sync=True)  # what is searched for in the text
 
     def __init__(self, trace=None, other=None, token=None, selected=None,
-                 order=ORDERS[0], names=(), colour="", live=None):  # fmt: skip
+                 order=ORDERS[0], names=(), colour="", live=None,
+                 labels=None):  # fmt: skip
         traits = {"order": order, "colour": colour, "names": list(names)}
         self.source, self.growing, self.sent, self.told = None, live, 0, -PACE
         if live is not None:
@@ -56,6 +59,8 @@ class RoutingExplorer(View):
             raise InputError("give a trace, or live=, a recording under way")
         if "expert_ids" not in trace.tensors:
             raise InputError("the trace holds no expert_ids: its model has no experts")
+        if labels is not None:
+            trace = labelled(trace, labels)
         if other is not None:
             trace, other = alike(trace, other)
             traits["other"] = other.compact()

@@ -1,11 +1,13 @@
 """What a page shows is kept in its address, and goes where an address leads."""
 
+import numpy as np
 import pytest
 from test_explore import SAMPLE, serving
 from test_page import READY, file_of
 from views import violations
 
 from minqwen.trace import Trace
+from minqwen.trace.labels import labelled
 from minqwen.widgets.explore import write_html
 
 pytestmark = pytest.mark.slow
@@ -147,3 +149,32 @@ def test_what_is_typed_stays_text(new_page, trace, tmp_path, words):
     again = at(new_page, file_of(trace, tmp_path), kept[1:])
     assert again.get_by_role("searchbox").input_value() == words
     assert not again.locator("img, svg, [onerror]").count()
+
+
+# ---- labels
+
+
+def test_labels_take_the_place_of_kinds_and_stay_texts(new_page, trace, tmp_path):
+    names = ["<img src=x onerror=alert(1)>", "\u202etask", "sum"]
+    labels = [names[t % 3] for t in range(trace.length)]
+    path = file_of(labelled(trace, labels), tmp_path)
+    page = at(new_page, path, "layer=3,colour=kind", bypass_csp=True)
+    table = page.locator(".panel table", has_text="experts, as in the map")
+    shown = [name.replace("\u202e", "⟨U+202E⟩") for name in names]
+    rows = table.locator("tbody tr td:first-child").all_inner_texts()
+    assert sorted(rows) == sorted(shown)
+    ids = trace["expert_ids"][:, 3]
+    for row in table.locator("tbody tr").all():
+        name = row.locator("td").first.inner_text()
+        own = np.array([label == names[shown.index(name)] for label in labels])
+        lift = [
+            (own & (ids == e).any(1)).sum() / max(1, (ids == e).sum()) / own.mean()
+            for e in range(16)
+        ]
+        best = int(np.argmax(lift))
+        said = f"most in expert {best}, {lift[best]:.1f} times the usual"
+        assert row.get_by_role("img").get_attribute("aria-label") == said
+    assert violations(page) == []
+    page.evaluate("location.hash = 'token=4'")
+    page.locator(".panel", has_text=shown[1]).wait_for()
+    assert not page.locator("img, svg, [onerror]").count()

@@ -200,7 +200,7 @@ export function legend(reading, selected, colour) {
     case "kind": {
       const { bits, leading } = reading.special();
       const found = new Set([...bits.keys()].filter((cell) => bits[cell] >= PARTICULAR).map((cell) => leading[cell]));
-      const names = [...KINDS.keys()].filter((kind) => found.has(kind)).map((kind) => [kind, KINDS[kind]]);
+      const names = [...reading.kindNames.entries()].filter(([kind]) => found.has(kind));
       return { title: "reads most, more than others do:", kinds: [...names, [KINDS.length, "no kind"]] };
     }
     default: {

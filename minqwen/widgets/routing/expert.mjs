@@ -31,7 +31,7 @@ export function expertView(tools) {
 function inCommon(reading, chosen) {
   const { tokens, kinds, name, trace } = reading;
   if (!kinds && !trace.tokenIds) return null; // numbers of places have nothing in common
-  const mix = kinds && mixOfKinds(kinds, chosen).filter((row) => row.share > 0).slice(0, 4);
+  const mix = kinds && mixOfKinds(reading, chosen).filter((row) => row.share > 0).slice(0, 4);
   const texts = commonTexts(tokens, chosen, name.isPatch, 5);
   return [
     subheading("What its tokens have in common"),

@@ -1,6 +1,6 @@
 // The first view: where it opens, and one thing that can be said of the data by itself.
 import { kindOf } from "./reading.mjs";
-import { CONTENT, KINDS, percent, whole } from "./words.mjs";
+import { CONTENT, KINDS, kindsOf, percent, whole } from "./words.mjs";
 
 const [PICTURE] = KINDS.keys();
 
@@ -19,7 +19,8 @@ const READS = [
 ];
 
 /** The answer's last word or number, or the text's; the last token where no text is known. */
-export function contentToken({ kinds, trace, T }) {
+export function contentToken({ trace, tokens, pictures, T }) {
+  const kinds = trace.meta.tokens && kindsOf(tokens, pictures);
   const says = (t) => kinds && CONTENT.includes(kinds[t]);
   for (const from of [trace.meta.prompt_length ?? 0, 0])
     for (let t = T - 1; t >= from; t--) if (says(t)) return t;
@@ -48,15 +49,17 @@ function ofKinds(reading) {
   const found = clear.length ? clear : cells.filter((_, i) => chance[i] < PERHAPS);
   if (!found.length) return null;
   // Pictures first: that an expert sees is more of a surprise than that it counts commas.
-  const cell = found.find((each) => leading[each] === PICTURE) ?? found[0];
+  const seen = !reading.labels && found.find((each) => leading[each] === PICTURE);
+  const cell = seen || found[0];
   const [layer, expert, kind] = [Math.floor(cell / E), cell % E, leading[cell]];
   const share = byKind[cell * KINDS.length + kind] / counts[cell];
-  const [what, are] = READS[kind];
+  const name = { text: reading.kindNames[kind] };
+  const [what, are] = reading.labels ? [name, name] : READS[kind];
   return {
     selected: { layer, expert },
     parts: [
-      `Expert ${expert} of layer ${layer} ${clear.length ? "reads" : "may read"} ${what}: `,
-      `${percent(share)} of its ${whole(counts[cell])} tokens are ${are}, of all tokens `,
+      `Expert ${expert} of layer ${layer} ${clear.length ? "reads" : "may read"} `, what,
+      `: ${percent(share)} of its ${whole(counts[cell])} tokens are `, are, ", of all tokens ",
       `${percent(overall[kind])}.${clear.length ? "" : " Among so many experts that can be chance."}`,
     ],
   };

@@ -35,6 +35,7 @@ export function layerView(tools) {
     ]),
     subheading("Load, the busiest expert first"),
     loadPicture(tools, layer),
+    kindsMap(tools, layer),
     standOut(tools, layer),
     subheading("Chosen together more than chance"),
     table(
@@ -79,6 +80,41 @@ function loadPicture({ reading, look }, layer) {
   ctx.fillRect(0, height - (even / top) * height, width, 1);
   const [most, least] = [percent(row[0] / T), percent(row.at(-1) / T)];
   return [canvas, note(`From ${most} of tokens down to ${least}; the line is the even share, ${percent(K / E)}.`)];
+}
+
+/** Kinds of token, or labels, by the layer's experts: darker where an expert reads more of
+ * one than all tokens have of it. */
+function kindsMap({ reading, store, look }, layer) {
+  if (!reading.kinds) return null;
+  const { E, kindNames, labels } = reading;
+  const { byKind, overall } = reading.special();
+  const counts = reading.counts();
+  const { expertAt } = reading.order(store.state.order);
+  const [wide, high] = [170, 14];
+  const rows = [...kindNames.entries()].filter(([kind]) => overall[kind]).map(([kind, name]) => {
+    const lift = Float64Array.from({ length: E }, (_, column) => {
+      const cell = layer * E + expertAt[layer * E + column];
+      return byKind[cell * KINDS.length + kind] / ((counts[cell] || 1) * overall[kind]);
+    });
+    const [most] = largest(lift, 1);
+    const said = `most in expert ${expertAt[layer * E + most]}, ${lift[most].toFixed(1)} times the usual`;
+    const canvas = node("canvas", { role: "img", "aria-label": said });
+    const ctx = sizeCanvas(canvas, wide, high);
+    ctx.fillStyle = look.colours().panel;
+    ctx.fillRect(0, 0, wide, high);
+    ctx.fillStyle = look.colours().ramp[2];
+    lift.forEach((times, column) => {
+      ctx.globalAlpha = Math.min(1, Math.max(0, Math.log2(times) / 3));
+      ctx.fillRect((column * wide) / E, 0, Math.max(1, wide / E - 0.5), high);
+    });
+    return [name, canvas];
+  });
+  const what = labels ? "label" : "kind";
+  return [
+    subheading(`Each ${what} by the experts that read it`),
+    table([what, "experts, as in the map"], rows),
+    note(`Darker: more of an expert's tokens have the ${what} than of all; full at 8 times.`),
+  ];
 }
 
 /** The busiest experts by themselves: darker where two share tokens more than chance. */
@@ -209,7 +245,7 @@ function standOut(tools, only = null) {
     const [layer, expert] = [Math.floor(cell / E), cell % E];
     const share = byKind[cell * KINDS.length + leading[cell]] / reading.counts()[cell];
     const label = only === null ? `${layer} · ${expert}` : expert;
-    return [expertButton(tools, layer, expert, label), KINDS[leading[cell]], percent(share)];
+    return [expertButton(tools, layer, expert, label), reading.kindNames[leading[cell]], percent(share)];
   });
   return [
     subheading("Experts that are most particular"),

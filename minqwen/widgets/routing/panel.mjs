@@ -8,7 +8,7 @@ import {
 } from "./parts.mjs";
 import { CLOSE, weightTop } from "./reading.mjs";
 import { LAYER_KINDS, listed } from "./say.mjs";
-import { KINDS, percent, whole } from "./words.mjs";
+import { percent, whole } from "./words.mjs";
 
 const VIEWS = {
   token: tokenView, expert: expertView, layer: layerView, all: textView, tokens: textView,
@@ -54,7 +54,7 @@ function tokenView(tools) {
     say("Gate of the shared expert", trace.sharedGate[at].toFixed(2), "of 1; every token uses it");
   return [
     heading(`Token ${whole(token)}: `, name.part(token)),
-    kinds && note(KINDS[kinds[token]]),
+    kinds && note(reading.kindNames[kinds[token]]),
     node("p", {}, "In ", layerButton(tools, layer), type && ` (${type})`),
     table(
       [number("rank"), number("expert"), trace.expertWeights ? "weight" : "note",

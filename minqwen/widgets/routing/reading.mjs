@@ -8,6 +8,7 @@ import {
   range, specialisation, spread, strongest, typical,
 } from "./data.mjs";
 import { extend } from "../shared/pair.mjs";
+import { visible } from "../shared/look.mjs";
 import { KINDS, kindsOf, namer } from "./words.mjs";
 
 export const ORDERS = ["as numbered", "by load", "by specialisation"];
@@ -16,11 +17,14 @@ export const CLOSE = 0.1; // logits: below, the next expert would weigh over 90 
 
 /** trace, other: results of parseTrace; `other` null, or of the same tokens; `names`: what
  * the two are called, `said`: what there is to say of how they fit, as pair.mjs gives them. */
-export function readRouting(trace, other, names = [], said = "") {
+export function readRouting(trace, other, names = [], said = "", labels = trace.meta.labels) {
   const { L, K, E, tokens, meta } = trace;
   const pictures = meta.pictures ?? [];
   // Of a text that is not known nothing is claimed: its tokens are called by numbers.
-  const known = () => (meta.tokens ? kindsOf(tokens, pictures) : null);
+  const known = () => {
+    if (labels) return Uint8Array.from(labels.of.slice(0, trace.T));
+    return meta.tokens ? kindsOf(tokens, pictures) : null;
+  };
   const name = namer(tokens, pictures);
   const once = memo();
   const lately = memo(16);
@@ -40,10 +44,11 @@ export function readRouting(trace, other, names = [], said = "") {
       for (const kept of [once, lately]) kept.clear();
       return true;
     },
-    second: other && readRouting(other, null), // what is counted of the other by itself
+    labels, kindNames: labels?.names.map(visible) ?? KINDS, // labels take the place of kinds
+    second: other && readRouting(other, null, [], "", labels), // what is counted of the other by itself
     // Ranks are no weights: what is drawn in one map must be the same of both.
     weighed: Boolean(trace.expertWeights && (!other || other.expertWeights)),
-    orders: meta.tokens ? ORDERS : ORDERS.slice(0, 2),
+    orders: labels || meta.tokens ? ORDERS : ORDERS.slice(0, 2),
     counts: () => once("counts", () => countChoices(trace, reading.everything)),
     special: () =>
       once("special", () =>

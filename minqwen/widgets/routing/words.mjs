@@ -51,7 +51,7 @@ export function commonTexts(tokens, chosen, skip, most = 6) {
 }
 
 /** The mix of kinds among `chosen` beside the whole: [{kind, share, overall}]. */
-export function mixOfKinds(kinds, chosen) {
+export function mixOfKinds({ kinds, kindNames }, chosen) {
   const share = (positions, n) => {
     const mix = new Float64Array(KINDS.length);
     for (const t of positions) mix[kinds[t]] += 1 / n;
@@ -59,7 +59,7 @@ export function mixOfKinds(kinds, chosen) {
   };
   const here = share(chosen, chosen.length);
   const overall = share(kinds.keys(), kinds.length);
-  return KINDS.map((kind, i) => ({ kind, share: here[i], overall: overall[i] }))
+  return kindNames.map((kind, i) => ({ kind, share: here[i], overall: overall[i] }))
     .filter((row) => row.overall > 0)
     .sort((a, b) => b.share - a.share);
 }

@@ -104,7 +104,11 @@ function checkMeta(meta, L, tensors) {
     const good = sized && known && whole(start, 0, T - rows * columns);
     need(good, `picture ${i}`, "its kind, start, rows and columns, and its pixels");
   });
-  const { opens = {} } = meta;
+  const { opens = {}, labels } = meta;
+  const names = labels?.names?.length;
+  const told = labels === undefined || whole(names, 1, 8) && texts(labels.names, names) && Array.isArray(labels.of)
+    && labels.of.length === T && labels.of.every((n) => whole(n, 0, names - 1));
+  need(told, "labels", `up to 8 names, and of which the ${T} tokens are`);
   const good = opens?.constructor === Object && Object.entries(opens).every(([name, value]) =>
     name === "head"
       ? Array.isArray(value) && value.length === 2 && tensors.has(`delta.${value.join(".")}.q`)

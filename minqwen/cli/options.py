@@ -51,9 +51,9 @@ def plan_options(sub):
 def convert_options(sub):
     sub.add_argument("path", help="checkpoint: a folder, a file or a hub id")
     sub.add_argument("out", metavar="FOLDER", help="where it goes; not the same folder")
-    sub.add_argument("--quantize", required=True, metavar="FORM",
-                     help="bf16, fp8, int8 or int4; experts and the rest apart as "
-                     "int4:int8 or int4:bf16")  # fmt: skip
+    sub.add_argument("--quantize", default="bf16", metavar="FORM",
+                     help="bf16 (default), fp8, int8 or int4; experts and the rest "
+                     "apart as int4:int8 or int4:bf16")  # fmt: skip
     sub.add_argument("--shard-size", type=size, default=5_000_000_000, metavar="SIZE",
                      help="of a file, at most (default: 5GB)")  # fmt: skip
 

@@ -35,6 +35,9 @@ from .checkpoint.layout import LABELS, bytes_of
 from .checkpoint.reading import BAR_FROM
 from .checkpoint.shards import FORMAT, index_of, slots, split
 from .gguf.files import find_gguf
+from .gguf.load import examine_gguf
+from .gguf.rows import StoredRows
+from .gguf.text import text_files
 from .load import examine
 from .quantised.codecs import FORMS, read_choice, rows_of
 from .quantised.requantise import Rows
@@ -47,31 +50,26 @@ GOES_ON = "; what is there is kept, and the same command goes on from it"
 OTHERS = ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 
-def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
+def convert(source, folder, quantize="bf16", max_shard_bytes=SHARD, revision=None):
     """Write the checkpoint `source` (path or hub id) to `folder`; bytes of its tensors.
 
     quantize "bf16" (as trained), "fp8" (the released layout), "int8" or "int4", or of
     experts and the rest apart, such as "int4:int8" or "int4:bf16". Memory: a few times
-    32 MB. Raises InputError if the source does not fit its config.json, the folder is
-    in use, or the disk refuses; what was written stays and is taken up again.
+    32 MB, and of GGUF one matrix of its delta layers. Raises InputError if the source
+    does not fit its config.json, the folder is in use, or the disk refuses; what was
+    written stays and is taken up again.
     """
     number(max_shard_bytes, "max_shard_bytes", int, 1)
     scheme = read_target(quantize)
     path = resolve(source, revision)
-    if find_gguf(path):
-        raise InputError(f"{show(path)} is GGUF; convert reads safetensors files only.")
-    table, model, forms, plan = examine(path, torch.bfloat16)
-    home = path if path.is_dir() else path.parent
     folder = a_path(folder, "written")
-    _keep_apart(home, folder)
-    small = {n: read_whole(home / n) for n in (*FILES, *OTHERS) if (home / n).exists()}
+    rows, model, table, small = _source(path, folder)
     found = list(slots(model, scheme))
     parts = [list(group) for _, group in groupby(found, lambda s: (s.name, s.part))]
     total = sum(slot.nbytes for slot in found)
     groups = [(part, sum(slot.nbytes for slot in part)) for part in parts]
     shards = split(groups, max_shard_bytes)
     shapes = {name: p.shape for name, p in model.named_parameters()}
-    rows = Rows(plan, table, forms, shapes)
     with telling(folder, "written", GOES_ON):
         options = scheme.experts, scheme.rest, max_shard_bytes
         lock = _claim(folder, fingerprint(table, model.cfg, *options))
@@ -91,6 +89,24 @@ def convert(source, folder, quantize, max_shard_bytes=SHARD, revision=None):
         (folder / UNFINISHED).unlink()
         lock.close()
     return total
+
+
+def _source(path, folder):
+    """Rows to be read, the model on the meta device, its table, and the small files."""
+    home = path if path.is_dir() else path.parent
+    if file := find_gguf(path):
+        if folder.resolve() == home.resolve():
+            _refuse_own(folder)
+        opened, model, plan = examine_gguf(file, torch.bfloat16)
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        said = "tokenizer.ggml.model" in opened.keys
+        small = text_files(file) if said else {}
+        return StoredRows(opened, plan, shapes), model, opened.table, small
+    table, model, forms, plan = examine(path, torch.bfloat16)
+    _keep_apart(home, folder)
+    small = {n: read_whole(home / n) for n in (*FILES, *OTHERS) if (home / n).exists()}
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    return Rows(plan, table, forms, shapes), model, table, small
 
 
 def read_target(quantize):
@@ -128,10 +144,14 @@ def fingerprint(table, cfg, *options):
 def _keep_apart(source, folder):
     source, target = source.resolve(), folder.resolve()
     if target == source or source in target.parents:
-        raise InputError(
-            f"{show(folder)} is the source's own folder or lies in it; write the "
-            "conversion somewhere else."
-        )
+        _refuse_own(folder)
+
+
+def _refuse_own(folder):
+    raise InputError(
+        f"{show(folder)} is the source's own folder or lies in it; write the "
+        "conversion somewhere else."
+    )
 
 
 def _claim(folder, mark):

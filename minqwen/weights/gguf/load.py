@@ -76,18 +76,29 @@ def load_gguf(path, device, dtype, experts="memory"):
             f"experts={experts!r} reads safetensors files only; load {show(path)} with "
             "experts='memory'."
         )
+    opened, model, plan = examine_gguf(path, dtype)
+    with Lean():
+        model.to_empty(device=device)
+    parameters, reads = dict(model.named_parameters()), []
+    for move in plan:
+        stored = Stored(opened, move)
+        fill = partial(stored.fill, parameters[move.name].data[move.part])
+        reads.append((stored.entry, stored.entry.start, stored.entry.nbytes, fill))
+    read_in_order(reads)
+    return model
+
+
+def examine_gguf(path, dtype):
+    """What is Opened, the model on the meta device, and the Moves that fill it."""
     opened = open_gguf(path)
     sizes = ((e.dtype, e.nbytes) for e in opened.table.values())
     model = skeleton(opened.cfg, dtype or main_dtype(sizes), show(path.name))
     plan = match_moves(path, model, opened.table)
     if opened.left:
-        # stacklevel 3: the line that called load.
+        # stacklevel 4: the line that called load.
         said = " and ".join(opened.left)
-        warnings.warn(f"{show(path)}: loaded without {said}", stacklevel=3)
-    with Lean():
-        model.to_empty(device=device)
-    _read_all(model, opened, plan)
-    return model
+        warnings.warn(f"{show(path)}: loaded without {said}", stacklevel=4)
+    return opened, model, plan
 
 
 def match_moves(path, model, table):
@@ -129,15 +140,6 @@ def squeezed(shape):
     return [size for size in shape if size != 1]
 
 
-def _read_all(model, opened, plan):
-    parameters, reads = dict(model.named_parameters()), []
-    for move in plan:
-        stored = Stored(opened, move)
-        fill = partial(stored.fill, parameters[move.name].data[move.part])
-        reads.append((stored.entry, stored.entry.start, stored.entry.nbytes, fill))
-    read_in_order(reads)
-
-
 class Stored:
     """One stored tensor, and how its rows become those that we keep.
 
@@ -155,7 +157,7 @@ class Stored:
                                        dtype=torch.uint8)  # fmt: skip
             self.scale = dequantise(raw, scale.dtype).float()
 
-    def fill(self, target, file, progress):
+    def fill(self, target, file, progress=lambda count: None):
         """Fill what the tensor becomes, the part of a parameter, from its file."""
         at = 0
         for piece in _pieces(target):
@@ -169,7 +171,7 @@ class Stored:
                 else:
                     there = self.rows[first : first + len(values)].to(piece.device)
                     piece[there] = values.to(piece)
-            check_finite(self.entry.file, self.move.source, piece)
+            checked(self, piece)
             at += count
 
     def read(self, file, start, count, width, progress=lambda count: None):
@@ -194,6 +196,11 @@ class Stored:
                     "throughout; copy or download the file again."
                 )
             yield first, values
+
+
+def checked(stored, values):
+    check_finite(stored.entry.file, stored.move.source, values)
+    return values
 
 
 def _pieces(target):

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...errors import InputError, show
 from .header import read_gguf
+from .tower import pictures
 
 PRE = "qwen35"
 # Contractions, letters with their marks, single digits, punctuation, line ends, spaces.
@@ -56,6 +57,8 @@ def text_files(path):
         raise InputError(f"{gguf.name}: tokenizer.chat_template is not a text.")
     if template:
         files["chat_template.jinja"] = template.encode()
+    if said := pictures(path, gguf):
+        files["preprocessor_config.json"] = json.dumps(said).encode()
     return files
 
 
@@ -84,7 +87,7 @@ def _tokenizer(gguf, keys, tokens):
                     f"{gguf.name}: tokens {vocab[token]} and {id} are both "
                     f"{show(token)}; the file is damaged."
                 )
-        elif kind != UNUSED:
+        elif kind != UNUSED and token != f"[PAD{id}]":  # which Ollama takes for a word
             told = {"id": id, "content": token, "special": kind == CONTROL}
             added.append(dict.fromkeys(FLAGS, False) | told)
     merges = [merge.split(" ") for merge in _column(gguf, keys, "ggml.merges")]

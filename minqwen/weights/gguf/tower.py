@@ -49,40 +49,68 @@ def tower(path, gguf, settings, width):
     ({} or {"vision_config", token ids}, name -> Entry, [phrases]). `width` is the
     language model's.
     """
-    own = {n: e for n, e in gguf.tensors.items() if n.startswith(("v.", "mm."))}
-    keys = {k.removeprefix("vision."): v for k, v in settings.vision.items()}
-    found = [(GGUF(gguf.name, keys, own), "its vision tower")] if own else []
-    if not found:
-        files = [normal(read_gguf(file)) for file in towers_beside(path)]
-        found = [(_plain(file), f"{file.name} beside it") for file in files]
-    left, fit = [], []
-    for part, what in found:
-        why = _misfit(part, width)
-        left += [f"{what}, {why}"] if why else []
-        fit += [] if why else [(part, what)]
+    fit, left = _parts(path, gguf, width)
     ids = _ids(gguf, settings)
     if fit and (len(fit) > 1 or None in ids.values()):
         why = "one alone could be meant" if len(fit) > 1 else "whose tokens none names"
         left.append(f"{', '.join(what for _, what in fit)}, of which {why}")
         fit = []
-    if not found and keys.get("block_count"):
+    if not fit and not left and "vision.block_count" in settings.vision:
         left.append("its vision tower, which its keys tell of and which is not there")
     if not fit:
         return {}, {}, left
     return {"vision_config": _config(fit[0][0])} | ids, fit[0][0].tensors, left
 
 
-def _plain(gguf):
-    """An mmproj with the keys of its vision part alone, as an Ollama file has them."""
-    keys = {k.removeprefix("clip.vision."): v for k, v in gguf.keys.items()}
+def pictures(path, gguf):
+    """What preprocessor_config.json says, for the tower of a GGUF file; None without.
+
+    Limits of size, of which llama.cpp has others, are those of the released models.
+    """
+    table = gguf.tensors.get("token_embd.weight")
+    fit, _ = _parts(path, normal(gguf), table.shape[-1] if table else 0)
+    if len(fit) != 1:
+        return None
+    told, sizes = fit[0][0].keys, _config(fit[0][0])
+    said = {f"image_{key}": told.get(f"image_{key}") for key in ("mean", "std")}
+    said = {
+        k: [0.5] * 3 if v is None else np.float64(v).tolist() for k, v in said.items()
+    }
+    size = {"shortest_edge": 65536, "longest_edge": 16777216}
+    return said | {
+        "size": size, "patch_size": sizes["patch_size"],
+        "temporal_patch_size": 2, "merge_size": sizes["spatial_merge_size"],
+    }  # fmt: skip
+
+
+def _parts(path, gguf, width):
+    """([(tower, what it is)] of those that fit a model of that width, [why not])."""
+    own = {n: e for n, e in gguf.tensors.items() if n.startswith(("v.", "mm."))}
+    if own:
+        start = f"{gguf.keys.get('general.architecture')}.vision."
+        found = [(_plain(GGUF(gguf.name, gguf.keys, own), start), "its vision tower")]
+    else:
+        files = [normal(read_gguf(file)) for file in towers_beside(path)]
+        found = [
+            (_plain(file, "clip.vision."), f"{file.name} beside it") for file in files
+        ]
+    whys = [_misfit(part, width) for part, _ in found]
+    fit = [each for each, why in zip(found, whys, strict=True) if not why]
+    left = [f"{e[1]}, {why}" for e, why in zip(found, whys, strict=True) if why]
+    return fit, left
+
+
+def _plain(gguf, start):
+    """A tower with plain keys, which begin with `start` in its file."""
+    keys = {k.removeprefix(start): v for k, v in gguf.keys.items()}
     kind = keys.get("clip.projector_type", keys.get("projector_type"))
     return GGUF(gguf.name, keys | {"projector_type": kind}, gguf.tensors)
 
 
 def _misfit(part, width):
     """Why this is not the tower of a model of that width, or None."""
-    kind = part.keys.get("projector_type", KIND)
-    if not isinstance(kind, str) or kind != KIND:
+    kind = part.keys["projector_type"]
+    if show(kind) not in (KIND, "None"):  # Ollama's files do not say it
         return f"which is of another kind ({show(kind)})"
     lacking = [name for name in NEEDED if name not in part.tensors]
     if lacking:

@@ -411,9 +411,9 @@ C = "clip.vision."
     "change, words",
     [
         (with_value(C + "block_count", 4), ["block_count is 4; expected 3"]),
-        (with_value(C + "attention.head_count", 0), ["num_heads"]),
+        (with_value(C + "attention.head_count", 0), ["mmproj.gguf: attention.head"]),
         (with_value(C + "attention.head_count", 5), ["num_heads"]),
-        (without(C + "attention.head_count"), ["num_heads"]),
+        (without(C + "attention.head_count"), ["mmproj.gguf: attention.head_count"]),
         (with_value(C + "feed_forward_length", 81), ["is 81; expected 80"]),
         (with_value(C + "spatial_merge_size", 3), ["merge_size is 3; expected 2"]),
         (with_value(C + "projection_dim", 128), ["is 128; expected 64"]),

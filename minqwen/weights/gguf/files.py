@@ -39,7 +39,8 @@ def kind_of(path):
     try:
         with Reader(path) as file:
             pairs = Header(show(path.name), file).pairs()
-            return next((value for key, value in pairs if key == KIND), None)
+            kind = next((value for key, value in pairs if key == KIND), None)
+        return kind if isinstance(kind, str) else None
     except InputError:  # said when it is loaded
         return None
 

@@ -441,7 +441,7 @@ def test_options_that_need_safetensors(tmp_path):
         minqwen.load(tmp_path / "x.gguf", experts="disk")
     with pytest.raises(InputError, match="absent.gguf does not exist"):
         minqwen.load(tmp_path / "absent.gguf")
-    with pytest.raises(InputError, match="holds no .safetensors file"):
+    with pytest.raises(InputError, match="no .safetensors file"):
         open_checkpoint(tmp_path)
     (tmp_path / "folder.gguf").mkdir()
-    refused(tmp_path / "folder.gguf", "holds no .safetensors file")
+    refused(tmp_path / "folder.gguf", "no .safetensors file")

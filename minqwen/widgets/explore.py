@@ -61,7 +61,10 @@ def explore(path=None, other=None, html=None, browser=True, live=False, select="
     if len(traces) == 2:
         compared = traces[0].compare(traces[1])
         T, sizes = len(compared.equal), [trace.length for trace in traces]
-        left = f" Compared as far as both texts are alike, {T} tokens of {sizes}."
+        left = (
+            f" These are the {T} tokens with which both texts begin, of {sizes}; the "
+            "page aligns the rest word by word where it can."
+        )
         say(f"[{compared}{left * (max(sizes) > T)}]")
     if html:
         write_html(html, traces, names, select)

@@ -117,14 +117,14 @@ def test_the_second_traces_memory_is_told_beside_the_first(show):
 
 def test_a_second_trace_that_does_not_fit_is_told(show):
     other = made()
-    other.tensors["token_ids"] = other["token_ids"] + 5
+    other.tensors["token_ids"] = other["token_ids"] + 1000
     page = show(made(), other=raw(other))
     assert "begin with different tokens" in page.get_by_role("alert").inner_text()
     assert "The memory S" in page.locator("figure.memory").inner_text()
     other = made()
-    other.tensors["token_ids"] = np.r_[0:60, 7:97].astype(np.uint32)
+    other.tensors["token_ids"] = np.r_[0:60, 1000:1090].astype(np.uint32)
     page = show(made(), other=raw(other), token=99)
-    assert "its text is another from token 60 on" in page.locator(".say").inner_text()
+    assert "its text does not have token 99" in page.locator(".say").inner_text()
 
 
 # ---- the replay, by itself

@@ -3,7 +3,7 @@
 //   trace -> reading.mjs (what is lit) -> map.mjs, text.mjs, timeline.mjs, panel.mjs
 //   select.mjs holds what is selected; each change goes through `update` below.
 import { frame, node, pointerText, visible } from "../shared/look.mjs";
-import { beside, firstTokens } from "../shared/pair.mjs";
+import { beside, onlyTokens } from "../shared/pair.mjs";
 import { cellsOf, colourOf } from "./colour.mjs";
 import { sideColumns } from "./columns.mjs";
 import { ROUTING_CSS } from "./css.mjs";
@@ -63,8 +63,9 @@ function readBoth(model) {
   if (!bytes || !asBytes(bytes).length) throw new Error("there is no trace yet.");
   const trace = parseTrace(bytes);
   if (!trace.K) throw new Error("its model has no experts, so nothing was routed.");
-  const { other, T, said, names } = beside(model, trace);
-  return readRouting(firstTokens(trace, T), other && firstTokens(other, T), names, said);
+  const { other, T, said, places, names } = beside(model, trace);
+  const [mine, theirs] = [trace, other].map((each, i) => each && onlyTokens(each, T, places?.[i]));
+  return readRouting(mine, theirs, names, said);
 }
 
 function build(look, model, reading, { page = false }) {

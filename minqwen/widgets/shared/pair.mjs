@@ -1,36 +1,50 @@
 // Two traces beside each other: whether they can be, as far as where, and what they are
 // called. Both views and the page around them ask here, so all say the same.
+import { align } from "./align.mjs";
 import { visible } from "./look.mjs";
 import { asBytes, parseTrace } from "./trace.mjs";
 
-/** Number of tokens that two traces can be compared in, and what to say of it, if anything:
- * { T, said }. Throws an Error of one sentence where they cannot be compared at all. */
+const SHARED = 0.5; // of the shorter text: with less in common, two are not compared by words
+
+/** How two traces can be compared: { T, said, places }: the number of tokens that they have in
+ * common, where these stand in each (null: in both at the beginning), and what to say of it,
+ * if anything. Throws an Error of one sentence where they cannot be compared at all. */
 export function pair(first, second) {
   for (const [size, name] of Object.entries({ L: "layers", E: "experts", K: "choices" }))
     if (first[size] !== second[size])
       throw new Error(`the two traces differ in ${name}: ${first[size]} and ${second[size]}.`);
   const most = Math.min(first.T, second.T);
   const [key] = ["tokenIds", "tokens"].filter((each) => known(first, each) && known(second, each));
-  let T = 0;
-  while (key && T < most && first[key][T] === second[key][T]) T++;
-  if (key && !T) throw new Error("the two traces begin with different tokens.");
   if (!key) {
     const why = "a trace without token ids cannot tell whether both are of the same text";
-    return { T: most, said: `Tokens are compared by their places: ${why}.` };
+    return { T: most, places: null, said: `Tokens are compared by their places: ${why}.` };
   }
-  const said = `Compared are the ${T.toLocaleString("en")} tokens with which both texts begin`;
-  if (T < most) return { T, said: `${said}; from there on they differ, and are left out.` };
-  return { T, said: first.T === second.T ? "" : `${said}: one of them ends there.` };
+  const places = align(first[key], second[key]);
+  const different = places[0].findIndex((t, i) => t !== i || places[1][i] !== i);
+  const T = different < 0 ? places[0].length : different;
+  const common = places[0].length;
+  if (different >= 0 && common >= SHARED * most) {
+    const [here, there] = [first.T - common, second.T - common].map(count);
+    const said = `Compared are the ${count(common)} tokens that both texts share, word by word; ` +
+      `${here} of the first and ${there} of the second have no counterpart and are left out.`;
+    return { T: common, places, said };
+  }
+  if (!T) throw new Error("the two texts begin with different tokens, and share too few.");
+  const said = `Compared are the ${count(T)} tokens with which both texts begin`;
+  if (T < most) return { T, places: null, said: `${said}; from there on they differ, and are left out.` };
+  return { T, places: null, said: first.T === second.T ? "" : `${said}: one of them ends there.` };
 }
+
+const count = (n) => n.toLocaleString("en");
 
 /** Names that a trace without texts gives its tokens itself say nothing of its text. */
 const known = (trace, key) => (key === "tokens" ? trace.meta.tokens !== null : trace.tokenIds);
 
-/** A model's trait `other` beside `first`: { other, T, said, names }. Where it holds none, or
- * one that does not fit, `other` is null, and `said` is why. */
+/** A model's trait `other` beside `first`: { other, T, said, places, names }. Where it holds
+ * none, or one that does not fit, `other` is null, and `said` is why. */
 export function beside(model, first) {
   const bytes = model.get("other");
-  const alone = { other: null, T: first.T, said: "", names: [] };
+  const alone = { other: null, T: first.T, said: "", places: null, names: [] };
   if (!bytes || !asBytes(bytes).length) return alone;
   try {
     const other = parseTrace(bytes);
@@ -38,6 +52,17 @@ export function beside(model, first) {
   } catch (error) {
     return { ...alone, said: `The second trace is not shown: ${error.message}` };
   }
+}
+
+/** The same for a memory, which goes through all tokens of both: at(t), where token t of the
+ * first stands in the second, or -1; until(t): how many of the second's the first t need. */
+export function besideMemory(model, first) {
+  const found = beside(model, first);
+  const { T, places, other } = found;
+  const where = new Int32Array(first.T).fill(-1);
+  for (let i = 0; other && i < T; i++) where[places ? places[0][i] : i] = places ? places[1][i] : i;
+  const until = (to) => where.subarray(0, to).reduce((most, at) => Math.max(most, at + 1), 0);
+  return { ...found, at: (t) => where[t], until };
 }
 
 /** What two traces are called, as parts of a sentence: by the model's trait `names`, else
@@ -80,19 +105,25 @@ export function extend(trace, more, from) {
   return true;
 }
 
-/** The same trace, ended after T tokens, for the views of what was chosen. */
-export function firstTokens(trace, T) {
-  const { L, K } = trace;
-  const cut = (values, each) => values && values.subarray(0, T * each);
-  const { pictures = [] } = trace.meta;
+/** The same trace with T of its tokens, those at `places` or else the first, for the views
+ * of what was chosen. A picture that is not whole among them is left out. */
+export function onlyTokens(trace, T, places) {
+  const cut = (values, each) => {
+    if (!values || !places) return values && values.subarray(0, T * each);
+    const made = new values.constructor(T * each);
+    places.forEach((t, i) => made.set(values.subarray(t * each, (t + 1) * each), i * each));
+    return made;
+  };
+  const at = (t) => (places ? places.indexOf(t) : t < T ? t : -1);
+  const { pictures = [], prompt_length: prompt } = trace.meta;
   const inside = pictures
-    .map((p, i) => ({ ...p, name: `picture.${i}` }))
-    .filter((p) => p.start + p.rows * p.columns <= T);
-  const own = Object.fromEntries(
-    ["routerMargin", "routerEntropy", "sharedGate", "runnerUp"].map((key) => [key, cut(trace[key], L)]));
+    .map((p, i) => ({ ...p, name: `picture.${i}`, start: at(p.start), end: at(p.start + p.rows * p.columns - 1) }))
+    .filter(({ start, end, rows, columns }) => start >= 0 && end === start + rows * columns - 1);
+  const read = places && prompt !== null ? places.filter((t) => t < prompt).length : prompt;
   return {
-    ...trace, ...own, T, tokens: trace.tokens.slice(0, T),
-    meta: { ...trace.meta, pictures: inside },
-    expertIds: cut(trace.expertIds, L * K), expertWeights: cut(trace.expertWeights, L * K),
+    ...trace, T,
+    ...Object.fromEntries(Object.entries(EACH).map(([key, each]) => [key, cut(trace[key], each(trace))])),
+    tokens: places ? Array.from(places, (t) => trace.tokens[t]) : trace.tokens.slice(0, T),
+    meta: { ...trace.meta, pictures: inside, prompt_length: read },
   };
 }

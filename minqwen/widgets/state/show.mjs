@@ -15,10 +15,8 @@ export function show(view) {
   const { ui, head, token, probe, step, replay, window } = view;
   const { tokens } = view.trace;
   const parts = replay.step(token);
-  const kept = keptOf(view, replay, window[1]);
-  const until = Math.min(window[1], view.second.T);
-  const ready = view.rival?.done >= until && probe < until;
-  const theirs = ready ? keptOf(view, view.rival, until, "theirs") : null;
+  const kept = keptOf(view, replay, probe, window[1]);
+  const theirs = theirsOf(view);
   const shares = deltaShares(replay, token, view.kind);
   const seen = view.attention && softmaxWeights(view.attention, token);
   view.limits.memory = Math.max(replay.peak, peak(parts.before));
@@ -36,13 +34,23 @@ export function show(view) {
 }
 
 /** The probe's retention, computed anew only when it or the window has moved. */
-function keptOf(view, replay, to, name = "kept") {
-  const { probe } = view;
+function keptOf(view, replay, probe, to, name = "kept") {
   const { of, at, until } = view[name] ?? {};
   if (of !== replay || at !== probe || until !== to) {
     view[name] = { of: replay, at: probe, until: to, curves: retention(replay, probe, to) };
   }
   return view[name].curves;
+}
+
+/** The same in the second trace, by tokens of the first: NaN at those it does not have. */
+function theirsOf(view) {
+  const { rival, second, probe, window } = view;
+  const [start, until] = [second.at(probe), second.until(window[1])];
+  if (!(rival?.done >= until) || start < 0) return null;
+  const { share } = keptOf(view, rival, start, until, "theirs");
+  const length = Math.max(0, window[1] - probe);
+  const there = (_, n) => (second.at(probe + n) < 0 ? NaN : share[second.at(probe + n) - start]);
+  return { share: Float32Array.from({ length }, there) };
 }
 
 function showControls({ ui, trace, token, probe, step, opened, playing, kind }) {

@@ -11,7 +11,7 @@ import {
 import { CSS, build } from "./panels.mjs";
 import { nearest, pointedAt, show, showText } from "./show.mjs";
 import { headWords, traceName } from "./words.mjs";
-import { beside } from "../shared/pair.mjs";
+import { besideMemory } from "../shared/pair.mjs";
 import { parseTrace } from "../shared/trace.mjs";
 
 const SLICE = 10; // milliseconds of background work between two looks at the page
@@ -52,7 +52,7 @@ class View {
     }
     this.heads = overview(trace);
     this.others = recordedHeads(trace, "attention");
-    this.second = beside(model, trace);
+    this.second = besideMemory(model, trace);
     const { other, said, names } = this.second;
     this.ui = build(trace.T, this.others.length > 0, other && traceName(names[1]));
     if (!other && said) held.root.append(node("p", { role: "alert" }, said));
@@ -151,7 +151,7 @@ class View {
   work = () => {
     if (this.closed) return;
     const [, to] = this.window;
-    const replays = [[this.replay, to], [this.rival, Math.min(to, this.second.T)]];
+    const replays = [[this.replay, to], [this.rival, this.second.until(to)]];
     const behind = replays.find(([replay, until]) => replay?.done < until);
     if (behind) behind[0].advance(behind[1], SLICE);
     else Object.values(this.squares).find((square) => !square.done)?.advance(SLICE);

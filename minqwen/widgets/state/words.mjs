@@ -87,14 +87,14 @@ export function probeWords({ kept, head, tokens, token, probe }) {
 export const traceName = (name) => (name.text ? `“${name.text}”` : name);
 
 /** The same head in the second trace; rival: its Replay, or null, kept: its probe's. */
-export function rivalWords({ second: { T, names }, rival, theirs, token, probe, parts }) {
+export function rivalWords({ second: { at, names }, rival, theirs, token, probe, parts }) {
   const name = traceName(names[1]);
   if (!rival) return `In ${name}: this head was not recorded.`;
-  if (token >= T) return `In ${name}: nothing to compare, its text is another from token ${T} on.`;
-  if (rival.done <= token) return `In ${name}: still being replayed.`;
-  const after = rival.seek(token);
+  if (at(token) < 0) return `In ${name}: nothing to compare, its text does not have token ${token}.`;
+  if (rival.done <= at(token)) return `In ${name}: still being replayed.`;
+  const after = rival.seek(at(token));
   const alike = `${brief(norm(after))} long, cosine ${brief(cosine(after, parts.after))} with this one`;
-  const asked = probe > token ? "" : `; the probe gets back ${brief(theirs.share[token - probe])}`;
+  const asked = probe > token || !theirs ? "" : `; the probe gets back ${brief(theirs.share[token - probe])}`;
   return `In ${name}: after this token the memory is ${alike}${asked}.`;
 }
 

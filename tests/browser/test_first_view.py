@@ -308,4 +308,4 @@ def test_a_page_says_its_title_once(new_page, tmp_path):
     page = new_page()
     page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready]")
-    assert page.locator("h2").bounding_box()["width"] <= 1
+    assert page.get_by_role("heading", name="Experts of").bounding_box()["width"] <= 1

@@ -115,7 +115,7 @@ export function onlyTokens(trace, T, places) {
     return made;
   };
   const at = (t) => (places ? places.indexOf(t) : t < T ? t : -1);
-  const { pictures = [], prompt_length: prompt } = trace.meta;
+  const { pictures = [], prompt_length: prompt, labels } = trace.meta;
   const inside = pictures
     .map((p, i) => ({ ...p, name: `picture.${i}`, start: at(p.start), end: at(p.start + p.rows * p.columns - 1) }))
     .filter(({ start, end, rows, columns }) => start >= 0 && end === start + rows * columns - 1);
@@ -124,6 +124,9 @@ export function onlyTokens(trace, T, places) {
     ...trace, T,
     ...Object.fromEntries(Object.entries(EACH).map(([key, each]) => [key, cut(trace[key], each(trace))])),
     tokens: places ? Array.from(places, (t) => trace.tokens[t]) : trace.tokens.slice(0, T),
-    meta: { ...trace.meta, pictures: inside, prompt_length: read },
+    meta: {
+      ...trace.meta, pictures: inside, prompt_length: read,
+      labels: labels && places ? { ...labels, of: Array.from(places, (t) => labels.of[t]) } : labels,
+    },
   };
 }

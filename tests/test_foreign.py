@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ import minqwen
 from minqwen.errors import InputError
 from minqwen.files import Reader
 from minqwen.plan.contents import describe
+from minqwen.plan.page import advise
+from minqwen.units import human
 from minqwen.weights.checkpoint.header import read_table
 from minqwen.weights.convert import convert
 from minqwen.weights.quantised.foreign import Foreign
@@ -88,7 +91,8 @@ def one(tmp_path, kind, shape, parts, short=0):
     """The matrix that parts in a file stand for; its last row is the same alone."""
     file = tmp_path / "one.safetensors"
     save_file({suffix or "w": part for suffix, part in parts.items()}, file)
-    held = {n if n != "w" else "": entry for n, entry in read_table(file).items()}
+    table = read_table(file)
+    held = {n if n != "w" else "": replace(e, name=n) for n, e in table.items()}
     made = Foreign("x.weight", kind, held, shape, 4, (), short)
     with Reader(file) as reader:
         whole = made.read({file: reader}, 0, 0, shape[0])
@@ -105,7 +109,7 @@ def test_nvfp4_by_hand(tmp_path):
     theirs = {"": codes, "_scale": scale, "_scale_2": torch.tensor(0.25)}
     assert one(tmp_path, "NVFP4", (1, 16), theirs) == [[x * 0.5 for x in first]]
     others = {"_packed": codes, "_scale": scale, "_global_scale": torch.tensor([4.0])}
-    assert one(tmp_path, "NVFP4 ", (1, 16), others) == [[x * 0.5 for x in first]]
+    assert one(tmp_path, "NVFP4", (1, 16), others) == [[x * 0.5 for x in first]]
 
 
 def test_mxfp4_by_hand(tmp_path):
@@ -246,6 +250,26 @@ def test_blocks_by_any_name_stay_packed(source, tmp_path):
     assert torch.equal(logits(model), logits(minqwen.load(tmp_path / "wide")))
 
 
+def test_gptq_labels_that_are_wrong(source, tmp_path):
+    """Zeros of the other version are told by the middle; a g_idx of zeros is none."""
+    write(source, tmp_path / "2", gptq(version=2), GPTQ)
+    refused(tmp_path / "2", "in_proj_qkv.qzeros", "version 2", "gptq_v2")
+    config(tmp_path / "2", checkpoint_format="gptq_v2")
+    wide = logits(minqwen.load(tmp_path / "2" / "wide"))
+    assert torch.equal(logits(minqwen.load(tmp_path / "2")), wide)
+    write(source, tmp_path / "1", gptq(), GPTQ | {"checkpoint_format": "gptq_v2"})
+    refused(tmp_path / "1", "version 1", "let that be gptq.")
+    config(tmp_path / "1", checkpoint_format="gptq")
+    edit(tmp_path / "1", lambda t: [p.zero_() for n, p in t.items() if "g_idx" in n])
+    assert torch.equal(logits(minqwen.load(tmp_path / "1")), wide)
+
+
+def test_a_scale_by_two_names(nvfp4, tmp_path):
+    one = copied(nvfp4, tmp_path / "one")
+    edit(one, lambda t: t.update({Q_PROJ + ".weight_scale_inv": torch.ones(2, 1)}))
+    refused(one, Q_PROJ + ".weight")
+
+
 @pytest.mark.parametrize("encode, more", [
     (fp8_by(128, 128, "_scale_inv"), dict(weight_block_size=[128, 128])),
     (fp8_by(32, 32, "_scale_inv"), dict(weight_block_size=[32, 32])),
@@ -381,3 +405,14 @@ def test_spoilt_at_random(source, tmp_path, form):
             minqwen.load(tmp_path)
             pytest.fail(f"{kind} of {module} loads")
         assert "\n" not in str(caught.value)
+
+
+def test_plan_says_what_info_says(nvfp4, tmp_path):
+    lines = describe(str(nvfp4)).splitlines()
+    loads = next(line.split(None, 1)[1] for line in lines if line.startswith("loads"))
+    assert "NVFP4 widened to bfloat16" in loads and f"loads: {loads}" in advise(nvfp4)
+    size = sum(p.nbytes for p in minqwen.load(nvfp4, dtype=None).parameters())
+    assert human(size) in loads
+    one = copied(nvfp4, tmp_path / "one")
+    config(one, quant_method="awq")
+    assert "loads: no: config.json: quant_method is awq" in advise(one)

@@ -77,7 +77,7 @@ def in_files(table, model, forms, plan):
         entry = table[source]
         foreign = isinstance(entry, Foreign)
         form = forms.get(name, forms.get(name.removesuffix("_scale_inv")))
-        kinds[source] = entry.dtype.strip() if foreign else LABELS.get(form, form)
+        kinds[source] = kind_of(entry) if foreign else LABELS.get(form, form)
     yield from by_part((n, kind) for n, kind in kinds.items() if kind != "as trained")
     wide = {kind for s, kind in kinds.items() if isinstance(table[s], Foreign)}
     kept = {*kinds.values()} - wide - {"as trained"}
@@ -89,6 +89,10 @@ def in_files(table, model, forms, plan):
     words = [f"{', '.join(sorted(kept))} kept as it is"] if kept else []
     words += [f"{', '.join(sorted(wide))} widened to {dtype}"] if wide else []
     yield "loads", f"yes: {'; '.join(words)}; {human(size)} of memory"
+
+
+def kind_of(foreign):
+    return foreign.dtype.replace("INT4", f"INT{foreign.bits}")
 
 
 def by_part(kinds):

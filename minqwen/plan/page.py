@@ -7,6 +7,7 @@ from ..model.members import SIZES, member, repository
 from ..units import human
 from . import budget
 from .contents import survey
+from .forms import quantisation
 
 # Released in all forms, and those that came later in bf16 and FP8.
 QUANTISED = "397B-A17B", "122B-A10B", "35B-A3B", "27B"
@@ -22,7 +23,7 @@ def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
     `memory`: of a machine without GPUs that count; `gpu`: such as "8xH100-80GB";
     `measured`: what measure.py found here, which then counts instead of the speeds.
     """
-    cfg, _, _ = survey(path)
+    cfg, tensors, _ = survey(path)
     key = member(path)
     name = repository(key) if key else str(path)
     longest = cfg.text.max_position_embeddings
@@ -32,6 +33,8 @@ def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
             f"context {context} is beyond this model's {longest} positions; give less"
         )
     lines = [f"{name}: context {context:,}, batch {batch}"]
+    told = quantisation(path, cfg, tensors)
+    lines += [f"{label}: {text}" for label, text in told if label and text != "no"]
     lines += size_table(cfg, context, batch)
     if gpu is None or memory is not None:
         memory = memory or 24 * 2**30
@@ -172,7 +175,8 @@ def servers(cfg, name, context, batch, gpu):
 def server_commands(repository, count, context, batch):
     """To run it here, in vLLM and in SGLang; beyond 8 GPUs on nodes of 8."""
     nodes, each = math.ceil(count / 8), min(count, 8)
-    # GPTQ is not read here, and packed weights are not shared between processes.
+    # GPTQ is widened here, which takes the room of bf16, and packed weights are not
+    # shared between processes.
     ours = each == 1 if "-FP8" in repository else "-GPTQ" not in repository
     if nodes == 1 and ours:
         several = f"torchrun --nproc-per-node {each} -m minqwen"

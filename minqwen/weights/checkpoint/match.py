@@ -77,7 +77,8 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
         for source, part in wanted:
             module = source.removesuffix(".weight")
             modules[module] = form
-            kinds[module] = table[source].dtype if source in table else None
+            if isinstance(table.get(source), Foreign):
+                kinds[module] = table[source].dtype
             for step, fault in _steps(
                 source, name, part, p.shape, form, table, doubted
             ):

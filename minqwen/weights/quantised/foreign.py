@@ -26,25 +26,26 @@ from ..checkpoint.layout import STORED, bytes_of
 
 FLOATS = "F32", "BF16", "F16"
 POWERS = "F8_E8M0", "U8"  # exponents of two, 127 too large
-# kind -> the dtypes of what it is stored as, and of what may stand beside that
-KINDS = {
-    "FP8": ({"": ("F8_E4M3",), "_scale": FLOATS + POWERS}, {}),
-    "INT8": ({"": ("I8",), "_scale": FLOATS}, {"_zero_point": ("I8",)}),
-    "NVFP4": ({"": ("U8",), "_scale": ("F8_E4M3",), "_scale_2": FLOATS}, {}),
-    "NVFP4 ": ({"_packed": ("U8",), "_scale": ("F8_E4M3",),
-                "_global_scale": FLOATS}, {}),
-    "MXFP4": ({"_packed": ("U8",), "_scale": POWERS}, {}),
-    "INT4": ({"_packed": ("I32",), "_scale": FLOATS},
-             {"_shape": ("I64", "I32"), "_zero_point": ("I32",), "_g_idx": ("I32",)}),
-    "GPTQ": ({"qweight": ("I32",), "scales": FLOATS, "qzeros": ("I32",)},
-             {"g_idx": ("I32", "I64")}),
-}  # fmt: skip
+# Kind, the dtypes of what it is stored as, and of what may stand beside that.
+KINDS = [
+    ("FP8", {"": ("F8_E4M3",), "_scale": FLOATS + POWERS}, {}),
+    ("INT8", {"": ("I8",), "_scale": FLOATS}, {"_zero_point": ("I8",)}),
+    ("NVFP4", {"": ("U8",), "_scale": ("F8_E4M3", "U8"), "_scale_2": FLOATS}, {}),
+    ("NVFP4", {"_packed": ("U8",), "_scale": ("F8_E4M3",),
+               "_global_scale": FLOATS}, {}),
+    ("MXFP4", {"_packed": ("U8",), "_scale": POWERS}, {}),
+    ("INT4", {"_packed": ("I32",), "_scale": FLOATS},
+     {"_shape": ("I64", "I32"), "_zero_point": ("I32",), "_g_idx": ("I32",)}),
+    ("GPTQ", {"qweight": ("I32",), "scales": FLOATS, "qzeros": ("I32",)},
+     {"g_idx": ("I32", "I64")}),
+]  # fmt: skip
 DTYPES = STORED | {
     "I8": torch.int8, "I32": torch.int32, "I64": torch.int64, "F8_E8M0": torch.uint8,
 }  # fmt: skip
 PACKS = 2, 4, 8  # bits of a code, of which a word holds a whole number
 LEVELS = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])  # of E2M1
 LEVELS = torch.cat((LEVELS, -LEVELS))
+PAIRS = torch.cartesian_prod(LEVELS, LEVELS).flip(1)  # [256, 2] for a byte
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,12 @@ class Foreign:
 
     name: str
     dtype: str  # its kind
-    parts: dict  # {suffix: Entry}
+    parts: dict  # {suffix: Entry with its name}; `_scale` is also `_scale_inv`
     shape: tuple
     bits: int = 0  # of a code in words
     sides: tuple = ()  # for how many rows or columns a scale is, by config.json
     short: int = 0  # by how much zeros are too small
+    even: bool = False  # does config.json say that all zeros are in the middle?
 
     first = property(lambda self: next(iter(self.parts.values())))
     file = property(lambda self: self.first.file)
@@ -78,35 +80,54 @@ class Foreign:
         InputError if a part holds what is no number, or no group.
         """
         p = {s: self._rows(files, s, expert, low, high) for s in self.parts}
-        self._check(p)
-        p, width = {s.removesuffix("_inv"): t for s, t in p.items()}, self.shape[-1]
+        for suffix, part in p.items():
+            if fault := self._fault(suffix, part):
+                entry = self.parts[suffix]
+                raise InputError(
+                    f"{show(entry.file.name)}: {show(entry.name)} {fault}, which no "
+                    "writer means; copy or download it again."
+                )
         index = p.get("g_idx", p.get("_g_idx"))
+        middle = torch.tensor([[2.0**self.bits / 2]])
         if self.dtype == "GPTQ":
-            x = unpack(p["qweight"].T[low:high], self.bits)
-            ones = sum(self.short << at for at in range(0, 32, self.bits))
-            zeros = unpack(p["qzeros"] + ones, self.bits)[:, low:high].T
-            scales = p["scales"].T[low:high].float()
+            x, zeros = unpack(p["qweight"].T[low:high], self.bits), self._zeros(p)
+            zeros, scales = zeros[:, low:high].T, p["scales"].T[low:high].float()
         elif self.dtype == "INT4":
-            x, scales = unpack(p["_packed"], self.bits), p["_scale"].float()
-            zeros = torch.tensor([[2.0 ** (self.bits - 1)]])
+            x, zeros, scales = unpack(p["_packed"], self.bits), middle, p["_scale"]
             if "_zero_point" in p:
                 zeros = unpack(p["_zero_point"].T, self.bits)[:, low:high].T
         else:
             x, zeros = codes(p), p.get("_zero_point")
             scales = numbers(p["_scale"]) * p.get("_scale_2", 1)
             scales = scales / p.get("_global_scale", 1)
-        x = x[:, :width]
+        x = x[:, : self.shape[-1]]
         if zeros is not None:
             x -= self._spread(zeros.float(), index)
-        return x.mul_(self._spread(scales, index))
+        return x.mul_(self._spread(scales.float(), index))
+
+    def _zeros(self, p):
+        """Of GPTQ: [groups, R]. InputError if they are of the other version's files."""
+        ones = sum(self.short << at for at in range(0, 32, self.bits))
+        zeros, middle = unpack(p["qzeros"] + ones, self.bits), 2 ** (self.bits - 1)
+        zeros = zeros[:, : self.shape[-2]]
+        if self.even and (zeros == middle + 2 * self.short - 1).all():
+            entry, version = self.parts["qzeros"], 2 if self.short else 1
+            raise InputError(
+                f"{show(entry.file.name)}: {show(entry.name)} is of GPTQ's version "
+                f"{version}, but by its checkpoint_format config.json is for the "
+                f"other; let that be {'gptq_v2' if self.short else 'gptq'}."
+            )
+        return zeros
 
     def _spread(self, x, index):
         """A number for each group of columns -> one a column, or one for all."""
-        if index is not None:
-            return x[:, index.flatten().long()]
         if x.shape[1] == 1:
             return x
         each = span(self.shape[-1], x.shape[1], self.sides)
+        if index is not None and index.any():  # all 0: in no order of activations
+            index = index.flatten()
+            if not torch.equal(index, torch.arange(len(index)) // (each or 1)):
+                return x[:, index.long()]
         return x.repeat_interleave(each, 1)[:, : self.shape[-1]]
 
     def _rows(self, files, suffix, expert, low, high):
@@ -116,30 +137,22 @@ class Foreign:
         each = 1 if whole else span(self.shape[-2], n, self.sides)
         first, last = (0, n) if whole else (low // each, -(-high // each))
         lead = expert * n if entry.shape[:1] == self.shape[:-2] else 0
-        out = torch.empty(last - first, m, dtype=DTYPES[entry.dtype])
+        e4m3 = self.dtype == "NVFP4" and suffix == "_scale"  # also where it says U8
+        dtype = torch.float8_e4m3fn if e4m3 else DTYPES[entry.dtype]
+        out = torch.empty(last - first, m, dtype=dtype)
         at = entry.start + (lead + first) * m * out.itemsize
-        files[entry.file].fill(bytes_of(out), at, called(self.name, suffix))
+        files[entry.file].fill(bytes_of(out), at, entry.name)
         if each == 1:
             return out
         out = numbers(out).repeat_interleave(each, 0)
         return out[low - first * each :][: high - low]
 
-    def _check(self, parts):
-        for suffix, t in parts.items():
-            if fault := self._fault(suffix, t):
-                name = show(called(self.name, suffix))
-                raise InputError(
-                    f"{show(self.parts[suffix].file.name)}: {name} {fault}, which no "
-                    "writer means; copy or download it again."
-                )
-
     def _fault(self, suffix, t):
         """What is wrong with a part, as a phrase, or None."""
         if suffix.endswith("g_idx"):
-            most = (
-                self.grid("scales")[0] if suffix == "g_idx" else self.grid("_scale")[1]
-            )
-            if len(t) and not 0 <= t.min() <= t.max() < most:
+            turned = self.dtype == "GPTQ"
+            groups = self.grid("scales")[0] if turned else self.grid("_scale")[1]
+            if len(t) and not 0 <= t.min() <= t.max() < groups:
                 return "names groups that are not there"
         elif suffix == "_shape" and t.flatten().tolist() != list(self.shape):
             return f"says {t.flatten().tolist()} of {list(self.shape)}"
@@ -150,7 +163,7 @@ class Foreign:
         return None
 
     def _sound(self, suffix, scales):
-        if self.dtype.strip() == "NVFP4" and suffix == "_scale":
+        if self.dtype == "NVFP4" and suffix == "_scale":
             # Beside a very large group E4M3 has 0 for a small one, but not for all.
             good = (scales >= 0) & scales.any()
         else:
@@ -162,11 +175,6 @@ def entries_of(table):
     """The stored tensors behind what is an Entry or a Foreign, each."""
     for entry in table:
         yield from entry.parts.values() if isinstance(entry, Foreign) else (entry,)
-
-
-def called(name, suffix):
-    """What a part of the matrix `name` is called in the files."""
-    return name + suffix if suffix[:1] in "_" else name.removesuffix("weight") + suffix
 
 
 def span(total, count, sides=()):
@@ -183,16 +191,15 @@ def span(total, count, sides=()):
 def unpack(words, bits):
     """int32 [..., N] -> float32 [..., N * 32 / bits], the lowest bits first."""
     at = torch.arange(0, 32, bits, dtype=torch.int32)
-    return (words[..., None] >> at & 2**bits - 1).flatten(-2).float()
+    return (words.contiguous()[..., None] >> at & 2**bits - 1).flatten(-2).float()
 
 
 def codes(parts):
     """float32 [R, C] of bytes that are a code each, or two."""
-    if "_packed" not in parts and parts[""].dtype != torch.uint8:
-        return parts[""].float()
     pairs = parts.get("_packed", parts.get(""))
-    pairs = torch.stack((pairs & 15, pairs >> 4), -1).flatten(-2)
-    return LEVELS[pairs.int()]
+    if pairs.dtype != torch.uint8:
+        return pairs.float()
+    return PAIRS.index_select(0, pairs.flatten().int()).view(len(pairs), -1)
 
 
 def numbers(scales):

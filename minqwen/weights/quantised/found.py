@@ -7,23 +7,23 @@ no part of a weight, and is left aside.
 
 import math
 import re
+from dataclasses import replace
 
 from ...errors import InputError, show
 from .codecs import SIDE, quantisable
-from .foreign import FLOATS, KINDS, PACKS, Foreign, called, span
+from .foreign import FLOATS, KINDS, PACKS, Foreign, span
 from .modules import parts_of
 
 BESIDE = re.compile(
-    r"(.+\.(?:weight|gate_up_proj|down_proj))"
-    r"(_packed|_scale|_scale_inv|_scale_2|_global_scale|_zero_point|_shape|_g_idx)"
+    r"(.+\.(?:weight|gate_up_proj|down_proj))(?:(_scale)_inv|"
+    r"(_packed|_scale|_scale_2|_global_scale|_zero_point|_shape|_g_idx))"
+    r"|(.+\.)(qweight|qzeros|scales|g_idx)"
 )
-TURNED = re.compile(r"(.+\.)(qweight|qzeros|scales|g_idx)")
 IDLE = re.compile(r".+[._](input|activation)_(global_)?(scale|zero_point)(_inv)?")
 EXPERT = re.compile(r"(.+\.experts)\.\d+\.\w+\.weight")
 GROUP = {"NVFP4": 16, "MXFP4": 32}  # columns a scale
-CODES = "", "_packed", "qweight"
+CODES = {"", "_packed", "qweight"}
 WORDS = {"INT4": ("_packed", "_scale"), "GPTQ": ("qweight", "scales")}
-PLAIN = (*FLOATS, "F8_E4M3")
 
 
 def gather(table, scheme):
@@ -32,33 +32,34 @@ def gather(table, scheme):
     FP8 in blocks of 128 stays what it is, its scales called as in the release. Raises
     InputError for a form that is not read here, or one whose parts do not fit.
     """
-    out, beside, matrices = {}, {}, {}
+    out, matrices = {}, {}
     for name, entry in table.items():
-        found = BESIDE.fullmatch(name) or TURNED.fullmatch(name)
-        if found:
-            whole = found[1] + "weight" * (found[1][-1] == ".")
-            beside.setdefault(whole, {})[found[2]] = entry
+        if found := BESIDE.fullmatch(name):
+            stem, suffix = found[1] or found[4] + "weight", found[found.lastindex]
+            parts = matrices.setdefault(stem, {})
+            if suffix in parts:  # `_scale` and `_scale_inv`: one is of something else
+                out[name] = entry
+            parts.setdefault(suffix, replace(entry, name=name))
         elif not IDLE.fullmatch(name):
             out[name] = entry
-            if entry.dtype not in PLAIN and name.endswith(("weight", "_proj")):
-                beside.setdefault(name, {})
-    apart = {  # experts of which one was left as trained
+            if entry.dtype not in (*FLOATS, "F8_E4M3") and name.endswith("weight"):
+                matrices.setdefault(name, {})
+    stay, apart = {}, {  # of experts, those of which one was left as trained
         m[1] for n, e in out.items()
-        if n not in beside and e.dtype in FLOATS and (m := EXPERT.fullmatch(n))
+        if n not in matrices and e.dtype in FLOATS and (m := EXPERT.fullmatch(n))
     }  # fmt: skip
-    for name, parts in beside.items():
-        parts = {"": out[name]} | parts if name in out else parts
-        if not any(code in parts for code in CODES):  # what is missing is told later
-            out |= {name + suffix: entry for suffix, entry in parts.items()}
-            continue
-        matrices[name] = parts
-        if not released(name, parts, scheme) and (m := EXPERT.fullmatch(name)):
-            apart.add(m[1])
+    for name, parts in matrices.items():
+        if name in out:
+            parts[""] = replace(out[name], name=name)
+        stay[name] = released(name, parts, scheme)
+        if not stay[name] and (expert := EXPERT.fullmatch(name)):
+            apart.add(expert[1])
     for name, parts in matrices.items():
         expert = EXPERT.fullmatch(name)
-        if released(name, parts, scheme) and not (expert and expert[1] in apart):
-            scales = parts.get("_scale", parts.get("_scale_inv"))
-            out |= {name: parts[""], name + "_scale_inv": scales}
+        if not parts.keys() & CODES:  # what is missing is told later
+            out |= {entry.name: entry for entry in parts.values()}
+        elif stay[name] and not (expert and expert[1] in apart):
+            out[name + "_scale_inv"] = parts["_scale"]
         else:
             out[name] = foreign(name, parts, scheme)
     return out
@@ -66,55 +67,51 @@ def gather(table, scheme):
 
 def released(name, parts, scheme):
     """Is it laid out as the released FP8 files, or does config.json say that it is?"""
-    if not {*parts} <= {"", "_scale", "_scale_inv"} or len(parts) != 2:
+    if {*parts} != {"", "_scale"} or not quantisable(name):
         return False
-    if "" not in parts or not quantisable(name):
-        return False
-    codes, scales = parts.values()
-    if scheme.blocks and (scheme.blocks != (SIDE, SIDE) or len(codes.shape) == 2):
+    codes, scales, shape = parts[""], parts["_scale"], parts[""].shape
+    if scheme.blocks and (scheme.blocks != (SIDE, SIDE) or len(shape) == 2):
         return scheme.blocks == (SIDE, SIDE) and scales.dtype in FLOATS
-    want, _ = parts_of("fp8", name, codes.shape)["_scale_inv"]
-    fits = len(codes.shape) > 1 and scales.shape == tuple(want)
-    return fits and codes.dtype == "F8_E4M3" and scales.dtype in ("F32", "BF16")
+    fits = len(shape) > 1 and codes.dtype == "F8_E4M3"
+    fits = fits and scales.shape == tuple(parts_of("fp8", name, shape)["_scale_inv"][0])
+    return fits and scales.dtype in ("F32", "BF16")
 
 
 def foreign(name, parts, scheme):
     """The Foreign that some parts make up; InputError if they do not."""
-    kind = kind_of({s.removesuffix("_inv"): e.dtype for s, e in parts.items()})
+    file = next(iter(parts.values())).file.name
+    kind = kind_of({suffix: entry.dtype for suffix, entry in parts.items()})
     if kind is None:
-        stored = ", ".join(
-            f"{called('', s)} {e.dtype}".strip() for s, e in parts.items()
-        )
+        stored = (f"{e.name.rpartition('.')[2]} {e.dtype}" for e in parts.values())
         raise InputError(
-            f"{show(next(iter(parts.values())).file.name)}: {show(name)} is made of "
-            f"{show(stored)}, which is no form that is read here; take the model in "
-            "another, or copy or download it again."
+            f"{show(file)}: {show(name)} is made of {show(', '.join(stored))}, which "
+            "is no form that is read here; take the model in another, or copy or "
+            "download it again."
         )
     if kind == "GPTQ" and scheme.said.get("desc_act") and "g_idx" not in parts:
+        index = name.removesuffix("weight") + "g_idx"
         raise InputError(
-            f"{show(parts['qweight'].file.name)}: {show(called(name, 'g_idx'))} is "
-            "missing, and config.json says that there is one (desc_act); copy or "
-            "download the files again."
+            f"{show(file)}: {show(index)} is missing, though config.json says "
+            "desc_act; copy or download the files again."
         )
-    sizes = {suffix.removesuffix("_inv"): e.shape for suffix, e in parts.items()}
     of_kind = of_words if kind in WORDS else of_bytes
-    shape, bits, wanted = of_kind(kind, sizes, scheme)
+    shape, bits, wanted = of_kind(kind, {s: e.shape for s, e in parts.items()}, scheme)
     for suffix, entry in parts.items():
-        want = wanted.get(suffix.removesuffix("_inv"))
-        if want is not None and entry.shape != want:
+        want = wanted.get(suffix, entry.shape)
+        if entry.shape != want:
             told = show([*(scheme.blocks or scheme.sides)])
-            said = f" by the groups or blocks of config.json, {told}"
+            told = f" by the sizes in config.json, {told}" if scheme.sides else ""
             raise InputError(
-                f"{show(entry.file.name)}: {show(called(name, suffix))} is "
-                f"{list(entry.shape)}, expected {list(want)}{said * bool(scheme.sides)}"
-                "; copy or download the files again."
+                f"{show(entry.file.name)}: {show(entry.name)} is {list(entry.shape)}, "
+                f"expected {list(want)}{told}; copy or download the files again."
             )
-    return Foreign(name, kind, parts, shape, bits, scheme.sides, scheme.short)
+    even = scheme.said.get("sym") is True
+    return Foreign(name, kind, parts, shape, bits, scheme.sides, scheme.short, even)
 
 
 def kind_of(held):
     """The kind with parts of such dtypes, {suffix: dtype}, or None."""
-    for kind, (need, may) in KINDS.items():
+    for kind, need, may in KINDS:
         known = need | may
         if need.keys() <= held.keys() <= known.keys():
             if all(dtype in known[suffix] for suffix, dtype in held.items()):
@@ -127,10 +124,10 @@ def of_bytes(kind, sizes, scheme):
     *lead, width = shape = sizes.get("_packed", sizes.get(""))
     if not 1 <= len(lead) <= 2:
         return shape, 0, {}
-    if group := GROUP.get(kind.strip()):
-        wanted = {"_scale": (*lead, -(-2 * width // group))}
-        for one in ("_scale_2", "_global_scale"):
-            if math.prod(sizes.get(one, ())) != 1 and sizes[one] != tuple(lead[:-1]):
+    if kind in GROUP:
+        wanted = {"_scale": (*lead, -(-2 * width // GROUP[kind]))}
+        for one in {"_scale_2", "_global_scale"} & sizes.keys():
+            if math.prod(sizes[one]) != 1 and sizes[one] != tuple(lead[:-1]):
                 wanted[one] = (1,)
         return (*lead, 2 * width), 0, wanted
     return shape, 0, {s: of_scales(shape, n, scheme) for s, n in sizes.items() if s}
@@ -139,10 +136,10 @@ def of_bytes(kind, sizes, scheme):
 def of_scales(shape, found, scheme):
     """`found` if scales of that shape can be for a matrix, or for one an expert."""
     *experts, rows, width = shape
-    each = found[1:] if experts and found[:1] == shape[:1] else found
     if scheme.blocks:
         sides = zip((rows, width), scheme.blocks, strict=True)
         return (*experts, *(-(-size // side) for size, side in sides))
+    each = found[1:] if experts and found[:1] == shape[:1] else found
     n, m = (*each, 1, 1)[:2]
     both = span(rows, n, scheme.sides) and span(width, m, scheme.sides)
     return found if both and len(each) < 3 else (*experts, rows, 1)
@@ -155,7 +152,7 @@ def of_words(kind, sizes, scheme):
         return codes, 0, {s: (1, 1) for s in WORDS[kind] if len(sizes[s]) != 2}
     turned = kind == "GPTQ"
     (words, rows), count = (codes, scales[0]) if turned else (codes[::-1], scales[1])
-    index = sizes.get("g_idx", sizes.get("_g_idx", (0,)))[0]
+    index = (sizes.get("g_idx") or sizes.get("_g_idx") or (0,))[0]
 
     def fits(bits):  # words do not say of how many codes they are
         width = 32 * words // bits

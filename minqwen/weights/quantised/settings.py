@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ...errors import InputError, show
 from ...files import read_json, read_whole
 from .codecs import SIDE, quantisable
-from .foreign import KINDS, PACKS
+from .foreign import PACKS
 
 KEY = "quantization_config"
 BESIDE = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq"}
@@ -108,6 +108,11 @@ def read_scheme(cfg, folder=None):
         key = next(key for key in PLAIN if said.get(key))
         raise InputError(f"config.json: {KEY}.{key} must be a list of names.")
     blocks = said.get("weight_block_size") if method == "fp8" else None
+    if blocks is not None and len([*told({SIZES[1]: blocks}, SIZES)]) != 2:
+        raise InputError(
+            f"config.json: {KEY}.weight_block_size is {show(blocks)}; expected two "
+            "whole numbers over 0."
+        )
     sides = tuple(dict.fromkeys(told(said, SIZES)))
     bits = dict.fromkeys(told(said, ("bits", "num_bits")))
     bits = tuple(b for b in bits if b in PACKS) or (4,)
@@ -130,39 +135,32 @@ def told(said, keys, deep=DEEP):
 
 def _refuse_more(said, method):
     """InputError for what would have another matrix computed than is stored."""
-    ask = {"fmt": ("e4m3",), "expert_dtype": ("fp8",)} if method == "fp8" else {}
-    if method == "gptq":
-        ask = {"checkpoint_format": ("gptq", "gptq_v2"), "format": ("gptq", "gptq_v2")}
-    if method == "compressed-tensors":
-        ask = {"transform_config": ({},), "sparsity_config": ({}, {"format": "dense"})}
-    for key, known in ask.items():
-        if said.get(key) is not None and said[key] not in known:
-            listed = " or ".join(repr(value) for value in known)
-            raise InputError(
-                f"config.json: {KEY}.{key} is {show(said[key])}; only {listed} is "
-                "supported."
-            )
-    blocks = said.get("weight_block_size")
-    good = isinstance(blocks, list) and len(blocks) == 2
-    if blocks is not None and not (good and len([*told(said, SIZES)]) >= 2):
+    if method == "fp8":
+        _expect(said, "fmt", None, "e4m3")
+        _expect(said, "expert_dtype", None, "fp8")
+    elif method == "gptq":
+        _expect(said, "checkpoint_format", None, "gptq", "gptq_v2")
+        _expect(said, "format", None, "gptq", "gptq_v2")
+    elif method == "compressed-tensors":
+        _expect(said, "transform_config", None, {})
+        sparse = said.get("sparsity_config") or {}
+        _expect(sparse if isinstance(sparse, dict) else {}, "format", None, "dense")
+
+
+def _expect(said, key, *known):
+    """InputError unless a value is known; None is, where the key may be missing."""
+    if said.get(key) not in known:
+        listed = " or ".join(repr(value) for value in known if value is not None)
         raise InputError(
-            f"config.json: {KEY}.weight_block_size is {show(blocks)}; expected two "
-            "whole numbers over 0."
+            f"config.json: {KEY}.{key} is {show(said.get(key))}; only {listed} is "
+            "supported."
         )
 
 
 def _read_own(said):
-    if said.get("group_size") != SIDE:
-        raise InputError(
-            f"config.json: {KEY}.group_size is {show(said.get('group_size'))}; only "
-            f"{SIDE} is supported."
-        )
+    _expect(said, "group_size", SIDE)
     for part in ("experts", "rest"):
-        if said.get(part) not in (*OWN, "bf16"):
-            raise InputError(
-                f"config.json: {KEY}.{part} is {show(said.get(part))}; expected "
-                f"{', '.join(OWN)} or bf16."
-            )
+        _expect(said, part, *OWN, "bf16")
     return Scheme(*(said[p] if said[p] in OWN else None for p in ("experts", "rest")))
 
 
@@ -180,12 +178,11 @@ def stored_form(scheme, name, source, table):
 def check_scheme(path, scheme, forms, kinds):
     """InputError where config.json tells of a form that no tensor, or a wrong one, has.
 
-    forms: {stored name of a module: its form or None}; kinds: {the same: its kind in
-    another library, or its dtype}.
+    forms: {stored name of a module: its form or None}; kinds: {that of a Foreign: its
+    kind}.
     """
     packed = {name for name, form in forms.items() if form}
-    others = {name: kind for name, kind in kinds.items() if kind in KINDS}
-    found = {*others.values()} | ({"FP8"} if packed else set())
+    found = {*kinds.values()} | ({"FP8"} if packed else set())
     names = {"F8_E4M3": "FP8" in found, "GPTQ": "GPTQ" in found, "quantised": found}
     if scheme.method and not names[READ[scheme.method]]:
         raise InputError(
@@ -198,7 +195,7 @@ def check_scheme(path, scheme, forms, kinds):
             "modules_to_not_convert; is it from another checkpoint?"
         )
     plain = {bare(name) for name in scheme.plain}
-    if against := sorted(name for name in others if bare(name) in plain):
+    if against := sorted(name for name in kinds if bare(name) in plain):
         warnings.warn(
             f"{path}: config.json says that {show(against[0])} and {len(against) - 1} "
             "more are not quantised, but they are, and are read so",

@@ -17,8 +17,7 @@ def main():
     try:
         for number in heard:  # an import might catch an exception, or keep half of it
             signal.signal(number, end_at_once)
-        from .commands import main as run
-
+        run = entry()
         for number in heard:
             signal.signal(number, wanted[number])
         return run()
@@ -27,6 +26,21 @@ def main():
     finally:
         for number in heard:  # from here on without a word, and nothing to be undone
             signal.signal(number, signal.SIG_DFL)
+
+
+def entry():
+    """The commands; where a library is missing or broken, what says so in one line."""
+    try:
+        from .commands import main
+    except (ImportError, OSError) as error:
+        from ..plan import doctor
+        from ..terminal import complain
+
+        if sys.argv[1:] == ["doctor"]:
+            return doctor.main
+        what = f"{error}; `minqwen doctor` says what is missing and what mends it"
+        return lambda: complain(what) or 1
+    return main
 
 
 def stop(*_):

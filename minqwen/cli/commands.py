@@ -14,7 +14,7 @@ from ..engine.generate import generate
 from ..errors import InputError
 from ..files import destination
 from ..parallel import part, ranks
-from ..plan import predict
+from ..plan import doctor, predict
 from ..plan.contents import describe
 from ..plan.page import advise
 from ..prompt.processor import Processor
@@ -100,6 +100,8 @@ def parser():
     command("tour", run_tour, "see the small model read, look and answer")
     sub = command("info", run_info, "what a checkpoint, or a size by name, is made of")
     sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
+    text = "what is installed and will run here; exits with 1 if something is missing"
+    command("doctor", run_doctor, text)
     plan_options(command("plan", run_plan, "what fits where, and how fast it can be"))
     sub = command("generate", run_generate, "answer one prompt")
     answer_options(sub)
@@ -143,6 +145,11 @@ def run_tour(options):
 
 def run_info(options):
     print(describe(options.path))
+
+
+def run_doctor(options):
+    if doctor.main():
+        raise SystemExit(1)
 
 
 def run_plan(options):

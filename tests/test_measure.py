@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +137,37 @@ def test_the_page_goes_by_what_was_measured():
     assert float(row[2]) == pytest.approx(float(row[1]) / 2, rel=0.05)
     # Here the exact form is the fastest, and nothing coarser is proposed.
     assert "--quantize" not in text
+
+
+def test_the_page_to_a_real_answer_has_the_plans_figures():
+    text = (Path(__file__).parents[1] / "docs" / "real.md").read_text()
+    small, middle, large = (Config.named(n) for n in ("0.8B", "35B-A3B", "397B-A17B"))
+
+    def all_of(cfg, form):
+        return sum(budget.weight_bytes(cfg, form).values())
+
+    def held(cfg, context, *forms):
+        found = budget.choices(cfg, context, 1, 2**50, 1e9, 1e10)
+        (choice,) = [c for c in found if (c.disk, c.form) == forms]
+        return choice.need
+
+    for size in (
+        f"{all_of(small, 'bf16') / 1e9:.3g} GB to download",
+        f"{held(small, 4096, None, 'bf16') / 1e9:.2g} GB of memory",
+        f"{budget.step_bytes(small, 4096, 1) / 1e9:.2g} GB read for each token",
+        f"`35B-int4` is {all_of(middle, 'int4') / 1e9:.3g} GB",
+        f"wants {held(middle, 4096, None, 'int4') / 1e9:.3g} GB of memory",
+        f"{budget.weight_bytes(middle, 'int4')['routed experts'] / 1e9:.3g} GB; "
+        f"{held(middle, 4096, 'int4', 'int4') / 1e9:.2g} GB and a cache",
+        f"FP8 files are {all_of(large, 'fp8') / 1e9:.3g} GB",
+        f"{held(large, 8192, 'fp8', 'fp8') / 1e9:.3g} GB stay in memory",
+        f"{all_of(large, 'bf16') / 1e9:.3g} GB and "
+        f"{held(large, 8192, 'bf16', 'bf16') / 1e9:.3g} GB",
+        f"{all_of(large, 'int4') / 1e9:.3g} GB and "
+        f"{held(large, 8192, 'int4', 'int4') / 1e9:.3g} GB",
+        f"{budget.routed_bytes(large, 'fp8', 1) / 1e9:.2g} GB a token in FP8",
+    ):
+        assert size in text, size
 
 
 def test_stats_say_what_was_foretold_beside_what_was(run, checkpoint):  # noqa: F811

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import small_model
 
 import minqwen
+from minqwen.plan.contents import describe
 
 IDS = torch.arange(3, 40)[None] % 290
 INDEX = "model.safetensors.index.json"
@@ -238,6 +239,8 @@ def test_a_vision_tower_that_is_declared_and_absent(copy, kind, tmp_path):
     edit(folder / "model.safetensors",
          lambda t: {n: x for n, x in t.items() if "visual" not in n})  # fmt: skip
     assert torch.equal(opened(folder, "without the vision tower"), logits)
+    count = describe(folder)
+    assert "vision       none" in count and " vision\n" not in count
     with pytest.warns(UserWarning):
         text = minqwen.load(folder)
     assert text.cfg.vision is None and text.cfg.model_type.endswith("_text")
@@ -396,6 +399,17 @@ def test_other_formats(tmp_path):
     (tmp_path / "run" / "global_step500").mkdir()
     refused(tmp_path / "run", "a training run wrote to go on from")
     refused(tmp_path / "none", "does not exist")
+
+
+@pytest.mark.parametrize("text, words", [
+    ("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "git lfs pull"),
+    ("<!DOCTYPE html><html>please log in</html>", "a web page"),
+])  # fmt: skip
+def test_what_downloads_leave_instead(copy, text, words):
+    folder, _ = copy("shards")
+    file = sorted(folder.glob("*.safetensors"))[1]
+    file.write_text(text)
+    refused(folder, file.name, words)
 
 
 def test_mlx_files(copy):

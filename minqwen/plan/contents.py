@@ -18,6 +18,7 @@ from ..weights.checkpoint.layout import LABELS, skeleton
 from ..weights.gguf.files import find_gguf
 from ..weights.gguf.header import BLOCKS
 from ..weights.gguf.load import open_gguf
+from ..weights.load import agree_on_parts
 from ..weights.quantised.settings import KEY
 from .forms import quantisation
 
@@ -74,6 +75,7 @@ def survey(path):
     if not here or found.is_dir() and not any(found.glob("*.safetensors*")):
         return cfg, asked_tensors(cfg), f"{path} (no weights here)"
     stored = open_checkpoint(found)
+    cfg = agree_on_parts(cfg, stored)[0]
     return cfg, {n: (e.shape, e.dtype) for n, e in stored.items()}, str(path)
 
 

@@ -145,7 +145,7 @@ def examine(path, dtype):
     scheme = read_scheme(cfg, folder)
     table = by_name(gather(table, scheme) if scheme.method else table)
     cfg = _add_ends(cfg, folder)
-    cfg, table, notes = _agree_on_parts(cfg, table)
+    cfg, table, notes = agree_on_parts(cfg, table)
     cfg, table, more = _settle_head(cfg, table)
     _check_depth(path, cfg, table)
     sizes = ((e.dtype, e.nbytes) for e in table.values() if e.dtype in DTYPES)
@@ -167,7 +167,7 @@ def _add_ends(cfg, folder):
     return cfg.replace(eos_token_id=end_ids(said, file, cfg.text.eos_token_id))
 
 
-def _agree_on_parts(cfg, table):
+def agree_on_parts(cfg, table):
     """Leave out, with a note, a whole part that only file or only config has."""
     parts, left = {n: part_of(n) for n in table if released(n)}, []
     held, asked = set(parts.values()), cfg.text.mtp_num_hidden_layers

@@ -27,6 +27,11 @@ BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
+# What lies in a file's place after a download that went another way.
+ELSE = {
+    b"version ": "what git leaves without LFS; run git lfs pull in its folder",
+    b"<": "a web page, not the file behind its link; download it again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,12 @@ def read_header(file):
             f"{name} is {info.st_size} bytes long, too short for a safetensors header; "
             "copy or download it again."
         )
-    size, most = int.from_bytes(file.read(8), "little"), info.st_size - 8
+    first = file.read(8)
+    size, most = int.from_bytes(first, "little"), info.st_size - 8
     if size > min(MAX_HEADER, most):
+        for begin, what in ELSE.items():
+            if first.startswith(begin):
+                raise InputError(f"{name} is {what}.")
         raise InputError(
             f"{name} announces a header of {size} bytes, but holds {most} after that "
             f"number and at most {MAX_HEADER} are allowed; it is damaged or not a "

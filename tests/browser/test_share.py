@@ -1,7 +1,12 @@
 """What a page shows is kept in its address, and goes where an address leads."""
 
+import csv
+import io
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
+from PIL import Image
 from test_explore import SAMPLE, serving
 from test_page import READY, file_of
 from views import violations
@@ -178,3 +183,101 @@ def test_labels_take_the_place_of_kinds_and_stay_texts(new_page, trace, tmp_path
     page.evaluate("location.hash = 'token=4'")
     page.locator(".panel", has_text=shown[1]).wait_for()
     assert not page.locator("img, svg, [onerror]").count()
+
+
+# ---- saved, printed, embedded
+
+
+def saved(page, name):
+    """What the button of this name saves: its file's name and bytes."""
+    if not page.get_by_role("button", name=name).count():
+        page.locator(".save:visible summary").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    return download.value.suggested_filename, open(download.value.path(), "rb").read()
+
+
+def as_drawn(new_page, svg):
+    """An SVG's pixels, drawn as a picture."""
+    page = new_page()
+    page.set_content(f"<body style='margin: 0'>{svg}")
+    box = page.locator("svg").bounding_box()
+    shot = page.locator("svg").screenshot()
+    return Image.open(io.BytesIO(shot)).convert("RGB"), box
+
+
+@pytest.mark.parametrize("what", ["token=28", "layer=3,expert=9", "all,find=digit"])
+def test_the_svg_of_the_map_is_its_png(new_page, trace, tmp_path, what):
+    page = at(new_page, file_of(trace, tmp_path), what)
+    name, png = saved(page, "experts, PNG")
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    svg_name, svg = saved(page, "experts, SVG")
+    assert (name, svg_name) == ("experts.png", "experts.svg")
+    drawn, box = as_drawn(new_page, svg.decode())
+    assert picture.size == drawn.size == (box["width"], box["height"])
+    far = np.abs(np.asarray(picture, int) - np.asarray(drawn, int)).max(-1) > 40
+    assert (
+        far[34:].mean() < 0.02 and np.ptp(np.asarray(picture)) > 200
+    )  # edges of letters
+    page.wait_for_timeout(100)
+    again = saved(page, "experts, PNG")[1]
+    assert again == png  # nothing was left drawn elsewhere
+
+
+def test_the_numbers_are_those_of_the_map(new_page, trace, tmp_path):
+    page = at(new_page, file_of(trace, tmp_path, trace), "tokens=3-9")
+    name, data = saved(page, "numbers, CSV")
+    head, *rows = list(csv.reader(data.decode().splitlines()))
+    assert name == "experts.csv" and head == [
+        "trace",
+        "layer",
+        "expert",
+        "tokens",
+        "of",
+    ]
+    ids = trace["expert_ids"][3:10]
+    wanted = {
+        (layer, expert): (ids[:, layer] == expert).any(1).sum()
+        for layer in range(8) for expert in range(16)
+    }  # fmt: skip
+    told = {(int(la), int(e)): int(n) for one, la, e, n, _ in rows if one == "1"}
+    assert told == {cell: n for cell, n in wanted.items() if n}
+    assert len(rows) == 2 * len(told) and {row[4] for row in rows} == {"7"}
+    page.evaluate("location.hash = 'token=4'")
+    page.wait_for_timeout(100)
+    head, first, *_ = list(
+        csv.reader(saved(page, "numbers, CSV")[1].decode().splitlines())
+    )
+    assert head[3:] == ["rank", "weight"]
+    assert int(first[2]) == trace["expert_ids"][4, 0, 0]
+    assert abs(float(first[4]) - trace["expert_weights"][4, 0, 0]) < 0.003
+
+
+def test_every_picture_of_memory_can_be_saved(new_page, tmp_path):
+    attack = Trace.load(SAMPLE.with_name("note.safetensors"))
+    attack.meta["tokens"] = [f'<b onload="a">&{t}' for t in range(attack.length)]
+    page = at(new_page, file_of(attack, tmp_path), "view=memory")
+    page.wait_for_timeout(800)
+    page.locator(".save:visible summary").click()
+    page.get_by_role("button", name="memory, PNG").wait_for()
+    names = [b.inner_text() for b in page.locator(".save:visible button").all()]
+    assert len(names) >= 10 and names[0] == "memory, PNG"
+    for name in names:
+        data = saved(page, name)[1]
+        if name.endswith("SVG"):
+            ElementTree.fromstring(data)  # text in it is text
+            assert b"<b" not in data and len(as_drawn(new_page, data.decode())) == 2
+        else:
+            assert np.ptp(np.asarray(Image.open(io.BytesIO(data)))) > 0
+
+
+def test_print_is_light_and_embed_has_no_head(new_page, trace, tmp_path):
+    page = at(new_page, file_of(trace, tmp_path), "token=3,embed", color_scheme="dark")
+    assert not page.locator("header").is_visible() and page.locator(".map").is_visible()
+    frame = page.get_by_role("tabpanel").locator(".frame")
+    for event, theme in [("beforeprint", "light"), ("afterprint", "dark")]:
+        page.evaluate(f"dispatchEvent(new Event('{event}'))")
+        assert frame.get_attribute("data-theme") == theme
+    page.emulate_media(media="print")
+    assert not page.get_by_role("button", name="Play").is_visible()
+    assert page.locator(".panel .link").first.is_visible()  # numbers in tables

@@ -45,6 +45,24 @@ export function sideColumns(reading, selected) {
   return columns;
 }
 
+/** What the map shows, as rows of numbers below their titles. */
+export function numbersOf(reading, selected) {
+  const one = kindOf(selected) === "token";
+  const positions = reading.selectedTokens(selected);
+  const rows = [["trace", "layer", "expert", ...(one ? ["rank", "weight"] : ["tokens", "of"])]];
+  [reading, reading.second].filter(Boolean).forEach((own, i) => {
+    const counts = countChoices(own.trace, positions);
+    for (let layer = 0; layer < reading.L; layer++)
+      if (one)
+        own.choices(selected.token, layer).forEach(({ expert, weight }, k) =>
+          rows.push([i + 1, layer, expert, k + 1, weight?.toFixed(3) ?? ""]));
+      else
+        counts.subarray(layer * own.E, (layer + 1) * own.E).forEach((n, expert) =>
+          n && rows.push([i + 1, layer, expert, n, positions.length]));
+  });
+  return rows;
+}
+
 const perLayer = (L, value) => Float32Array.from({ length: L }, (_, l) => value(l));
 
 function meanOver(values, positions, L) {

@@ -52,7 +52,7 @@ export function createMap({ reading, store, look, hint }) {
     const { layer, expert, selected, order } = store.state;
     const scene = { g, ...colours, cells, columnOf: columnOf() };
     const drawn = [cells, colours, columns.length, order, width, scale, view];
-    if (drawn.some((value, i) => value !== lit.drawn?.[i])) {
+    if (!canvas.drawing && drawn.some((value, i) => value !== lit.drawn?.[i])) {
       const under = sizeCanvas(lit, g.width, g.height);
       under.clearRect(0, 0, g.width, g.height);
       under.save();
@@ -62,7 +62,7 @@ export function createMap({ reading, store, look, hint }) {
     }
     drawMap(ctx, {
       ...scene,
-      lit,
+      lit: canvas.drawing ? null : lit,
       columns,
       found,
       full,

@@ -124,6 +124,7 @@ export function createTimeline({ reading, store, look, playing }) {
 
   return {
     element,
+    canvas,
     toggle,
     stop,
     draw,

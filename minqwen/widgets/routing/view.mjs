@@ -4,8 +4,9 @@
 //   select.mjs holds what is selected; each change goes through `update` below.
 import { frame, node, pointerText, visible } from "../shared/look.mjs";
 import { beside, onlyTokens } from "../shared/pair.mjs";
+import { saveMenu } from "../shared/save.mjs";
 import { cellsOf, colourOf } from "./colour.mjs";
-import { sideColumns } from "./columns.mjs";
+import { numbersOf, sideColumns } from "./columns.mjs";
 import { ROUTING_CSS } from "./css.mjs";
 import { countOnly } from "./data.mjs";
 import { createFind } from "./find.mjs";
@@ -88,6 +89,8 @@ function build(look, model, reading, { page = false }) {
   const main = node(
     "div", { class: "main" },
     legend.element, top, map.canvas, tip.element, says, tools.element, find.element,
+    saveMenu(() => [["experts", map.canvas], ["text", timeline.canvas]], () => (map.draw(), timeline.draw()),
+      () => numbersOf(reading, store.state.selected)),
   );
   const words = node("div", { class: "words" }, text.list, text.pages, tinted, timeline.element);
   const found = node("p", { class: "finding" });

@@ -58,6 +58,10 @@ canvas { display: block; touch-action: pan-y; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th { text-align: left; font-weight: 600; color: var(--muted); }
 [hidden] { display: none !important; }
+@media print {
+  button:not(.link), select, input, label, details { display: none !important; }
+  .frame { border: 0; } .text, .panel { max-height: none !important; overflow: visible !important; contain: none !important; }
+}
 .tip {
   position: absolute; z-index: 2; max-width: 22em; padding: 3px 8px; pointer-events: none;
   background: var(--panel); border: 1px solid var(--edge); border-radius: 4px;
@@ -98,7 +102,8 @@ export function frame(el, css = "") {
   el.append(host);
 
   const listeners = new Set();
-  const name = () => (isDark() ? "dark" : "light");
+  let printing = false; // on paper, dark colours are ink
+  const name = () => (isDark() && !printing ? "dark" : "light");
   const update = () => {
     if (root.dataset.theme === name()) return;
     root.dataset.theme = name();
@@ -108,6 +113,11 @@ export function frame(el, css = "") {
     for (const listener of listeners) listener();
   };
   update();
+  const press = ({ type }) => {
+    printing = type === "beforeprint";
+    update();
+  };
+  for (const event of ["beforeprint", "afterprint"]) addEventListener(event, press);
   const system = matchMedia("(prefers-color-scheme: dark)");
   system.addEventListener("change", update);
   const watcher = new MutationObserver(update);
@@ -119,6 +129,7 @@ export function frame(el, css = "") {
     onTheme: (listener) => listeners.add(listener),
     remove() {
       watcher.disconnect();
+      for (const event of ["beforeprint", "afterprint"]) removeEventListener(event, press);
       system.removeEventListener("change", update);
       host.remove();
     },
@@ -193,6 +204,7 @@ export function pointerText(canvas) {
 
 /** Makes a canvas sharp at this size in CSS pixels. Returns its context, scaled. */
 export function sizeCanvas(canvas, width, height) {
+  if (canvas.drawing) return canvas.drawing.begin(width, height); // save.mjs writes it down
   const scale = window.devicePixelRatio || 1;
   const [w, h] = [Math.round(width * scale), Math.round(height * scale)];
   if (canvas.width !== w) canvas.width = w;

@@ -12,6 +12,7 @@ import { CSS, build } from "./panels.mjs";
 import { nearest, pointedAt, show, showText } from "./show.mjs";
 import { headWords, traceName } from "./words.mjs";
 import { besideMemory } from "../shared/pair.mjs";
+import { saveMenu } from "../shared/save.mjs";
 import { parseTrace } from "../shared/trace.mjs";
 
 const SLICE = 10; // milliseconds of background work between two looks at the page
@@ -34,7 +35,7 @@ export function mount(el, model) {
     }
   };
   for (const trait of ["trace", "other"]) model.on(`change:${trait}`, open);
-  held.onTheme(() => view?.redraw());
+  held.onTheme(() => view?.draw()); // at once: a page that is printed waits for no frame
   open();
   return () => {
     for (const trait of ["trace", "other"]) model.off(`change:${trait}`, open);
@@ -56,7 +57,8 @@ class View {
     const { other, said, names } = this.second;
     this.ui = build(trace.T, this.others.length > 0, other && traceName(names[1]));
     if (!other && said) held.root.append(node("p", { role: "alert" }, said));
-    held.root.append(...this.ui.all);
+    const figures = () => Object.entries(this.ui.panels).map(([name, { canvas }]) => [name, canvas]);
+    held.root.append(...this.ui.all, saveMenu(figures, () => this.draw()));
     this.fillLists();
     this.listen();
     this.read();
@@ -202,11 +204,13 @@ class View {
   /** Draws at the next frame, once however much has changed. */
   redraw() {
     cancelAnimationFrame(this.drawing);
-    this.drawing = requestAnimationFrame(() => {
-      if (this.closed || !this.held.root.clientWidth) return; // in a hidden tab
-      this.places = show(this);
-      this.drawn = performance.now();
-    });
+    this.drawing = requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    if (this.closed || !this.held.root.clientWidth) return; // in a hidden tab
+    this.places = show(this);
+    this.drawn = performance.now();
   }
 
   // ---- hands

@@ -4,8 +4,10 @@ The right values are those of the model that was written, or of the package's ow
 dequantisers.
 """
 
+import os
 import warnings
 
+import gguf
 import gguf_files
 import numpy as np
 import pytest
@@ -162,6 +164,7 @@ OTHER = {
     "attention.causal": (False, "add_bool"), "leading_dense_block_count": (1,),
     "ssm.v_head_reordered": (1,), "ssm.dt_b_c_rms": (True, "add_bool"),
     "swiglu_clamp_exp": ([7.0] * 4, "add_array"), "attention.novel": (1,),
+    "rope.scaling.yarn_ext_factor": (0.0, "add_float32"),
 }  # fmt: skip
 
 
@@ -242,6 +245,26 @@ def test_a_folder_of_one_model(tmp_path, written):
     with pytest.raises(InputError, match="holds 2 models"):
         minqwen.Processor.load(tmp_path)
     same(model, minqwen.load(tmp_path / "b.gguf"))
+
+
+def test_neighbours_that_are_no_model(tmp_path, written):
+    """A matrix of importances, what is cut short, what may not be read or is no file."""
+    model, raw = written
+    (tmp_path / "x.gguf").write_bytes(raw)
+    writer = gguf.GGUFWriter(tmp_path / "imatrix.gguf", "x")
+    writer.kv_data[0].pop("general.architecture")
+    writer.add_type("imatrix")
+    gguf_files.finish(writer, rest("blk.0.in_sum2"))
+    (tmp_path / "mmproj.gguf").write_bytes(b"GGUF\3\0\0\0")
+    (tmp_path / ".hidden.gguf").write_bytes(raw)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "x.gguf"):
+        back, said = warned(path)
+        same(model, back)
+        assert not said
+    refused(tmp_path / "imatrix.gguf", "general.type is imatrix")
+    os.symlink("x.gguf", tmp_path / "sha256-1")  # as caches have them
+    same(model, minqwen.load(tmp_path / "sha256-1"))
 
 
 def test_safetensors_come_before_gguf(tmp_path, written):
@@ -360,6 +383,14 @@ def test_a_tower_beside(tmp_path, pair):
         same(model, back)
     equal(model, back, **picture())
     refused(tmp_path / "any-name", "an mmproj", "give the model's file")
+
+
+def test_picture_ids_that_contradict_the_tokens(tmp_path, pair):
+    model, (_, tower) = pair
+    (tmp_path / "mmproj").write_bytes(tower)
+    change = both(named, with_value("qwen35moe.image_token_id", 300))
+    gguf_files.write(model, tmp_path / "x.gguf", change=change)
+    refused(tmp_path / "x.gguf", "image_token_id is 300; expected 301, which <|image")
 
 
 def test_a_tower_in_16_bits_beside_parts(tmp_path):

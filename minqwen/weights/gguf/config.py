@@ -41,17 +41,17 @@ BETAS = {
     "beta_fast": "rope.scaling.yarn_beta_fast",
     "beta_slow": "rope.scaling.yarn_beta_slow",
 }
-# Keys whose other values would be another computation: 1 is what we do, or true, and
-# 0 leaves it at that; a gating function of 1 is softmax.
+# Keys whose other values would be another computation: 1 or true is what we do, and 0
+# leaves it at that for the first; a gating function of 1 is softmax.
 ONE = """
     expert_gating_func expert_weights_scale expert_group_count expert_group_used_count
     expert_shared_count moe_every_n_layers interleave_moe_layer_step logit_scale
-    residual_scale embedding_scale rope.scaling.attn_factor rope.scaling.yarn_ext_factor
-    rope.scaling.yarn_attn_factor
+    residual_scale embedding_scale
 """.split()
 TRUE = """
     expert_weights_norm norm_top_k_prob attention.causal rope.mrope_interleaved
-    mrope_interleaved
+    mrope_interleaved rope.scaling.attn_factor rope.scaling.yarn_attn_factor
+    rope.scaling.yarn_ext_factor
 """.split()
 # Whatever begins so asks for another computation unless it is 0.
 TURNING = tuple(
@@ -171,7 +171,7 @@ class Settings:
             "rope_parameters": self.rope(head_dim),
             "layer_types": self.layers(count, draft),
         }
-        fixed = dict.fromkeys(ONE, (1.0, 0.0)) | dict.fromkeys(TRUE, (True,))
+        fixed = dict.fromkeys(ONE, (1.0, 0.0)) | dict.fromkeys(TRUE, (1.0,))
         fixed |= {} if moe else dict.fromkeys(MOE.values(), (0,))
         fixed |= {"attention.value_length": (head_dim,), "vocab_size": (vocab,)}
         scale = head_dim**-0.5

@@ -23,13 +23,16 @@ def find_gguf(path):
     if any(".safetensors" in file.name for file in names):
         return None
     kinds = {first_part(file): kind_of(file) for file in names if _is_gguf(file)}
-    models = [file for file, kind in kinds.items() if kind != TOWER]
-    if len(kinds) - len(models) > 1 or len(models) != 1 and kinds:
+    # What names no architecture, as a matrix of importances, is no model beside one.
+    models = [f for f, kind in kinds.items() if kind not in (TOWER, None)]
+    towers = [f for f, kind in kinds.items() if kind == TOWER]
+    models = models or [f for f in kinds if f not in towers]
+    if len(models) != 1 and kinds or len(towers) > 1:
         held = ", ".join(show(file.name) for file in list(kinds)[:10])
         raise InputError(
-            f"{show(path)} holds {len(models)} models and {len(kinds) - len(models)} "
-            f"vision towers as GGUF ({held}); give the model's file itself, with at "
-            "most one mmproj beside it."
+            f"{show(path)} holds {len(models)} models and {len(towers)} vision towers "
+            f"as GGUF ({held}); give the model's file itself, with at most one mmproj "
+            "beside it."
         )
     return models[0] if models else None
 
@@ -47,12 +50,18 @@ def kind_of(path):
 
 def towers_beside(path):
     """The mmproj files in a model's folder."""
-    files = [file for file in sorted(path.parent.iterdir()) if file != path]
+    try:
+        files = [file for file in sorted(path.parent.iterdir()) if file != path]
+    except OSError:  # a folder may let its files be read and not be listed
+        return []
     return [file for file in files if _is_gguf(file) and kind_of(file) == TOWER]
 
 
 def _is_gguf(path):
-    if path.name.startswith(".") or not path.is_file():
+    try:
+        if path.name.startswith(".") or not path.is_file():
+            return False
+        with Reader(path) as file:
+            return file.stat().st_size > 4 and file.read(4) == MAGIC
+    except (OSError, InputError):  # said of the one that is asked for, if it is one
         return False
-    with Reader(path) as file:
-        return file.stat().st_size > 4 and file.read(4) == MAGIC

@@ -45,7 +45,10 @@ def tower(path, gguf, settings, width):
     fit, left = _fitting(path, gguf, width)
     words = gguf.keys.get("tokenizer.ggml.tokens")
     words = {t: i for i, t in enumerate(words)} if isinstance(words, list) else {}
-    ids = {k: settings.vision.get(k, words.get(t)) for k, t in TOKENS.items()}
+    ids = {key: settings.vision.get(key, words.get(t)) for key, t in TOKENS.items()}
+    for key, word in TOKENS.items():
+        if fit and ids[key] != words.get(word, ids[key]):
+            raise settings.fault(key, ids[key], f"{words[word]}, which {word} is")
     if len(fit) > 1 or fit and any(i is None for i in ids.values()):
         why = "one alone could be meant" if len(fit) > 1 else "whose tokens none names"
         left.append(f"{', '.join(what for _, what in fit)}, of which {why}")
@@ -92,7 +95,7 @@ def _fitting(path, gguf, width):
         why = _misfit(part, width)
         left += [f"{what}, {why}"] if why else []
         fit += [] if why else [(part, what)]
-    return fit, left
+    return fit, left if not fit else []
 
 
 def _misfit(part, width):

@@ -248,7 +248,7 @@ def test_a_folder_of_one_model(tmp_path, written):
 
 
 def test_neighbours_that_are_no_model(tmp_path, written):
-    """A matrix of importances, what is cut short, what may not be read or is no file."""
+    """A matrix of importances, a file that is cut short, one that is none, a hidden one."""
     model, raw = written
     (tmp_path / "x.gguf").write_bytes(raw)
     writer = gguf.GGUFWriter(tmp_path / "imatrix.gguf", "x")

@@ -25,7 +25,8 @@ def in_bf16(model):
 @pytest.mark.parametrize("moe", [True, False])
 def test_folder_with_the_same_numbers(tmp_path, monkeypatch, layout, moe):
     """Whatever the layout, and however small the pieces."""
-    model = small_model(moe=moe, mtp_num_hidden_layers=int(layout != "ollama"))
+    few = dict(num_experts=4, num_experts_per_tok=2) if moe else {}
+    model = small_model(moe=moe, **few, mtp_num_hidden_layers=int(layout != "ollama"))
     ollama = layout == "ollama"
     change = both(named, gguf_files.as_ollama(model)) if ollama else named
     gguf_files.write(model, tmp_path / "x.gguf", fused=layout == "fused", change=change)

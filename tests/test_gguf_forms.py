@@ -27,6 +27,9 @@ PADS = {301: "<|image_pad|>", 302: "<|video_pad|>", 303: "<|vision_start|>",
         304: "<|vision_end|>"}  # fmt: skip
 
 
+FEW = dict(num_experts=4, num_experts_per_tok=2)  # which are soon written
+
+
 def named(writer):
     """Tokens that say which ids stand for pictures."""
     writer.add_token_list([PADS.get(i, f"t{i}") for i in range(320)])
@@ -65,7 +68,7 @@ def equal(model, other, **inputs):
 
 @pytest.mark.parametrize("moe", [True, False])
 def test_ollama_layout_of_text(tmp_path, moe):
-    model = text_model(moe=moe)
+    model = text_model(moe=moe, **FEW if moe else {})
     change = gguf_files.as_ollama(model, tower=False)
     gguf_files.write(model, tmp_path / "x.gguf", change=change)
     with warnings.catch_warnings():
@@ -75,7 +78,7 @@ def test_ollama_layout_of_text(tmp_path, moe):
 
 @pytest.mark.parametrize("moe", [True, False])
 def test_ollama_keeps_the_tower_in_the_file(tmp_path, moe):
-    model = small_model(moe=moe)
+    model = small_model(moe=moe, **FEW if moe else {})
     with torch.no_grad():  # its matrices are stored in 16 bits
         for p in model.model.visual.parameters():
             p.copy_(p.half() if p.dim() > 1 else p)
@@ -122,7 +125,7 @@ def test_a_draft_head_that_no_key_tells_of(tmp_path):
 
 def test_kinds_of_layers_that_only_the_tensors_tell(tmp_path):
     kinds = ["linear_attention", "full_attention"] * 2
-    model = text_model(layer_types=kinds)
+    model = text_model(layer_types=kinds, **FEW)
     change = without("qwen35moe.full_attention_interval")
     gguf_files.write(model, tmp_path / "x.gguf", change=change)
     same(model, minqwen.load(tmp_path / "x.gguf"))
@@ -174,7 +177,7 @@ def test_another_computation_is_refused_by_name(tmp_path, key):
     if key == "rope.scaling.type":  # which turns no angle without its factor
         change = both(change, with_value(A + "rope.scaling.factor", 4.0, "add_float32"))
         key = "rope.scaling.factor"
-    gguf_files.write(text_model(), tmp_path / "x.gguf", change=change)
+    gguf_files.write(text_model(**FEW), tmp_path / "x.gguf", change=change)
     refused(tmp_path / "x.gguf", f"x.gguf: {A}{key} is", "expected")
 
 
@@ -248,7 +251,7 @@ def test_a_folder_of_one_model(tmp_path, written):
 
 
 def test_neighbours_that_are_no_model(tmp_path, written):
-    """A matrix of importances, a file that is cut short, one that is none, a hidden one."""
+    """Whatever else lies in the folder: it is not asked to be whole."""
     model, raw = written
     (tmp_path / "x.gguf").write_bytes(raw)
     writer = gguf.GGUFWriter(tmp_path / "imatrix.gguf", "x")
@@ -276,7 +279,7 @@ def test_safetensors_come_before_gguf(tmp_path, written):
 
 
 def test_the_first_part_is_missing(tmp_path):
-    gguf_files.write(text_model(), tmp_path / "x.gguf", split=40)
+    gguf_files.write(text_model(**FEW), tmp_path / "x.gguf", split=40)
     (tmp_path / "x-00001-of-00002.gguf").unlink()
     refused(tmp_path / "x-00002-of-00002.gguf", "x-00001-of-00002.gguf is missing")
     refused(tmp_path, "x-00001-of-00002.gguf is missing")
@@ -291,7 +294,7 @@ def test_the_first_part_is_missing(tmp_path):
     ],
 )
 def test_files_that_are_no_model(tmp_path, change, word):
-    gguf_files.write(text_model(), tmp_path / "x.gguf", change=change)
+    gguf_files.write(text_model(**FEW), tmp_path / "x.gguf", change=change)
     refused(tmp_path / "x.gguf", "x.gguf: general.", word)
 
 
@@ -367,7 +370,7 @@ def test_factors_that_do_not_fit(tmp_path, shape, word):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """A model with a tower, and its two files' bytes."""
-    model, folder = small_model(), tmp_path_factory.mktemp("pair")
+    model, folder = small_model(**FEW), tmp_path_factory.mktemp("pair")
     gguf_files.write(model, folder / "x.gguf", change=named)
     gguf_files.write_tower(model, folder / "mmproj-x.gguf")
     return model, [(folder / n).read_bytes() for n in ("x.gguf", "mmproj-x.gguf")]

@@ -14,33 +14,25 @@ from .files import TOWER
 
 ARCHITECTURES = {"qwen35": "qwen3_5_text", "qwen35moe": "qwen3_5_moe_text"}
 NUMBERS = {
-    "hidden_size": "embedding_length",
-    "num_attention_heads": "attention.head_count",
-    "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length",
-    "linear_num_key_heads": "ssm.group_count",
-    "linear_num_value_heads": "ssm.time_step_rank",
-    "linear_key_head_dim": "ssm.state_size",
-    "linear_conv_kernel_dim": "ssm.conv_kernel",
-    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    "max_position_embeddings": "context_length",
-}
+    "hidden_size": "embedding_length", "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv", "head_dim":
+    "attention.key_length", "linear_num_key_heads": "ssm.group_count",
+    "linear_num_value_heads": "ssm.time_step_rank", "linear_key_head_dim":
+    "ssm.state_size", "linear_conv_kernel_dim": "ssm.conv_kernel", "rms_norm_eps":
+    "attention.layer_norm_rms_epsilon", "max_position_embeddings": "context_length",
+}  # fmt: skip
 DENSE = {"intermediate_size": "feed_forward_length"}
 MOE = {
-    "num_experts": "expert_count",
-    "num_experts_per_tok": "expert_used_count",
+    "num_experts": "expert_count", "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
     "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
-}
+}  # fmt: skip
+SCALINGS = ("none", "", "default", "linear", "yarn")
 YARN = {
     "factor": "rope.scaling.factor",
     "original_max_position_embeddings": "rope.scaling.original_context_length",
 }
-SCALINGS = ("none", "", "default", "linear", "yarn")
-BETAS = {
-    "beta_fast": "rope.scaling.yarn_beta_fast",
-    "beta_slow": "rope.scaling.yarn_beta_slow",
-}
+BETAS = {f"beta_{end}": f"rope.scaling.yarn_beta_{end}" for end in ("fast", "slow")}
 # Keys whose other values would be another computation: 1 or true is what we do, and 0
 # leaves it at that for the first; a gating function of 1 is softmax.
 ONE = """
@@ -54,14 +46,12 @@ TRUE = """
     rope.scaling.yarn_ext_factor
 """.split()
 # Whatever begins so asks for another computation unless it is 0.
-TURNING = tuple(
-    """
+TURNING = """
     rope. attention. ssm. expert moe_ altup. swiglu_clamp attn_logit_softcapping
     final_logit_softcapping router_logit_softcapping leading_dense_block_count
     n_deepstack_layers pooling_type use_parallel_residual swin_norm token_shift_count
     rescale_every_n_layers activation_sparsity_scale embedding_length_per_layer_input
 """.split()
-)
 # Says nothing about the computation, whatever its name.
 IDLE = """
     attention.layer_norm_epsilon attention.group_norm_epsilon
@@ -96,12 +86,8 @@ class Settings:
                 f"{gguf.name}: general.architecture is {show(self.arch)}; this is not "
                 f"a Qwen3.5 (expected {' or '.join(ARCHITECTURES)})."
             )
-        prefix = self.arch + "."
-        self.left = {
-            key.removeprefix(prefix): value
-            for key, value in gguf.keys.items()
-            if key.startswith(prefix)
-        }
+        own = [key for key in gguf.keys if key.startswith(self.arch + ".")]
+        self.left = {key.partition(".")[2]: gguf.keys[key] for key in own}
 
     def fault(self, key, value, wanted):
         value = value.tolist() if isinstance(value, np.ndarray) else value
@@ -273,7 +259,7 @@ class Settings:
         """InputError for a key that asks for what we do not compute."""
         for key in IDLE:
             self.left.pop(key, None)
-        for key in [key for key in self.left if key.startswith(TURNING)]:
+        for key in [key for key in self.left if key.startswith(tuple(TURNING))]:
             value = self.left.pop(key)
             if isinstance(value, str | list) or not np.size(value) or np.any(value):
                 wanted = "no such key, which may turn it into another computation"

@@ -1,7 +1,10 @@
 """Prompts of the released chat templates, against transformers with the same ones."""
 
 import copy
+import io
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +134,25 @@ def test_a_template_that_cannot_be_kept_from_thinking():
     assert ours.chat_text([ASK], chat_template=text).endswith("<think>\n")
     fails("Thinking cannot be dis", ours.chat_text, [ASK], False, chat_template=text)
     fails("thinking is yes; give", ours.chat_text, [ASK], "yes")
+    fails("thinking says another", ours.chat_text, [ASK], True, enable_thinking=False)
+
+
+def test_a_talk_on_the_command_line_keeps_its_thoughts(tmp_path, run, monkeypatch):
+    """As 3.8 wants them; the small model was trained to think about sums."""
+    shutil.copytree(TINY, tmp_path / "tiny")
+    (tmp_path / "tiny" / "chat_template.jinja").write_text(released()["3.8"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("17 + 26\n4 + 5\n"))
+    _, out, err = run("chat", tmp_path / "tiny", "--thinking", "--temperature", 0)
+    thought = err.split("ends]\n")[1].split("\n\n[")[0]
+    answer = out.splitlines()[0]
+    assert "3" in thought and "43" in answer
+    told = [
+        {"role": "user", "content": "17 + 26"},
+        {"role": "assistant", "content": answer, "reasoning_content": thought},
+        {"role": "user", "content": "4 + 5"},
+    ]
+    ids = Processor.load(tmp_path / "tiny").chat(told, True)["input_ids"]
+    assert f"[{ids.shape[1]} tokens read" in err
 
 
 # ---- what agents send ----

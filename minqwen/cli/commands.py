@@ -252,7 +252,8 @@ def run_chat(options):
                 inputs = processor.chat(asked, thinking=options.thinking)
                 answer = reply(model, processor, inputs, options)
                 told = {"role": "assistant", "content": answer["text"]}
-                messages = [*asked, told]
+                thought = {"reasoning_content": answer["thinking"]}
+                messages = [*asked, told | thought]  # some templates keep it
             except (InputError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise

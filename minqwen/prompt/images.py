@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError, number, show
 
@@ -162,8 +162,10 @@ def _decode(source):
             picture.load()
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # decoders of broken files raise many kinds
+        unknown = isinstance(error, UnidentifiedImageError)  # it names our own object
+        why = "it is of no kind that is known" if unknown else show(error)
         raise InputError(
-            f"{name} cannot be read as a picture ({show(error)}); "
+            f"{name} cannot be read as a picture ({why}); "
             f"give a whole file of one of the kinds {', '.join(_formats())}"
         ) from error
 

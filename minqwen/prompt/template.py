@@ -225,8 +225,11 @@ def prompt_of(template, messages, thinking, tools, tokens, variables):
         )
     if "reasoning_effort" in given:
         given["reasoning_effort"] = template.effort(given["reasoning_effort"])
-    if thinking is not None:
-        given = {"enable_thinking": thinking, **given}
+    if (
+        thinking is not None
+        and given.setdefault("enable_thinking", thinking) != thinking
+    ):
+        raise InputError("thinking says another thing than enable_thinking; give one")
     given = {"documents": None, "add_generation_prompt": opening, **tokens, **given}
     if not field:
         return template.render(messages, tools, given)

@@ -19,17 +19,20 @@ from loading import refused
 from safetensors.torch import load_file, save_file
 from test_bad_weights import edit, edit_json
 from test_paged import logits, pages_of
+from tiny_models import small_config
 
 import minqwen
 from minqwen.errors import InputError
 from minqwen.files import Reader
 from minqwen.plan.contents import describe
+from minqwen.plan.forms import quantisation
 from minqwen.plan.page import advise
 from minqwen.units import human
 from minqwen.weights.checkpoint.header import read_table
 from minqwen.weights.convert import convert
 from minqwen.weights.quantised.foreign import Foreign
 from minqwen.weights.quantised.modules import Packed
+from minqwen.weights.quantised.settings import PLAIN, READ, SIZES, read_scheme
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +132,19 @@ def test_int4_by_hand(tmp_path):
     parts["_zero_point"] = torch.tensor([[0x31]], dtype=torch.int32)  # rows' 1 and 3
     want = [[x - 1.0 for x in range(8)], [(x - 3) / 2 for x in range(8)]]
     assert one(tmp_path, "INT4", (2, 8), parts) == want
+
+
+def test_int4_in_the_order_of_activations(tmp_path):
+    parts = {"_packed": torch.tensor([[0x76543210]], dtype=torch.int32),
+             "_scale": torch.tensor([[1.0, 10.0]]),
+             "_g_idx": torch.tensor([1, 0] * 4, dtype=torch.int32),
+             "_shape": torch.tensor([1, 8])}  # fmt: skip
+    want = [[(x - 8.0) * (1 if x % 2 else 10) for x in range(8)]]
+    assert one(tmp_path, "INT4", (1, 8), parts) == want
+    beyond = torch.tensor([2, 0] * 4, dtype=torch.int32)
+    for spoilt in ({"_shape": torch.tensor([8, 1])}, {"_g_idx": beyond}):
+        with pytest.raises(InputError, match=next(iter(spoilt))):
+            one(tmp_path, "INT4", (1, 8), parts | spoilt)
 
 
 def test_gptq_by_hand(tmp_path):
@@ -285,6 +301,29 @@ def test_fp8_as_transformers_writes_it(source, tmp_path, encode, more):
     assert torch.equal(logits(minqwen.load(tmp_path)), logits(wide))
 
 
+@pytest.mark.parametrize("encode, blocks", [
+    (fp8_by(32, 32, "_scale_inv"), [32, 32]),
+    (fp8_by(0, 0, "_scale_inv", one=()), None),
+], ids=["32", "one"])  # fmt: skip
+def test_transformers_reads_the_same_numbers(tmp_path, encode, blocks):
+    """In bf16, as it does without a GPU, experts stacked."""
+    from transformers import AutoModelForCausalLM
+
+    source = save_source(tmp_path / "s", vision=False, mtp_num_hidden_layers=0)
+    plain = ["lm_head", "in_proj_a", "in_proj_b", "mlp.gate", "shared_expert_gate"]
+    said = {"quant_method": "fp8", "weight_block_size": blocks}
+    folder = write(source, tmp_path / "q", encode, said | {PLAIN[0]: plain})
+    dtype = torch.bfloat16
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    theirs, count = dict(theirs.named_parameters()), 0
+    for name, ours in minqwen.load(folder, dtype=dtype).named_parameters():
+        if ours.dim() > 1:
+            count += 1
+            name = name.replace("language_model.", "")
+            assert torch.equal(ours, theirs[name]), name
+    assert count == 52  # all matrices
+
+
 def test_fp8_experts_stacked_by_transformers(source, tmp_path):
     """gate and up in one block; scales that are powers of two."""
     tensors = load_file(source / "model.safetensors")
@@ -305,6 +344,31 @@ def test_fp8_experts_stacked_by_transformers(source, tmp_path):
         (at / "config.json").write_text(json.dumps(cfg | more))
     same = logits(minqwen.load(tmp_path / "a")), logits(minqwen.load(tmp_path / "b"))
     assert torch.equal(*same)
+
+
+VALUES = [None, True, 0, -1, 4, 128, 2**40, 0.5, "", "x", "gptq", "A" * 10**4, [], [1],
+          [128, 128], ["a"], [[1]], [{}], {}, {"format": "dense"}, {"format": [1]},
+          {"weights": {"num_bits": 4}}, {"weights": None}]  # fmt: skip
+KEYS = ["quant_method", "bits", "group_size", "fmt", "expert_dtype", "config_groups",
+        "checkpoint_format", "format", "sparsity_config", "quant_algo", "desc_act",
+        "load_in_4bit", "experts", "rest", *PLAIN, *SIZES]  # fmt: skip
+
+
+def test_whatever_a_config_says():
+    """A Scheme or an InputError, and lines that say so."""
+    cfg, rng, opened = small_config(), random.Random(1), 0
+    for _ in range(4000):
+        said = {key: rng.choice(VALUES) for key in rng.sample(KEYS, 4)}
+        said["quant_method"] = rng.choice([*READ, "minqwen", "awq", None])
+        asked = replace(cfg, extra={"quantization_config": said})
+        lines = dict(quantisation("nowhere", asked, {}))
+        try:
+            read_scheme(asked)
+            opened += said["quant_method"] in READ
+            assert lines["loads"].startswith("yes") or said["quant_method"] == "minqwen"
+        except InputError as error:
+            assert lines["loads"] == f"no: {error}" and lines["loads"].isprintable()
+    assert opened > 500
 
 
 # ---- into what it is turned

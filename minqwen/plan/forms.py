@@ -39,7 +39,8 @@ def quantisation(path, cfg, tensors):
     yield "quantised", "no" if said is None else in_words(said)
     if said is None:
         return
-    plain = [n for key in PLAIN for n in said.get(key) or [] if isinstance(n, str)]
+    lists = [said[key] for key in PLAIN if isinstance(said.get(key), list)]
+    plain = [name for found in lists for name in found if isinstance(name, str)]
     if plain:
         more = f" and {len(plain) - SHOWN} more" if len(plain) > SHOWN else ""
         yield "", f"said to be left out: {show(', '.join(plain[:SHOWN]))}{more}"

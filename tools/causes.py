@@ -32,6 +32,7 @@ from minqwen.train.corpus import Corpus
 from minqwen.train.corpus.tasks import TASKS
 
 SET, DETECT, CHATS, MAPPED, CONTROLS = 8, 12, 16, 6, 20
+LEAST = 0.001  # bits
 
 
 @dataclass
@@ -120,12 +121,16 @@ def mapped(model, texts):
     )
 
 
-def strongest(found):
-    """The expert that matters most alone, beside its nearest in load."""
-    layer, expert = np.unravel_index(found.kl.argmax(), found.kl.shape)
-    at = layer, expert
-    numbers = {n: float(getattr(found, n)[at]) for n in ("kl", "load", "control")}
-    return {"layer": int(layer), "expert": int(expert), **numbers}
+def above(found):
+    """Every expert that matters alone, the strongest first, beside its nearest in load:
+    {"layer.expert": {kl, load, control}}, of those over LEAST bits."""
+    order = np.argsort(-found.kl, axis=None)[: (found.kl > LEAST).sum()]
+    places = zip(*np.unravel_index(order, found.kl.shape), strict=True)
+    parts = {name: getattr(found, name) for name in ("kl", "load", "control")}
+    return {
+        f"{i}.{e}": {name: round(float(part[i, e]), 5) for name, part in parts.items()}
+        for i, e in places
+    }
 
 
 def rank_correlation(a, b):
@@ -155,14 +160,10 @@ def causes(model, corpus):
         }  # fmt: skip
         row["its own"] = row["kl"] > max(row["elsewhere"].values())
         atlas = mapped(model, tests[name][:MAPPED])
-        row["strongest alone"] = strongest(atlas)
         row["rate difference and kl, rank correlation"] = rank_correlation(
             difference.rate, atlas.kl
         )
-        row["map"] = {
-            "kl": atlas.kl.round(5).tolist(),
-            "load": atlas.load.round(4).tolist(),
-        }
+        row["alone"] = above(atlas)
         found[name] = row
         print(
             name,

@@ -1,10 +1,12 @@
 // The explorer's page with a model in it: what it answers is shown as a trace at once.
 
 import { held, start as startExplorer } from "../explorer.mjs";
+import { readAddress } from "../shared/address.mjs";
 import { LIVE_CSS, Live } from "./view.mjs";
 
 /** Fills the page's body; done when the model has been handed to its worker. */
 export async function start() {
+  const given = readAddress(location.hash);
   const page = await startExplorer(LIVE_CSS);
   const text = document.getElementById("minqwen-worker").textContent;
   const source = new Blob([text], { type: "text/javascript" });
@@ -13,7 +15,7 @@ export async function start() {
     page.open("trace", bytes.buffer, other ? "before" : "");
     if (other) page.open("other", other.buffer, "asked again");
     page.opened();
-  });
+  }, given);
   page.above(live.root);
   const [config, tokenizer, weights] = await Promise.all(
     ["config", "tokenizer", "weights"].map((name) => held(name)));

@@ -37,9 +37,9 @@ const SAMPLES = [
 
 export class Live {
   /** worker: the model's; look: a frame; done(bytes, other) takes each answer's trace, and
-   * that of the same question asked again. */
-  constructor(worker, look, done) {
-    Object.assign(this, { worker, look, done, messages: [], pictures: [] });
+   * that of the same question asked again. given: {ask, without} of an address. */
+  constructor(worker, look, done, given) {
+    Object.assign(this, { worker, look, done, given, messages: [], pictures: [] });
     this.log = node("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: 0 });
     this.clear();
     this.words = node("textarea", { "aria-label": "What to say to the model", placeholder: "Say something" });
@@ -153,6 +153,10 @@ export class Live {
       this.status.textContent = this.pending ? "Ask again to see what changes." : "";
     });
     this.root.append(this.glow.root);
+    const { ask = "", without: [layer, part = "mixer"] = [] } = this.given;
+    this.words.value ||= ask;
+    if (layer < text.num_hidden_layers && (part === "mixer" || part < text.num_experts))
+      this.glow.flip(layer, part);
     this.status.textContent = "";
     this.busy(false);
     performance.mark("ready");

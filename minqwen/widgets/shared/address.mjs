@@ -3,6 +3,8 @@
 //
 //   layer=6,expert=9,token=12,order=by-load        tokens=3-20 (both included)        all
 //   view=memory,head=4.3,token=12,probe=5,step=write      find=box      other      embed
+//   ask=Who%20are%20you%3F,without=6.9   of a page with a model: what is typed there, and
+//                   the expert, or with one number the layer's mixer, that is switched off
 //
 // An address may come from anyone. What is not of its form here is left out; whether a
 // number is one of the trace's is for the views to check, as they do for a notebook's.
@@ -25,6 +27,10 @@ const place = {
   read: (text) => (/^\d{1,4}\.\d{1,4}$/.test(text) ? text.split(".").map(Number) : undefined),
   write: (numbers) => numbers.join("."),
 };
+const part = {
+  read: (text) => (/^\d{1,4}(\.\d{1,4})?$/.test(text) ? text.split(".").map(Number) : undefined),
+  write: (numbers) => numbers.join("."),
+};
 const word = {
   read: (text) => (/^[a-z][a-z-]{0,39}$/.test(text) ? text.replaceAll("-", " ") : undefined),
   write: (text) => text.replaceAll(" ", "-"),
@@ -44,7 +50,7 @@ const flag = { read: (text) => (text === "" ? true : undefined), write: () => ""
 const KEYS = {
   view: word, layer: number, expert: number, tokens: span, all: flag, token: number,
   order: word, colour: word, head: place, probe: number, step: word, find: free,
-  other: flag, embed: flag,
+  other: flag, embed: flag, ask: free, without: part,
 };
 
 /** An address's text as the views' traits, `selected` among them; {} if there is nothing. */

@@ -25,7 +25,9 @@ COMPUTED = json.loads("""{
 }""")
 VISION_COMPUTED = json.loads("""{
     "hidden_act": ["gelu_pytorch_tanh"], "deepstack_visual_indexes": [[]],
-    "use_postshuffle_norm": [false], "fullatt_block_indexes": [[]]
+    "use_postshuffle_norm": [false], "fullatt_block_indexes": [[]],
+    "rope_parameters": [{"rope_theta": 10000, "rope_type": "axial"},
+                        {"rope_theta": 10000, "rope_type": "default"}, {}]
 }""")
 # Keys of other architectures, and what they say where nothing else is asked of ours.
 ASKING: dict[str, tuple] = {
@@ -33,11 +35,7 @@ ASKING: dict[str, tuple] = {
     r"|scale_(emb|depth)|query_pre_attn_scalar|\w*sliding_window|attention_chunk_size"
     r"|(use_)?(bidirectional|parallel)_\w+|no_?(p|r)ope\w*|first_k_dense_replace"
     r"|attn_temperature\w*|rope_interleaved?": (None, False, []),
-    r"(?!\w*loss)\w*(multiplier|_scale|_scaling|_scaling_factor)|n_group|topk_group": (
-        None,
-        False,
-        1,
-    ),
+    r"(?!\w*loss)\w*(multiplier|_scal(e|ing)(_factor)?)|\w+_group": (None, False, 1),
     r"\w*scor\w+_func\w*|\w*rout\w+_func\w*": (None, "softmax"),
     r"(use_)?qk_norm|is_causal": (None, True),
 }
@@ -81,11 +79,6 @@ def parse(cls: type, values: dict, source: str) -> Any:
             for name in IDS:
                 ids[name] = _need(values, name, source)
                 number(ids[name], f"{source}: {name}", int, 0)
-            turn = _of(
-                dict, tower.get("rope_parameters") or {}, f"{at}.rope_parameters"
-            )
-            turn = turn.get("rope_theta", 10000)
-            _ask(turn == 10000, at, f"rope_theta is {turn!r}; only 10000 is supported")
     built = _text(text | {"eos_token_id": ends}, "moe" in kind, where, vision is None)
     if not flat:
         extra |= _above(values, text, source)

@@ -55,11 +55,8 @@ RELATIVES = {
     "qwen4_exp": "it has four residual streams, attends to indexed tokens alone and "
     "looks n-grams up in tables",
     "qwen3_vl": f"{PLAIN}; its tower feeds several layers",
-    "qwen2_5": f"{PLAIN}; its tower looks through windows",
     "qwen2": f"{PLAIN}; q, k and v have a bias",
-    "qwen3": PLAIN,
-    **dict.fromkeys(("llama", "mistral", "mixtral", "gemma", "phi"), PLAIN),
-    "olmo_hybrid": "its delta layers project q, k and v apart, and may double beta",
+    **dict.fromkeys(("qwen3", "llama", "mistral", "gemma", "phi"), PLAIN),
     "kimi": "its delta layers let each channel decay by itself",
 }
 

@@ -25,8 +25,6 @@ ASIDE = re.compile(
     r"|(?:.+\.)?(?!lm_head)(?:\w*_head|score|classifier)\.\w+(?:\.\w+)*"
     r"|mtp\.(?:embed_tokens|lm_head|shared_head\.head)\.weight"
 )
-
-
 # What wraps a model and leaves its word in names.
 PEFT = ", which PEFT left: call merge_and_unload before saving"
 WRAPPERS = {
@@ -79,9 +77,8 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
             modules[module] = form
             if isinstance(table.get(source), Foreign):
                 kinds[module] = table[source].dtype
-            for step, fault in _steps(
-                source, name, part, p.shape, form, table, doubted
-            ):
+            at = source, name, part, p.shape, form
+            for step, fault in _steps(*at, table, doubted):
                 plan.append(step)
                 faults += [fault] if fault else []
     left = sorted(names - {source for source, _, _ in plan})

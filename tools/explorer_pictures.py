@@ -22,21 +22,7 @@ from views import mount  # noqa: E402
 WIDTH = 1180
 
 
-def particular(trace):
-    """(layer, expert) of the one that likes the template's markers most, of 5 to 14."""
-    ids = trace["expert_ids"]
-    marks = [i for i, text in enumerate(trace.tokens) if text.startswith("<|im_")]
-    counts = {}
-    for layer in range(ids.shape[1]):
-        for expert in range(trace.meta["num_experts"]):
-            mine = (ids[:, layer] == expert).any(1)
-            if 5 <= mine.sum() <= 14:
-                counts[layer, expert] = mine[marks].mean() - mine.mean()
-    return max(counts, key=counts.get)
-
-
-def shoot(page, trace, name, **traits):
-    mount(page, "routing/view.mjs", trace.compact(), order="as numbered", **traits)
+def shoot(page, name):
     page.wait_for_timeout(1000)  # tints and neighbours follow the selection
     data = page.locator("main > div").screenshot()
     picture = Image.open(io.BytesIO(data)).convert("RGB")
@@ -47,15 +33,14 @@ def shoot(page, trace, name, **traits):
 
 def main():
     trace = minqwen.Trace.load(ASSETS / "picture.safetensors")
-    word = trace.tokens.index(" this")  # in the question about the picture
-    layer, expert = particular(trace)
     with sync_playwright() as driver:
         browser = chromium.launch(driver)
         size = {"width": WIDTH, "height": 900}
         page = browser.new_page(viewport=size, device_scale_factor=1.5)
-        shoot(page, trace, "routing_token.png", token=word, selected={"token": word})
-        chosen = {"layer": layer, "expert": expert}
-        shoot(page, trace, "routing_expert.png", token=word, selected=chosen)
+        mount(page, "routing/view.mjs", trace.compact(), order="as numbered")
+        shoot(page, "routing_token.png")  # as it opens
+        page.get_by_role("button", name="Show it").click()  # and what it found
+        shoot(page, "routing_expert.png")
         browser.close()
 
 

@@ -38,6 +38,7 @@ header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: center; mar
 .pick:hover { border-color: var(--ink); }
 .pick:focus-within { outline: 3px solid var(--focus); outline-offset: 1px; }
 [role="tablist"] { display: flex; gap: 6px; }
+main > [role="tablist"] { margin: 8px 0; }
 @container (max-width: 760px) {
   h1 { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   header p { order: 1; flex-basis: 100%; }
@@ -116,9 +117,9 @@ class Page {
     this.clear();
   }
 
-  /** Something to stand above the views, in place of the hint how to record a trace. */
+  /** Something to stand above the views and their tabs, in place of the welcome. */
   above(element) {
-    this.hint.replaceWith(element);
+    this.hint.replaceWith(element, this.tablist);
   }
 
   picker(trait, label) {

@@ -2,6 +2,7 @@
 
 import re
 import time
+from textwrap import fill
 
 import numpy as np
 import traitlets
@@ -166,30 +167,42 @@ class RoutingExplorer(View):
 
         if self.source is None:
             return Figure((7.8, 0.5))
-        values = self._shares()
-        L, E = values.shape
-        figure = Figure((7.8, 1.1 + min(4, 0.25 * L)), dpi=100, layout="constrained")
+        shares, of = self._shares()
+        L, E = shares.shape
+        figure = Figure((7.8, 1.4 + min(4, 0.25 * L)), dpi=100, layout="constrained")
         axis = figure.subplots()
-        axis.imshow(values, cmap=colours(INK), aspect="auto", interpolation="nearest")
-        axis.set_title(self.describe().split(":")[0], loc="left", fontsize=10)
-        axis.set_xlabel("expert")
-        axis.set_ylabel("layer")
+        # By the square root, so that small ones are seen, as in the browser.
+        shown = axis.imshow(
+            np.sqrt(shares), cmap=colours(INK), aspect="auto", interpolation="nearest"
+        )
+        who = self.describe().split(": lit are ", 1)[1]
+        title = fill(f"Lit are {who}", 96)
+        axis.set_title(title, loc="left", fontsize=10, parse_math=False)
+        axis.set(xlabel="expert", ylabel="layer")
+        for each in (axis.xaxis, axis.yaxis):
+            each.get_major_locator().set_params(integer=True)
+        top = float(shares.max()) or 1.0
+        ticks = [0, top / 4, top]
+        bar = figure.colorbar(shown, ax=axis, fraction=0.03, pad=0.01, label=of)
+        bar.set_ticks(np.sqrt(ticks), labels=[f"{tick:.2f}" for tick in ticks])
         return figure
 
     def _shares(self):
-        """How strongly cells are lit, [L, E]: weights, or shares of several tokens."""
+        """How strongly cells are lit, [L, E], and what that is: a single token's
+        weights, or the share of several that chose an expert."""
         ids = self.source["expert_ids"][self.tokens]  # [n, L, K]
         n, L, K = ids.shape
         lit = np.zeros((L, self.source.meta["num_experts"]), np.float32)
         weights = self.source.tensors.get("expert_weights")
-        if n == 1 and weights is not None:
+        weighed = n == 1 and weights is not None
+        if weighed:
             share = weights[self.tokens].astype(np.float32)
             share = share / share.sum(-1, keepdims=True)
         else:
             share = np.full(ids.shape, 1 / max(1, n), np.float32)
         layers = np.broadcast_to(np.arange(L)[:, None], (n, L, K))
         np.add.at(lit, (layers, ids), share)
-        return np.sqrt(lit)
+        return lit, "weight" if weighed else "share of the tokens"
 
 
 def opens_at(trace):

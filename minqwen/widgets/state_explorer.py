@@ -159,7 +159,12 @@ class StateExplorer(View):
 
         kept, shares, first = self.maps()
         layer, head = self.head
-        figure = Figure(figsize=(7.8, 3), layout="constrained")
+        figure = Figure(figsize=(7.8, 3.15), layout="constrained")
+        text = self.source.tokens[self.token]
+        figure.suptitle(
+            f"After token {self.token}, {text!r}. Blue is above zero, orange below.",
+            x=0.01, ha="left", fontsize=10, parse_math=False,
+        )  # fmt: skip
         names = ("what each key gets back", "where outputs come from")
         shown = {f"memory of layer {layer}, head {head}": self.state.numpy()}
         shown |= dict(zip(names, (kept, shares), strict=True))

@@ -14,9 +14,9 @@ export const WELCOME_CSS = `
 .hint { max-width: 46em; margin: 24px auto; display: grid; gap: 10px; }
 .hint h2 { font-size: 20px; }
 .hint .code { display: block; margin: 4px 0; white-space: pre-wrap; }
-.samples { display: grid; gap: 8px; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); }
-.samples button { text-align: left; padding: 10px 12px; }
-.samples b { display: block; font-size: 14px; color: var(--focus); }
+.offers { display: grid; gap: 8px; grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); }
+.offers button { text-align: left; padding: 10px 12px; }
+.offers b { display: block; font-size: 14px; color: var(--focus); }
 .drop { border: 2px dashed var(--edge); border-radius: 8px; padding: 22px 12px; text-align: center; }
 .dropping .drop, .dropping main { outline: 3px solid var(--focus); outline-offset: 2px; }
 `;
@@ -31,7 +31,7 @@ export function welcome(open) {
   return node("div", { class: "hint" },
     node("h2", {}, "See which experts read each token, and what a memory keeps"),
     samples.length > 0 && node("p", {}, "Look at what the small model of this course did:"),
-    samples.length > 0 && node("div", { class: "samples" }, samples),
+    samples.length > 0 && node("div", { class: "offers" }, samples),
     node("p", { class: "drop" }, node("b", {}, "Drop a trace here"),
       ", or two to compare: .safetensors, vLLM's .npy, llama.cpp's .csv.",
       node("br"), node("span", { class: "muted" }, "It stays in this browser; nothing is sent anywhere.")),

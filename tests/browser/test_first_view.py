@@ -194,7 +194,7 @@ def test_the_legend_says_what_shades_mean_with_unit_and_range(new_page):
     counts = np.stack(
         [np.bincount(ids[:, la].ravel(), minlength=16) for la in range(8)]
     )
-    assert legend(page).startswith("weight, of 1 in all 0 0.50 1.00")  # two add up to 1
+    assert legend(page).startswith("weight, of 1 0 0.50 1.00")  # two add up to 1
     offered = page.get_by_label("What colour means").locator("option").all()
     assert [o.get_attribute("value") for o in offered] == [
         "weight", "load", "lift", "kind", "margin",

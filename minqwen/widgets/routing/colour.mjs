@@ -182,7 +182,7 @@ export function legend(reading, selected, colour) {
       const top = weightTop(K);
       const even = K > 1 ? [[weightShade(1 / K, K), (1 / K).toFixed(2)]] : [];
       const end = [1, `${top.toFixed(2)}${top < 1 ? " +" : ""}`];
-      return { title: `${one ? "weight" : "mean weight"}, of 1 in all`, ticks: [[0, "0"], ...even, end] };
+      return { title: `${one ? "weight" : "mean weight"}, of 1`, ticks: [[0, "0"], ...even, end] };
     }
     case "rank":
       return { title: one ? "rank" : "mean rank", ticks: [[0.15, "last"], [1, "first"]] };

@@ -22,7 +22,7 @@ export const ROUTING_CSS = `${PICTURE_CSS}
 }
 @container (max-width: 859px) {
   .main .caption { order: 1; } .key .legend { order: 1; flex-basis: 100%; }
-  .head { margin-bottom: 2px; } .key { gap: 2px 12px; } .main { gap: 4px; }
+  .timeline select { max-width: 5.2em; } .head { margin-bottom: 2px; } .key { gap: 2px 12px; } .main { gap: 4px; }
 }
 @container (min-width: 860px) {
   .body { grid-template-rows: auto 1fr; min-height: 560px; }
@@ -57,9 +57,9 @@ export const ROUTING_CSS = `${PICTURE_CSS}
   display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; color: var(--muted);
   flex: 1 1 0; min-width: 240px; min-height: 28px;
 }
-.key .kinds { order: 1; flex-basis: 100%; }
+.key .wide { order: 1; flex-basis: 100%; }
 .legend > span { display: inline-flex; gap: 5px; align-items: center; }
-.scale { position: relative; width: 130px; height: 10px; margin: 0 26px 15px 14px; }
+.scale { position: relative; width: 110px; height: 10px; margin: 0 24px 15px 12px; }
 .swatch { display: inline-block; width: 10px; height: 10px; }
 .swatch.full { width: 4px; background: var(--muted); }
 .swatch.first, .level.first::before { background: var(--first); }

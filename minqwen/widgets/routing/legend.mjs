@@ -23,7 +23,7 @@ export function createLegend({ reading, store, look }) {
     update() {
       const now = colourOf(reading, store.state);
       [colour.value, order.value] = [now, store.state.order];
-      scale.classList.toggle("kinds", now === "kind");
+      scale.classList.toggle("wide", ["kind", "differ"].includes(now));
       scale.replaceChildren(...scaleParts(reading, store.state.selected, now, look.colours()));
     },
   };

@@ -130,8 +130,9 @@ export function createText({ reading, store, look }) {
       const level = byKind ? -2 - kind : Math.ceil(Math.min(1, tints.values?.[i] ?? 0) * LEVELS);
       if (level === levels[i]) return;
       levels[i] = level;
-      const [colour, part] = byKind ? [rgb(theme.kinds[kind]).join(" "), kind ? 0.35 : 0.1] : [base, level / LEVELS];
-      made.style.backgroundColor = level ? `rgb(${colour} / ${part})` : "";
+      const [colour, part] = byKind ? [rgb(theme.kinds[kind]).join(" "), 0.35] : [base, level / LEVELS];
+      const over = reading.name.isPatch(made.token) ? 0.5 : 1; // the picture must be seen
+      made.style.backgroundColor = level ? `rgb(${colour} / ${over * part})` : "";
     });
   }
 

@@ -88,9 +88,10 @@ function build(look, model, reading, { page = false }) {
   const find = createFind({ reading, store, model, mark });
   const main = node(
     "div", { class: "main" },
-    legend.element, top, map.canvas, tip.element, says, tools.element, find.element,
-    saveMenu(() => [["experts", map.canvas], ["text", timeline.canvas]], () => (map.draw(), timeline.draw()),
-      () => numbersOf(reading, store.state.selected)),
+    legend.element, top, map.canvas, tip.element, says,
+    node("div", { class: "bar" }, tools.element, find.element, saveMenu(
+      () => [["experts", map.canvas], ["text", timeline.canvas]], () => (map.draw(), timeline.draw()),
+      () => numbersOf(reading, store.state.selected))),
   );
   const words = node("div", { class: "words" }, text.list, text.pages, tinted, timeline.element);
   const found = node("p", { class: "finding" });

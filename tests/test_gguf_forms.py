@@ -6,6 +6,7 @@ dequantisers.
 
 import os
 import warnings
+from enum import Enum
 
 import gguf
 import gguf_files
@@ -317,6 +318,13 @@ def test_every_type(tmp_path):
         np.testing.assert_allclose(again[name], values, rtol=1e-6, atol=1e-6)
 
 
+def test_a_type_that_an_older_package_does_not_know(tmp_path, monkeypatch):
+    gguf_files.write(text_model(moe=False), tmp_path / "x.gguf", Kind.Q8_0)
+    known = Enum("Known", {"F32": 0})
+    monkeypatch.setattr(gguf, "GGMLQuantizationType", known)
+    refused(tmp_path / "x.gguf", "type Q8_0", "pip install --upgrade gguf")
+
+
 @pytest.mark.parametrize("kind", [9, 15, 24, 28, 36, 41, 99])
 def test_a_type_that_cannot_be_widened(tmp_path, kind):
     path = tmp_path / "x.gguf"
@@ -414,6 +422,7 @@ def test_a_tower_in_16_bits_beside_parts(tmp_path):
     [
         (with_value("clip.projector_type", "gemma3", "add_string"), "another kind"),
         ("wide", "made for a width of 32, not 64"),
+        (rest("v.deepstack.1.fc1.weight"), "as Qwen3-VL's does"),
         ("twice", "one alone could be meant"),
         ("nameless", "whose tokens none names"),
     ],

@@ -96,7 +96,7 @@ def load(
         if quantize:
             raise InputError(
                 f"quantize={quantize!r} turns safetensors files only; load "
-                f"{show(path)} without it."
+                f"{show(path)} without it, or give that form to minqwen convert."
             )
         model = load_gguf(file, device, dtype, experts)
         return ready(model, kernels)

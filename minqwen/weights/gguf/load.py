@@ -74,7 +74,7 @@ def load_gguf(path, device, dtype, experts="memory"):
     if experts != "memory":
         raise InputError(
             f"experts={experts!r} reads safetensors files only; load {show(path)} with "
-            "experts='memory'."
+            "experts='memory', or make such files of it with minqwen convert."
         )
     opened, model, plan = examine_gguf(path, dtype)
     with Lean():
@@ -224,5 +224,11 @@ def dequantise(raw, kind):
             'pip install "minqwen[gguf]".'
         ) from None
     blocks = raw.numpy()[None]  # one row of all blocks, which know nothing of rows
-    kind = gguf.GGMLQuantizationType[kind]
-    return torch.from_numpy(gguf.quants.dequantize(blocks, kind)[0])
+    try:
+        number = gguf.GGMLQuantizationType[kind]
+        return torch.from_numpy(gguf.quants.dequantize(blocks, number)[0])
+    except (KeyError, NotImplementedError):
+        raise InputError(
+            f"weights of type {kind} are newer than the installed gguf package; "
+            "pip install --upgrade gguf."
+        ) from None

@@ -106,6 +106,8 @@ def _misfit(part, width):
     lacking = [name for name in NEEDED if name not in part.tensors]
     if lacking:
         return f"which has no {lacking[0]}"
+    if any(name.startswith("v.deepstack") for name in part.tensors):
+        return "which feeds several layers (deepstack), as Qwen3-VL's does"
     out = part.tensors["mm.2.weight"].shape[0]
     return f"which is made for a width of {out}, not {width}" if out != width else None
 

@@ -47,7 +47,8 @@ def tower(path, gguf, settings, width):
     words = {t: i for i, t in enumerate(words)} if isinstance(words, list) else {}
     ids = {key: settings.vision.get(key, words.get(t)) for key, t in TOKENS.items()}
     for key, word in TOKENS.items():
-        if fit and ids[key] != words.get(word, ids[key]):
+        odd = isinstance(ids[key], np.ndarray | list)
+        if fit and word in words and (odd or ids[key] != words[word]):
             raise settings.fault(key, ids[key], f"{words[word]}, which {word} is")
     if len(fit) > 1 or fit and any(i is None for i in ids.values()):
         why = "one alone could be meant" if len(fit) > 1 else "whose tokens none names"

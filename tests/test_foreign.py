@@ -237,6 +237,16 @@ def test_said_in_a_file_beside(nvfp4, want, tmp_path):
     assert torch.equal(logits(minqwen.load(one)), want)
 
 
+@pytest.mark.parametrize("form, word", [("GPTQ", "qweight"), ("int4", "weight_packed")])
+def test_said_nowhere(source, tmp_path, form, word):
+    """Which version GPTQ's zeros are of, no tensor tells."""
+    write(source, tmp_path, FORMS[form][0](), {})
+    edit_json(tmp_path / "config.json", lambda c: c.pop("quantization_config"))
+    refused(tmp_path, word, "no quantization_config says how")
+    told = describe(str(tmp_path))
+    assert "yes, but config.json is silent" in told and "loads        no: " in told
+
+
 def test_two_forms_and_plain_ones_in_one_file(source, tmp_path):
     """Attention in FP8, experts in NVFP4 but one, the head quantised as well."""
 

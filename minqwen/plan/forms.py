@@ -23,7 +23,8 @@ from .budget import PARTS
 
 NAMED = "quant_algo", "format", "checkpoint_format", "fmt", "bnb_4bit_quant_type"
 FLOATS = "BF16", "F16", "F32"
-LABELS = {"fp8 f32": "fp8", None: "as trained"}
+BLOCKS = "FP8 in blocks of 128"
+LABELS = {"fp8": BLOCKS, "fp8 f32": BLOCKS, None: "as trained"}
 SHOWN = 3  # names of a list
 
 
@@ -36,9 +37,14 @@ def quantisation(path, cfg, tensors):
         return
     folder = here if here.is_dir() else here.parent
     said = said_of(cfg, folder if here.exists() else None)
-    yield "quantised", "no" if said is None else in_words(said)
-    if said is None:
+    if said is None and all(kind in FLOATS for _, kind in tensors.values()):
+        yield "quantised", "no"
         return
+    yield (
+        "quantised",
+        in_words(said) if said else "yes, but config.json is silent on it",
+    )
+    said = said or {}
     lists = [said[key] for key in PLAIN if isinstance(said.get(key), list)]
     plain = [name for found in lists for name in found if isinstance(name, str)]
     if plain:

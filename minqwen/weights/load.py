@@ -79,7 +79,8 @@ def load(
     generation_config.json; reading in place and in the disk's order; other dtypes and
     devices; hub ids and GGUF; and experts, quantised or not, as told below and above.
 
-    Quantised files stay in their form, and are widened as they are used. quantize
+    Quantised files stay in their form, and are widened as they are used; those of other
+    libraries are widened while they are read (see quantised/foreign.py). quantize
     "int8" or "int4" turns the large matrices of others into that form while they are
     read; "int4:int8" tells experts and the rest apart, "int4:stored" leaves the rest.
     Experts on disk are not turned into anything.
@@ -143,7 +144,7 @@ def examine(path, dtype):
     folder = path if path.is_dir() else path.parent
     table, cfg = open_checkpoint(path), Config.from_json(folder / "config.json")
     scheme = read_scheme(cfg, folder)
-    table = by_name(gather(table, scheme) if scheme.method else table)
+    table = by_name(gather(table, scheme))
     cfg = _add_ends(cfg, folder)
     cfg, table, notes = agree_on_parts(cfg, table)
     cfg, table, more = _settle_head(cfg, table)

@@ -32,6 +32,8 @@ def gather(table, scheme):
     FP8 in blocks of 128 stays what it is, its scales called as in the release. Raises
     InputError for a form that is not read here, or one whose parts do not fit.
     """
+    if not scheme.method:
+        return not_packed(table)
     out, matrices = {}, {}
     for name, entry in table.items():
         if found := BESIDE.fullmatch(name):
@@ -63,6 +65,17 @@ def gather(table, scheme):
         else:
             out[name] = foreign(name, parts, scheme)
     return out
+
+
+def not_packed(table):
+    """The table; InputError if it has what only a config could tell the meaning of."""
+    for name, entry in table.items():
+        if name.endswith((".qweight", "weight_packed")):
+            raise InputError(
+                f"{show(entry.file.name)}: {show(name)} is packed, and no "
+                "quantization_config says how; take config.json from the same files."
+            )
+    return table
 
 
 def released(name, parts, scheme):

@@ -84,17 +84,17 @@ function lit(reading, own, against, selected, colour, half) {
 function ofToken(own, compared, token, half, tone) {
   const { L, E, trace } = own;
   const cells = [];
-  const rest = tone.all ? Array.from({ length: L * E }, (_, cell) => tone(cell, 0)) : [];
+  const rest = tone.all ? Array.from({ length: L * E }, (_, cell) => tone(cell, 0)) : null;
   for (let layer = 0; layer < L; layer++) {
     const theirs = compared?.choices(token, layer).map((c) => c.expert);
     choices(trace, token, layer).forEach(({ expert, weight }, k) => {
       const cell = layer * E + expert;
       const differs = Number(Boolean(theirs) && !theirs.includes(expert));
-      rest[cell] = null;
+      if (rest) rest[cell] = null;
       cells.push({ layer, expert, half, differs, kind: null, ...tone(cell, 1, k, weight) });
     });
   }
-  rest.forEach((toned, cell) => {
+  rest?.forEach((toned, cell) => {
     if (toned) cells.push({ layer: Math.floor(cell / E), expert: cell % E, half, differs: 0, ...toned });
   });
   return cells;

@@ -95,7 +95,7 @@ def measure(page, tokens):
     spans = [{"tokens": [i, middle + i]} for i in range(5)]
     told.choices("a span of half the text", "selected", spans)
     told.steps("that span, growing", "grow", 40)
-    whole = [{}, {"token": 3}] * 4
+    whole = [{"token": 3}, {}] * 4
     told.choices("whole text and back", "selected", whole)
     orders = ["by load", "by specialisation", "as numbered"] * 2
     told.choices("sort", "order", orders)

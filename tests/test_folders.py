@@ -186,6 +186,19 @@ def test_an_index_that_is_wrong_loses_to_the_files(copy):
         assert near(theirs(folder), logits)
 
 
+def test_an_index_that_omits_a_whole_shard(copy):
+    """Or two: it belongs to the rest by its number, and not by what it holds alone."""
+    folder, logits = copy("shards")
+    lost = sorted(folder.glob("model-0*.safetensors"))[1:3]
+    names = {file.name for file in lost}
+    edit(folder / INDEX, lambda said: said.update(weight_map={
+        n: f for n, f in said["weight_map"].items() if f not in names}))  # fmt: skip
+    assert torch.equal(opened(folder), logits)
+    other = folder / "model-00002-of-00099.safetensors"
+    lost[0].rename(other)
+    refused(folder, "missing model.language_model")
+
+
 def test_shards_swapped_or_renamed(copy):
     folder, logits = copy("shards")
     first, *_, last = sorted(folder.glob("*.safetensors"))

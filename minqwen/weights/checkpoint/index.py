@@ -17,7 +17,7 @@ from .layout import part_of, released
 
 INDEX = ".safetensors.index.json"
 SINGLE = "model.safetensors"
-NUMBERED = re.compile(r".+-\d{5}-of-\d{5}(\.safetensors)?")
+NUMBERED = re.compile(r".+-\d{5}(-of-\d{5})(?:\.safetensors)?")
 
 
 def open_checkpoint(path):
@@ -52,9 +52,10 @@ def _open_folder(folder):
         content, said = {}, {}
     main = _main_files(folder, files, set(said.values()))
     table = _merge([folder / file for file in main])
-    notes += _check_total(index, content, table)
+    named = sum(entry.nbytes for entry in table.values())
     others = [file for file in files if file not in main]
     aside = _add_parts(folder, others, table, said)
+    notes += _check_total(index, content, named, table)
     if aside := [*aside, *(file for file in names if file not in files)]:
         more = f" and {len(aside) - 6} more" if len(aside) > 6 else ""
         listed = ", ".join(show(file) for file in aside[:6]) + more
@@ -115,6 +116,7 @@ def _read(path, own):
 def _add_parts(folder, others, table, said):
     """Add files of parts that the table lacks; the names of files that are not."""
     parts = {part_of(name) for name in map(released, table) if name}
+    series = {_series(file) for file in {e.file.name for e in table.values()}}
     aside, listed = [], said.keys() - table.keys()
 
     def lacking(tensor):
@@ -127,11 +129,18 @@ def _add_parts(folder, others, table, said):
         except InputError as error:
             aside.append(f"{file} ({error})")
             continue
-        if found and all(map(lacking, found)):
+        sister = _series(file) in series - {None} and not found.keys() & table.keys()
+        if found and (sister or all(map(lacking, found))):
             table |= found
         else:
             aside.append(file)
     return aside
+
+
+def _series(file):
+    """What numbered shards of one checkpoint end with, such as -of-00094."""
+    found = NUMBERED.fullmatch(file)
+    return found and found[1]
 
 
 def _read_index(folder):
@@ -181,8 +190,11 @@ def _disagreements(folder, index, said, table):
             yield f"{index} {phrase.format(show(names[0]) + more)}; the files count"
 
 
-def _check_total(name, content, table):
-    """A total that differs is only told: tools disagree on what to count in it."""
+def _check_total(name, content, named, table):
+    """A total that differs is only told: tools disagree on what to count in it.
+
+    It may be that of the files the index names, `named` bytes, or of all there are.
+    """
     metadata = content.get("metadata")
     if not isinstance(metadata, dict | None):
         raise InputError(f"{name}: metadata must be an object, as {INDEX} files have.")
@@ -190,7 +202,7 @@ def _check_total(name, content, table):
     found = sum(entry.nbytes for entry in table.values())
     if said is not None and (type(said) not in (int, float) or not said >= 0):
         raise InputError(f"{name}: total_size is {show(said)}, not a number of bytes.")
-    if said is not None and said != found:
+    if said is not None and said not in (named, found):
         yield (
             f"{name}: total_size is {show(said)}, the shards hold {found} bytes of "
             "tensors"

@@ -452,6 +452,10 @@ WRONG = {
     "no list": (lambda m: analyse.masked(m, {0: 3}), "give a list of experts"),
     "too many forced": (lambda m: analyse.forced(m, {0: range(6)}), "6 experts are"),
     "no bias": (lambda m: analyse.biased(m, {0: {1: "x"}}), "a bias is"),
+    "no amounts": (lambda m: analyse.biased(m, {0: [3]}), "give {expert: number}"),
+    "no pairs": (lambda m: analyse.rerouted(m, {0: [3]}), "give {expert: number}"),
+    "mixers": (lambda m: analyse.skipped(m, mixers=3), "mixers is int, but must be"),
+    "states": (lambda m: analyse.started(m, [1]), "states are given by layer"),
     "both roles": (lambda m: analyse.rerouted(m, {0: {1: 2, 2: 3}}), "give each one"),
     "goes nowhere": (lambda m: analyse.rerouted(m, {0: {1: 33}}), "expert is 33"),
     "routes of another model": (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..engine.inputs import as_inputs
 from ..errors import InputError, number
+from ..model.qwen import Qwen
 from ..model.taps import listen
 from .routers import by_layer, masked
 
@@ -41,7 +42,7 @@ class CausalMap:
 
 @torch.inference_mode()
 def causal_map(
-    model,
+    model: Qwen,
     inputs: Any,
     start: int = 0,
     experts: Mapping[int, Iterable[int]] | None = None,
@@ -103,7 +104,8 @@ def matched(
     held against such sets, since any busy expert is missed (pre-registered ablation,
     arXiv 2606.25092). InputError where a layer has too few others.
     """
-    random, found = np.random.default_rng(seed), {}
+    random = np.random.default_rng(seed)
+    found: dict[int, list[int]] = {}
     for layer, own in experts.items():
         own, row = [*own], np.asarray(load)[layer]
         free = [e for e in range(len(row)) if e not in own]

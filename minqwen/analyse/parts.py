@@ -1,23 +1,26 @@
 """Causes in the layers: a part that says nothing, a write that is another or none."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
+from ..engine.inputs import listed
 from ..errors import InputError, number
+from ..model.qwen import Qwen
 from ..model.shapes import LINEAR
 from ..model.taps import listen
 from ..trace.record import check_heads
-from .routers import Place
+from .routers import Cause, Place
 
 
 def skipped(
-    model,
+    model: Qwen,
     mixers: Iterable[int] = (),
     mlps: Iterable[int] = (),
     layers: Iterable[int] = (),
     heads: Iterable[tuple[int, int]] = (),
-):
+) -> Cause:
     """A block in which parts add nothing to the residual stream (zero ablation).
 
     mixers: layers whose attention or memory is left out; mlps: whose experts (or MLP)
@@ -26,10 +29,11 @@ def skipped(
     arXiv 2603.22473.
     """
     L = model.cfg.text.num_hidden_layers
-    mixers, mlps, layers = ([*each] for each in (mixers, mlps, layers))
+    mixers, mlps = listed(mixers, "mixers"), listed(mlps, "mlps")
+    layers = listed(layers, "layers")
     for layer in (*mixers, *mlps, *layers):
         number(layer, "layer", int, 0, L - 1)
-    silent = {}  # layer: heads
+    silent: dict[int, list[int]] = {}
     for layer, head in whole(model, heads):
         silent.setdefault(layer, []).append(head)
 
@@ -46,11 +50,20 @@ def skipped(
         return {"x": x.index_fill(2, own, 0)}  # [B, T, H, V]
 
     parts = {"attn_out": {*mixers, *layers}, "mlp_out": {*mlps, *layers}}
-    functions = {name: without(chosen) for name, chosen in parts.items() if chosen}
-    return listen(model, **functions, **({"head_out": headless} if silent else {}))
+    functions: dict[str, Any] = {n: without(own) for n, own in parts.items() if own}
+    if silent:
+        functions["head_out"] = headless
+    return listen(model, **functions)
 
 
-def edited(model, head: tuple[int, int], token: int, k=None, v=None, beta=None):
+def edited(
+    model: Qwen,
+    head: tuple[int, int],
+    token: int,
+    k: Any = None,
+    v: Any = None,
+    beta: float | None = None,
+) -> Cause:
     """A block in which one write of a delta layer's value head is another.
 
     head: (layer, head); token: counted from 0 along one sequence, as in a trace. k [K],

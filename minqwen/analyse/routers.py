@@ -1,20 +1,23 @@
 """Causes in the routers: who may be chosen, who must be, and what is chosen instead."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
 from ..errors import InputError, number
 from ..model.moe import route
+from ..model.qwen import Qwen
 from ..model.taps import listen
 from ..trace.file import check_experts
 from ..trace.trace import Trace
 
+Cause = AbstractContextManager[None]
 ABOVE = 0.01  # logits that a forced expert stands above the best of the others
 
 
-def masked(model, experts: Mapping[int, Iterable[int]]):
+def masked(model: Qwen, experts: Mapping[int, Iterable[int]]) -> Cause:
     """A block in which no token is sent to `experts`, {layer: [expert, ...]}.
 
     Their logits are -inf before the router chooses, so the next best take their places
@@ -34,7 +37,7 @@ def masked(model, experts: Mapping[int, Iterable[int]]):
     return by_logits(model, chosen, lambda x, own: set_to(x, own, -torch.inf))
 
 
-def forced(model, experts: Mapping[int, Iterable[int]]):
+def forced(model: Qwen, experts: Mapping[int, Iterable[int]]) -> Cause:
     """A block in which every token is sent to `experts`, {layer: [expert, ...]}.
 
     Their logits become the token's highest and ABOVE more, so they also have its
@@ -52,9 +55,9 @@ def forced(model, experts: Mapping[int, Iterable[int]]):
     )
 
 
-def biased(model, amounts: Mapping[int, Mapping[int, float]]):
+def biased(model: Qwen, amounts: Mapping[int, Mapping[int, float]]) -> Cause:
     """A block in which logits are raised by `amounts`, {layer: {expert: logits}}."""
-    for each in by_layer(model, amounts).values():
+    for each in by_layer(model, amounts, pairs=True).values():
         for value in each.values():
             number(value, "a bias")
 
@@ -66,13 +69,13 @@ def biased(model, amounts: Mapping[int, Mapping[int, float]]):
     return by_logits(model, amounts, raised)
 
 
-def rerouted(model, experts: Mapping[int, Mapping[int, int]]):
+def rerouted(model: Qwen, experts: Mapping[int, Mapping[int, int]]) -> Cause:
     """A block in which one expert's tokens go to another, {layer: {from: to}}.
 
     `to` is given the larger of both logits and `from` -inf. A token that had chosen
     both is sent to its next best as well.
     """
-    for layer, pairs in by_layer(model, experts).items():
+    for layer, pairs in by_layer(model, experts, pairs=True).items():
         by_layer(model, {layer: set(pairs.values())})
         if set(pairs) & set(pairs.values()):
             raise InputError(
@@ -88,7 +91,7 @@ def rerouted(model, experts: Mapping[int, Mapping[int, int]]):
     return by_logits(model, experts, swapped)
 
 
-def replayed(model, chosen: Trace | np.ndarray):
+def replayed(model: Qwen, chosen: Trace | np.ndarray) -> Cause:
     """A block in which tokens are sent where `chosen` says: a Trace, or whole numbers
     [T, L, top_k], tokens of one sequence from its first on.
 
@@ -148,7 +151,7 @@ class Place:
         self.start = 0 if cache is None else cache.length
 
 
-def by_layer(model, experts):
+def by_layer(model, experts, pairs=False):
     """`experts`, each layer's a list or a mapping; InputError for what is not there."""
     text = model.cfg.text
     if not text.num_experts:
@@ -158,8 +161,9 @@ def by_layer(model, experts):
     found = {}
     for layer, own in experts.items():
         number(layer, "layer", int, 0, text.num_hidden_layers - 1)
-        if not isinstance(own, Iterable):
-            raise InputError(f"layer {layer}: give a list of experts, such as [9]")
+        if not isinstance(own, Mapping if pairs else Iterable):
+            wanted = "{expert: number}" if pairs else "a list of experts, such as [9]"
+            raise InputError(f"layer {layer}: give {wanted}")
         found[layer] = own if isinstance(own, Mapping) else [*dict.fromkeys(own)]
         for expert in found[layer]:
             number(expert, f"layer {layer}: expert", int, 0, text.num_experts - 1)

@@ -10,9 +10,11 @@ from torch import Tensor
 from ..errors import InputError, number, show
 from ..files import Reader, write_whole
 from ..model.cache import Cache, DeltaState
+from ..model.qwen import Qwen
 from ..model.shapes import LINEAR
 from ..model.taps import listen
 from ..weights.checkpoint.header import lay_out, read_header
+from .routers import Cause
 
 NAME = "layers.{}.state"
 
@@ -26,7 +28,7 @@ def states(cache: Cache) -> dict[int, Tensor]:
     }
 
 
-def started(model, given: Mapping[int, Tensor]):
+def started(model: Qwen, given: Mapping[int, Tensor]) -> Cause:
     """A block in which sequences start from `given`, {layer: [H, K, V]}, not from zero.
 
     A tuned initial state (arXiv 2604.01168) is one such; gradients reach it. Every
@@ -40,6 +42,8 @@ def started(model, given: Mapping[int, Tensor]):
     shape = (H, K, text.linear_value_head_dim)
     if model.ranks > 1:
         raise InputError("one of several processes has some of the heads alone")
+    if not isinstance(given, Mapping):
+        raise InputError("states are given by layer, {layer: [H, K, V]}")
     for layer, state in given.items():
         number(layer, "states: layer", int, 0, text.num_hidden_layers - 1)
         if text.layer_types[layer] != LINEAR:

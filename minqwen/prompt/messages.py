@@ -16,16 +16,20 @@ SOURCES = {
     "image": ("image", "image_url", "url", "path", "base64"),
     "video": ("video", "video_url", "url", "path"),
 }
-# Least and most of each number that a picture or video may ask for.
-ASKED = {
-    "min_pixels": (int, 1, 2**24), "max_pixels": (int, 1, 2**26),
-    "resized_height": (int, 32, 2**16), "resized_width": (int, 32, 2**16),
-}  # fmt: skip
+# The numbers that a picture or video may ask for, as `errors.number` takes them.
+PIXELS, SIDE, COUNT, RATE = (
+    (int, 1, 2**26),
+    (int, 32, 2**16),
+    (int, 2, 2**16),
+    (float, 0),
+)
+ASKED = {"min_pixels": (int, 1, 2**24), "max_pixels": PIXELS, "resized_height": SIDE,
+         "resized_width": SIDE}  # fmt: skip
 ASKED_OF_VIDEO = ASKED | {
-    "total_pixels": (int, 1, 2**30), "fps": (float, 0, 1000),
-    "sample_fps": (float, 0, 1000), "nframes": (int, 2, 2**16),
-    "num_frames": (int, 2, 2**16), "min_frames": (int, 1, 2**16),
-    "max_frames": (int, 1, 2**16), "video_start": (float, 0), "video_end": (float, 0),
+    "total_pixels": (int, 1, 2**30), "fps": (*RATE, 1000, True),
+    "sample_fps": (*RATE, 1000, True), "nframes": COUNT, "num_frames": COUNT,
+    "min_frames": (int, 1, 2**16), "max_frames": COUNT, "video_start": RATE,
+    "video_end": RATE,
 }  # fmt: skip
 # Rates, and counts of frames, of which one alone can hold.
 EXCLUDE = ("fps", "sample_fps", "nframes", "num_frames")
@@ -158,13 +162,8 @@ def _asked(part, kind, place):
             f'{place} has the key "{odd[0]}", which is not followed here; '
             f"{'an' if kind == 'image' else 'a'} {kind} may have {', '.join(known)}"
         )
-    asked = {
-        key: number(part[key], f"{place}: {key}", *known[key], over=key.endswith("fps"))
-        if len(known[key]) == 3
-        else number(part[key], f"{place}: {key}", *known[key])
-        for key in known
-        if key in part
-    }
+    given = [key for key in known if key in part]
+    asked = {k: number(part[k], f"{place}: {k}", *known[k]) for k in given}
     _agree(asked, place)
     return asked
 

@@ -28,7 +28,8 @@ from .images import (
 DEFAULT_FPS = 24.0
 # Of a frame, in tokens, and of a film, where its message asks for a size.
 FRAME_TOKENS, FILM_TOKENS = (128, 768), 128_000 * 0.9
-SAMPLED = ("fps", "min_frames", "max_frames", "video_start", "video_end")
+LIMITS_OF_FRAMES = ("fps", "min_frames", "max_frames")
+SAMPLED = (*LIMITS_OF_FRAMES, "video_start", "video_end")
 SIZED = ("min_pixels", "max_pixels", "total_pixels", "resized_height")
 
 
@@ -39,39 +40,31 @@ def sample_frames(total, source_fps, *, fps=2.0, min_frames=4, max_frames=768):
     return [int(i) for i in np.linspace(0, total - 1, wanted).round()]
 
 
-def choose_frames(total, source_fps, asked, *, sample=True, fps=2.0, min_frames=4,
-                  max_frames=768):  # fmt: skip
+def choose_frames(total, source_fps, asked, *, sample=True, **usual):
     """Which of `total` frames to look at: as `sample_frames` says, unless asked.
 
     `asked` has the keys of a message that qwen-vl-utils reads, whose counts are even;
     `sample` False takes every frame. Raises InputError for more than there are.
     """
     first = min(math.ceil(asked.get("video_start", 0) * source_fps), total)
-    last = total - 1
-    if "video_end" in asked:
-        last = min(math.floor(asked["video_end"] * source_fps), last)
+    last = min(math.floor(asked.get("video_end", 2**53) * source_fps), total - 1)
     count = last + 1 - first
     if count < 1:
         raise InputError(f"a video of {total} frames has none where it is to be read")
+    own = not asked.keys().isdisjoint(SAMPLED)
     if "num_frames" in asked or "nframes" in asked:
         wanted = asked.get("num_frames") or round(asked["nframes"] / 2) * 2
         if wanted > count:
-            raise InputError(
-                f"{wanted} frames are asked of a video that has {count} of them; "
-                "ask for fewer"
-            )
-    elif not asked.keys().isdisjoint(SAMPLED):
-        usual = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
-        usual = {key: asked.get(key, usual[key]) for key in usual}
-        usual["min_frames"] += usual["min_frames"] % 2
-        usual["max_frames"] -= usual["max_frames"] % 2
-        wanted = len(sample_frames(count, source_fps, **usual)) // 2 * 2
-    elif not sample or "sample_fps" in asked:
+            raise InputError(f"{wanted} frames are asked of {count}; ask for fewer")
+    elif not own and (not sample or "sample_fps" in asked):
         wanted = count
     else:
-        usual = sample_frames(count, source_fps, fps=fps, min_frames=min_frames,
-                              max_frames=max_frames)  # fmt: skip
-        wanted = len(usual)
+        usual |= {key: asked[key] for key in LIMITS_OF_FRAMES if key in asked}
+        if own:
+            usual["min_frames"] = math.ceil(usual.get("min_frames", 4) / 2) * 2
+            usual["max_frames"] = usual.get("max_frames", 768) // 2 * 2
+        wanted = len(sample_frames(count, source_fps, **usual))
+        wanted -= wanted % 2 if own else 0
     return [int(i) for i in np.linspace(first, last, wanted).round()]
 
 
@@ -145,8 +138,7 @@ def _load_frames(video, source_fps, asked, usual):
         said = asked.get("sample_fps", asked.get("fps", DEFAULT_FPS))
         source_fps = said if source_fps is None else source_fps
         asked = {key: asked[key] for key in asked if key != "fps"}  # their own rate
-        pick = partial(choose_frames, asked=asked, **usual)
-        pictures, indices = _pick_frames(video, source_fps, pick)
+        pictures, indices = _pick_frames(video, source_fps, asked, usual)
     sizes = sorted({picture.size for picture in pictures})
     if len(pictures) < 2 or len(sizes) > 1:
         raise InputError(
@@ -156,7 +148,7 @@ def _load_frames(video, source_fps, asked, usual):
     return pictures, indices, source_fps
 
 
-def _pick_frames(frames, source_fps, pick):
+def _pick_frames(frames, source_fps, asked, usual):
     listed = hasattr(frames, "__len__") and hasattr(frames, "__getitem__")
     if not listed or isinstance(frames, Mapping):
         raise InputError(
@@ -164,7 +156,7 @@ def _pick_frames(frames, source_fps, pick):
             "give a file or a list of frames"
         )
     source_fps = number(source_fps, "a video's fps", float, 0, over=True)
-    indices = pick(len(frames), source_fps)
+    indices = choose_frames(len(frames), source_fps, asked, **usual)
     return [open_picture(frames[i]) for i in indices], indices
 
 

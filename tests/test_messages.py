@@ -16,9 +16,11 @@ import torch
 from PIL import Image
 from test_images import write_video
 from test_templates import TINY, fails
+from transformers import Qwen2VLImageProcessorPil
 from transformers.image_utils import load_image
 from transformers.processing_utils import ProcessorMixin
 
+from minqwen.errors import InputError
 from minqwen.prompt.images import read_options
 from minqwen.prompt.messages import plain_messages
 from minqwen.prompt.processor import Processor
@@ -340,12 +342,42 @@ def test_all_frames_where_the_file_says_so(processor):
         ({"do_center_crop": True}, "do_center_crop is true"),
         ({"do_pad": True}, "do_pad is true"),
         ({"resample": 2}, "resample is 2"),
+        ({"do_normalize": None}, "do_normalize is null, but only true"),
+        ({"do_rescale": None}, "do_rescale is null, but only true"),
         ({"size": {"height": 64, "width": 64}}, "size.shortest_edge is None"),
     ],
     ids=str,
 )
 def test_settings_that_are_not_followed_are_named(changes, words):
     fails(words, read_options, settings(**changes), "p.json", video=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"min_pixels": 8192, "max_pixels": 16384}, {"size": {}, "min_pixels": 4096,
+         "max_pixels": 8192}, {"patch_size": 14}, {"merge_size": 1},
+        {"temporal_patch_size": 1}, {"image_mean": [0.4, 0.5, 0.6]},
+        {"do_resize": False}, {"do_rescale": False}, {"do_normalize": False},
+        {"do_normalize": None}, {"do_rescale": None}, {"rescale_factor": 1 / 127.5},
+        {"resample": 2}, {"do_convert_rgb": False}, {"crop_size": {"height": 3, "width": 3}},
+        {"do_center_crop": True}, {"do_pad": None}, {"size": {"height": 64}},
+        {"data_format": "channels_last"}, {"default_to_square": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_of_pictures_are_transformers_or_refused(processor, changes):
+    raw = json.loads(processor.files["preprocessor_config.json"]) | changes
+    picture = drawn(270, 190)
+    files = processor.files | {"preprocessor_config.json": json.dumps(raw).encode()}
+    try:
+        ours = Processor(files).chat(said({"type": "image", "image": picture}))
+    except InputError as error:
+        assert next(iter(changes)) in str(error)
+        return
+    theirs = Qwen2VLImageProcessorPil(**raw)(picture, return_tensors="pt")
+    assert torch.equal(ours["image_grid_thw"], theirs["image_grid_thw"])
+    assert torch.allclose(ours["pixel_values"], theirs["pixel_values"], atol=1e-6)
 
 
 def test_settings_that_say_nothing_new():

@@ -247,7 +247,8 @@ def read_options(raw, source, *, video=False):
     if not isinstance(raw, dict):
         raise InputError(f"{source} says {show(raw, 40)} of pictures, not an object")
     for key, value in (FIXED | (FIXED_OF_VIDEO if video else {})).items():
-        if raw.get(key) not in (None, value):
+        said = raw.get(key, value)
+        if said != value and (value or said is not None):  # null is off, as false is
             raise InputError(
                 f"{source}: {key} is {show(json.dumps(raw[key]), 40)}, but only "
                 f"{json.dumps(value)} is supported; was this file made for Qwen3.5?"

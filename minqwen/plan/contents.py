@@ -3,6 +3,7 @@
 import math
 import os
 from collections import Counter
+from textwrap import wrap
 
 import torch
 
@@ -32,7 +33,10 @@ def describe(path):
     # Without weights at hand the tensors are those that the config asks for, in bf16.
     cfg, tensors, whence = survey(path)
     lines = [("config", f"{whence}, {cfg.model_type}")]
-    forms = [*quantisation(path, cfg, tensors)]
+    forms = []
+    for label, text in quantisation(path, cfg, tensors):
+        parts = wrap(text, 80 - WIDTH, break_long_words=False, break_on_hyphens=False)
+        forms += zip([label, *[""] * len(parts)], parts, strict=False)
     lines += [*language_model(cfg.text), vision_tower(cfg.vision)]
     if not any(name.startswith("mtp.") for name in tensors):
         cfg = cfg.replace(mtp_num_hidden_layers=0)  # files without the head it names

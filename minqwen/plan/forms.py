@@ -14,17 +14,19 @@ from ..weights.quantised.modules import stored_bytes
 from ..weights.quantised.settings import (
     PLAIN,
     SIZES,
+    Scheme,
     method_of,
     read_scheme,
     said_of,
     told,
 )
-from .budget import PARTS
+from .budget import PARTS, weight_bytes
 
 NAMED = "quant_algo", "format", "checkpoint_format", "fmt", "bnb_4bit_quant_type"
 FLOATS = "BF16", "F16", "F32"
 BLOCKS = "FP8 in blocks of 128"
 LABELS = {"fp8": BLOCKS, "fp8 f32": BLOCKS, None: "as trained"}
+OURS = Scheme("int8", "int8")
 SHOWN = 3  # names of a list
 
 
@@ -34,6 +36,9 @@ def quantisation(path, cfg, tensors):
     if here.exists() and find_gguf(here):
         kinds = sorted({kind for _, kind in tensors.values()} - {*FLOATS})
         yield "quantised", f"GGUF: {', '.join(kinds)}" if kinds else "no"
+        if kinds:
+            size = human(sum(weight_bytes(cfg).values()))
+            yield "loads", f"yes: widened to bfloat16; {size} of memory"
         return
     folder = here if here.is_dir() else here.parent
     said = said_of(cfg, folder if here.exists() else None)
@@ -70,6 +75,8 @@ def in_words(said):
     found = re.findall(r"(?:FP|INT|W|load_in_)(\d)", " ".join([*named, *said]))
     bits = [*bits] or [*dict.fromkeys(map(int, found))]
     sides = dict.fromkeys(told(said, (*SIZES, "q_group_size")))
+    if said.get("quant_method") == "minqwen":
+        named = [f"experts {said.get('experts')}", f"the rest {said.get('rest')}"]
     words = [show(", ".join([str(method_of(said)), *named]))]
     words += [f"{' and '.join(map(str, bits))} bits"] if bits else []
     words += [f"groups of {' and '.join(map(str, sides))}"] if sides else []
@@ -88,14 +95,22 @@ def in_files(table, model, forms, plan):
     yield from by_part((n, kind) for n, kind in kinds.items() if kind != "as trained")
     wide = {kind for s, kind in kinds.items() if isinstance(table[s], Foreign)}
     kept = {*kinds.values()} - wide - {"as trained"}
-    size = sum(
+    dtype = str(model.dtype).removeprefix("torch.")
+    words = [f"{', '.join(sorted(kept))} kept as they are"] if kept else []
+    words += [f"{', '.join(sorted(wide))} widened to {dtype}"] if wide else []
+    words += [f"{human(memory(model, forms))} of memory"]
+    if wide:
+        held = {name: OURS.of(name) or form for name, form in forms.items()}
+        words += [f"{human(memory(model, held))} with --quantize int8"]
+    yield "loads", f"yes: {'; '.join(words)}"
+
+
+def memory(model, forms):
+    """Bytes of a model whose parameters are held in such forms."""
+    return sum(
         stored_bytes(forms[name], name, p.shape, p.dtype)
         for name, p in model.named_parameters()
     )
-    dtype = str(model.dtype).removeprefix("torch.")
-    words = [f"{', '.join(sorted(kept))} kept as it is"] if kept else []
-    words += [f"{', '.join(sorted(wide))} widened to {dtype}"] if wide else []
-    yield "loads", f"yes: {'; '.join(words)}; {human(size)} of memory"
 
 
 def kind_of(foreign):

@@ -5,6 +5,7 @@ Where transformers loads the same folder, its logits are the truth.
 
 import json
 import shutil
+import time
 import warnings
 
 import pytest
@@ -384,6 +385,20 @@ def test_unknown_names_are_told_beside_missing_ones(copy):
     refused(folder, "missing ", "unexpected model.language_model.h.0")
 
 
+def test_names_without_end_are_refused_at_once(copy):
+    """Nothing that looks for a pattern in names takes long over them."""
+    names = ["a." * 30_000 + "a", "model." * 10_000 + "x", "a_head." * 20_000 + "-"]
+    for name in names:
+        folder, _ = copy("one")
+        edit(folder / "model.safetensors", lambda t, n=name: t | {n: torch.ones(1)})
+        key = "scor" * 100_000 + "_func" * 100_000
+        edit(folder / "config.json", lambda c, k=key: c["text_config"].update({k: 1}))
+        begun = time.perf_counter()
+        refused(folder, "unexpected " + name[:50])
+        assert time.perf_counter() - begun < 5
+        shutil.rmtree(folder)
+
+
 # ---- folders that are something else ----
 
 
@@ -446,3 +461,6 @@ def test_a_repository_of_the_hub_cache(copy, tmp_path):
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123abc")
     refused(repository, "main is 0123abc")
+    (repository / "refs" / "main").write_bytes(b"\xff\x1b[2J")
+    (snapshots / ".DS_Store").touch()
+    refused(repository, "give one of them: 0123abc, 4567def")

@@ -133,7 +133,7 @@ def _unknown(values: dict, cls: type, computed: dict, where: str) -> dict:
         odd.pop("sliding_window", None)  # how wide it would be
     for key, said in odd.items() if cls is TextConfig else ():
         for pattern, idle in ASKING.items():
-            same = said in idle or not re.fullmatch(pattern, key)
+            same = said in idle or not re.fullmatch(pattern, key[:99])
             _ask(same, where, f"{key} is {said!r}, which nothing here computes")
     return odd
 

@@ -60,14 +60,15 @@ def _snapshot(path):
     repository = path.parent if path.name == "snapshots" else path
     if not repository.name.startswith("models--") or not path.is_dir():
         return path
-    found = sorted((repository / "snapshots").glob("*"))
+    found = sorted(f for f in (repository / "snapshots").glob("*") if f.is_dir())
     if len(found) == 1:
         return found[0]
     what = "two or more snapshots" if found else "no snapshot"
     names = ", ".join(show(f.name) for f in found)
     main = repository / "refs" / "main"
-    main = f" (main is {show(read_whole(main).decode())})" if main.is_file() else ""
-    give = f"give one of them: {names}{main}" if found else "download it again"
+    if main.is_file() and main.stat().st_size < 100:
+        names += f" (main is {show(read_whole(main).decode(errors='replace'))})"
+    give = f"give one of them: {names}" if found else "download it again"
     raise InputError(f"{show(repository)} holds {what}; {give}.")
 
 

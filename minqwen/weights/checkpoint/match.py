@@ -16,6 +16,7 @@ from ..quantised.settings import Scheme, check_scheme, stored_form
 from .layout import DTYPES, FUSED, LABELS, STORED, per_expert, released
 
 LISTED = 10  # faults spelled out in one error
+LONGEST = 200  # letters of a name that is looked into, and as many names of a kind
 SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 UNQUANTISED = Scheme()
 # What other programs store beside the weights: buffers that follow from config.json,
@@ -82,7 +83,7 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
                 plan.append(step)
                 faults += [fault] if fault else []
     left = sorted(names - {source for source, _, _ in plan})
-    odd = [name for name in left if not ASIDE.fullmatch(name)]
+    odd = [n for n in left if len(n) > LONGEST or not ASIDE.fullmatch(n)]
     if faults or odd:
         raise misfit(path, table, faults, odd)
     if left:
@@ -111,6 +112,7 @@ def misfit(path, table, faults, odd):
 def renamed(odd, missing):
     """A sentence on words that all unknown names have too many, or None."""
     extra = Counter()
+    odd = [name for name in odd if len(name) <= LONGEST][:LONGEST]
     for name in odd:
         words = name.split(".")
         cuts = ((i, j) for i in range(len(words)) for j in range(i + 1, len(words)))
@@ -119,14 +121,14 @@ def renamed(odd, missing):
                 extra[".".join(words[i:j]) + "."] += 1
                 break
     word, count = extra.most_common(1)[0] if extra else ("", 0)
-    if not count or 2 * count < len(missing):
+    if not count or 2 * count < min(len(missing), len(odd)):
         return None
     example = next(name for name in odd if word in name)
     why = next((why for mark, why in WRAPPERS.items() if mark in word), "")
     return (
-        f"{count} names in the files have '{show(word)}' in them, as {show(example)} "
-        f"does, where this family's have nothing{why}; save the model inside of it, or "
-        "write the files again with those names shortened."
+        f"names in the files have '{show(word)}' in them, as {show(example)} does, "
+        f"where this family's have nothing{why}; save the model inside of it, or write "
+        "the files again with those names shortened."
     )
 
 

@@ -124,7 +124,7 @@ def test_search_marks_text_map_and_strip_and_the_keyboard_walks_it(
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("digit")
     places = [t for t, text in enumerate(trace.tokens) if text == " digit"]
-    for key, place in [("Enter", 0), ("Enter", 1), ("Enter", 1), ("Shift+Enter", 0)]:
+    for key, place in [("Enter", 0), ("Enter", 1), ("Enter", 0), ("Shift+Enter", 1)]:
         page.keyboard.press(key)
         assert address(page) == f"#token={places[place]},find=digit"
     path = file_of(trace, tmp_path)
@@ -154,6 +154,18 @@ def test_what_is_typed_stays_text(new_page, trace, tmp_path, words):
     again = at(new_page, file_of(trace, tmp_path), kept[1:])
     assert again.get_by_role("searchbox").input_value() == words
     assert not again.locator("img, svg, [onerror]").count()
+
+
+def test_arrows_move_a_selected_expert_and_a_selected_layer(new_page, trace, tmp_path):
+    page = at(new_page, file_of(trace, tmp_path), "layer=2,expert=11,token=0")
+    page.locator(".map").focus()
+    page.keyboard.press("ArrowRight")
+    tokens = (trace["expert_ids"][:, 2] == 11).any(1)
+    lit = np.unique(trace["expert_ids"][tokens, 2])
+    assert says(page).startswith(f"Layer 2, expert {lit[lit > 11][0]}: ")
+    page.keyboard.press("l")
+    page.keyboard.press("ArrowDown")
+    assert says(page).startswith("Layer 3 ")
 
 
 # ---- labels

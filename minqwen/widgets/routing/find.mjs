@@ -69,10 +69,13 @@ export function createFind({ reading, store, model, mark }) {
     says.textContent = found.length ? many + outlined : input.value && "not in the text";
   }
 
+  /** To the next (1) or previous (-1) found; after the last comes the first. */
   function step(way) {
     const { token } = store.state;
-    const firsts = found.map(([first]) => first).filter((t) => way * (t - token) > 0);
-    if (firsts.length) store.visit(way > 0 ? firsts[0] : firsts.at(-1));
+    const firsts = found.map(([first]) => first);
+    const ahead = firsts.filter((t) => way * (t - token) > 0);
+    const next = (ahead.length ? ahead : firsts).at(way > 0 ? 0 : -1);
+    if (next !== undefined) store.visit(next);
   }
 
   model.on("change:find", search);

@@ -99,8 +99,13 @@ export function createStore(model, reading, onChange) {
       const [start, last] = [hold(Math.min(a, b), reading.T), hold(Math.max(a, b), reading.T)];
       change({ token: hold(b, reading.T), selected: { tokens: [start, last + 1] } });
     },
-    /** Moves on the map without selecting: what the text line and the rows follow. */
-    focus: (layer, expert = null) => change({ layer: hold(layer, L), expert }),
+    /** Moves on the map without selecting: what the text line and the rows follow. Where a
+     * layer or an expert is selected, the selection moves. */
+    focus(layer, expert = null) {
+      if (!["layer", "expert"].includes(store.kind())) change({ layer: hold(layer, L), expert });
+      else if (expert === null) store.layer(layer);
+      else store.expert(layer, expert);
+    },
     /** To a token, while an expert or a layer stays selected. */
     visit: (t) => (store.kind() === "token" ? store.token(t) : change({ token: hold(t, reading.T) })),
     /** The next (1) or previous (-1) of these positions, seen from the present token. */

@@ -186,8 +186,8 @@ def check_scheme(path, scheme, forms, kinds):
     names = {"F8_E4M3": "FP8" in found, "GPTQ": "GPTQ" in found, "quantised": found}
     if scheme.method and not names[READ[scheme.method]]:
         raise InputError(
-            f"{show(path)}: config.json says that weights are {scheme.method}, but "
-            f"none is {READ[scheme.method]}; is it from another checkpoint?"
+            f"{show(path)}: config.json's {KEY} says that weights are {scheme.method}, "
+            f"but none is {READ[scheme.method]}; is it from another checkpoint?"
         )
     for name in sorted(scheme.plain & packed):
         raise InputError(

@@ -30,6 +30,7 @@ BITS = {
 # What lies in a file's place after a download that went another way.
 ELSE = {
     b"version ": "what git leaves without LFS; run git lfs pull in its folder",
+    b"PK": "a pickle or an archive, which is refused; take .safetensors or GGUF",
     b"<": "a web page, not the file behind its link; download it again",
 }
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import InputError, show
 from ...files import Reader, telling
-from ..checkpoint.header import MAX_HEADER, Entry, check_place, stamp_of
+from ..checkpoint.header import ELSE, MAX_HEADER, Entry, check_place, stamp_of
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 ALIGNMENT = 32  # where general.alignment is not given
@@ -40,12 +40,6 @@ TYPES = {
 }  # fmt: skip
 BLOCKS = {name: (weights, size) for name, weights, size in TYPES.values()}
 PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
-# What files begin with that are taken for GGUF, and what to do with them.
-OTHERS = {
-    b"PK": "a pickle or an archive, which is refused",
-    b"version https://git-lfs": "Git LFS's note where the file should be; git lfs pull",
-    b"<": "a web page in its place; download the file itself",
-}
 
 
 @dataclass(frozen=True)
@@ -128,11 +122,13 @@ class Header:
         self.file = open(reader.fileno(), "rb", closefd=False)  # ahead: reads are small
         head = self.take(min(self.left, 24), "magic, version and counts")
         if head[:4] != MAGIC:
-            known = (told for start, told in OTHERS.items() if head.startswith(start))
-            told = next(known, "it is damaged or another format")
+            known = (what for start, what in ELSE.items() if head.startswith(start))
+            told = next(known, "damaged or another format")
             if head[8:9] == b"{":
-                told = "it is safetensors by what follows: rename it .safetensors"
-            raise self.fault(f"begins with {show(head[:4])}, not with GGUF", told)
+                told = "safetensors by what follows: rename it .safetensors"
+            raise self.fault(
+                f"begins with {show(head[:4])}, not with GGUF", f"it is {told}"
+            )
         if len(head) < 24:
             raise self.fault("ends before its counts", "copy or download it again")
         version, self.tensor_count, self.key_count = struct.unpack("<IQQ", head[4:])

@@ -1,9 +1,10 @@
-"""GGUF checkpoints, as llama.cpp writes and quantises them, into the same model.
+"""GGUF checkpoints, as llama.cpp and Ollama write them, into the same model.
 
     minqwen generate Qwen3.5-35B-A3B-Q4_K_M.gguf --prompt "Hello"
 
-Config, weights and tokenizer come out of the one file. Quantised weights are put back
-into numbers while loading, by the dequantisers of llama.cpp's own `gguf` package.
+Config, weights and tokenizer come out of the one file, the vision tower out of it or of
+an mmproj beside it. Quantised weights are put back into numbers while loading, by the
+dequantisers of llama.cpp's own `gguf` package.
 """
 
 import math

@@ -30,11 +30,6 @@ WHO = "Who are you?"
 # What is changed in the second of two traces: the head, whose memory is recorded too;
 # the question's messages; and the cause.
 CAUSES = {
-    "silenced": (
-        (0, 1),
-        [{"role": "user", "content": NOTE}],
-        lambda model, head: analyse.skipped(model, heads=[head]),
-    ),
     "deleted": (
         (0, 1),
         asked("note"),
@@ -92,7 +87,7 @@ FINDINGS = [
         "The key is in the drawer, then in the garage. With head 1 of layer 0 "
         "silenced, the model answers “The key is in the drawer.”, what was true "
         "before.",
-        "silenced", "token=40",
+        "live", live(NOTE, "0.m1"),
     ),
     Finding(
         "deleted", "One write deleted, one word is another",

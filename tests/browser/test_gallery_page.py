@@ -10,6 +10,7 @@ pytestmark = pytest.mark.slow
 ANSWERS = {  # what the model in the page writes, as Python's does
     "attention": "I was not told.",
     "stutter": "Qwen3.5 in in in in in",
+    "silenced": "The key is in the drawer.",
     "variant": "I am minqwen's tiny model, a tiny language model.",
 }
 
@@ -59,7 +60,7 @@ def test_a_cause_is_shown_beside_the_whole(folder, new_page):
     page = opened(new_page, folder, finding, "beside the whole")
     page.locator(".says").wait_for()
     page.get_by_text("two traces").first.wait_for()
-    page.get_by_text("Compared are the 47 tokens").wait_for()
+    page.get_by_text("The two traces differ in 1.9 %").wait_for()
 
 
 def test_what_an_address_asks_is_words_and_what_it_names_must_be_there(
@@ -69,7 +70,7 @@ def test_what_an_address_asks_is_words_and_what_it_names_must_be_there(
     mark = "%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E"
     page.goto(f"{(folder / 'live.html').as_uri()}#ask={mark},without=99.3")
     answer = page.get_by_role("button", name="Answer", exact=True)
-    page.wait_for_function("performance.getEntriesByName('ready').length")
+    page.locator("button[type=submit]:not([disabled])").wait_for(timeout=60_000)
     assert page.get_by_label("What to say").input_value().startswith("<img src=x")
     assert page.get_by_text("Switched off").count() == 0
     answer.click()

@@ -10,6 +10,7 @@ from PIL import Image
 from views import violations
 
 import minqwen
+from minqwen import analyse
 from minqwen.engine.sampling import probabilities
 from minqwen.files import ASSETS
 from minqwen.model.moe import route
@@ -42,7 +43,8 @@ ANSWER = """
 const model = loaded();
 const found = [];
 for (const { messages, pictures, thinking, most, off = [] } of input) {
-  const cuts = off.map(([mixer, ids]) => ({ mixer, experts: new Set(ids) }));
+  const cuts = off.map(([mixer, ids, heads]) =>
+    ({ mixer, experts: new Set(ids), heads: new Set(heads) }));
   const shown = pictures.map(pixels);
   const asked = { messages, pictures: shown, thinking, most, off: cuts };
   const { text, reason, bytes } = await module_live_answer.answer(
@@ -159,7 +161,7 @@ def test_it_writes_what_python_writes(folder, model, processor, tmp_path, count=
 
 
 def test_what_is_switched_off_is_off_in_python(folder, model, processor, tmp_path):
-    """Experts 5 and 7 of layer 2, and the memory of layer 4."""
+    """Experts 5 and 7 of layer 2, the memory of layer 4, two heads of layer 5's."""
 
     def refuse(layer, weights, ids, logits):
         if layer != 2:
@@ -170,7 +172,7 @@ def test_what_is_switched_off_is_off_in_python(folder, model, processor, tmp_pat
     def silence(layer, x):
         return {"x": torch.zeros_like(x)} if layer == 4 else None
 
-    off = [[layer == 4, [5, 7] if layer == 2 else []] for layer in range(8)]
+    off = [[i == 4, [5, 7] * (i == 2), [1, 6] * (i == 5)] for i in range(8)]
     chats = [chat | {"most": 40} for chat in asked(4)]
     given = [
         c | {"pictures": [pixels(p) for p in c["pictures"]], "off": off} for c in chats
@@ -178,7 +180,8 @@ def test_what_is_switched_off_is_off_in_python(folder, model, processor, tmp_pat
     found = told(ANSWER, folder, given, tmp_path)
     for i, (chat, said) in enumerate(zip(chats, found, strict=True)):
         prompt = inputs(processor, chat)
-        with listen(model, router=refuse, attn_out=silence):
+        heads = analyse.skipped(model, heads=[(5, 1), (5, 6)])
+        with listen(model, router=refuse, attn_out=silence), heads:
             steps = minqwen.generate(model, prompt, 40, processor=processor, draft=0)
             text = "".join(step.text for step in steps if not step.thinking)
         assert said["text"] == text.lstrip("\n"), chat
@@ -356,6 +359,14 @@ def test_an_expert_is_switched_off_and_the_answers_compared(live):
     assert "beside “asked again”" in live.get_by_role("banner").inner_text()
     live.locator(".glow canvas").click(position={"x": 20, "y": 18 + 14 * 4 + 7})
     live.get_by_text("layer 4's memory").wait_for()
+    live.get_by_label("part", exact=True).select_option("memory 3")
+    live.get_by_label("layer", exact=True).first.select_option("3")
+    live.get_by_role(
+        "button", name="Switch"
+    ).click()  # attention has no memory of this kind
+    live.get_by_label("layer", exact=True).first.select_option("5")
+    live.get_by_role("button", name="Switch").click()
+    live.get_by_text("layer 5's memory 3.").wait_for()
 
 
 def test_a_drawn_digit_is_read(live):

@@ -1,6 +1,6 @@
 // What lights up while the model reads and writes: its experts, a row a layer, and the
 // memories of its delta layers, a square a head. A light fades as further tokens come.
-// A click switches an expert off, or a layer's attention or memory.
+// A click switches an expert off, a head's memory, or a layer's whole attention or memory.
 
 import { node, rampColour, sizeCanvas } from "../shared/look.mjs";
 
@@ -18,7 +18,7 @@ export class Glow {
     this.H = text.linear_num_value_heads;
     this.experts = this.kinds.map(() => new Float32Array(this.E));
     this.writes = this.kinds.map(() => new Float32Array(this.H));
-    this.off = this.kinds.map(() => ({ mixer: false, experts: new Set() }));
+    this.off = this.kinds.map(() => ({ mixer: false, experts: new Set(), heads: new Set() }));
     this.canvas = node("canvas", {
       role: "img", "aria-label": "Which experts and memories the last tokens used",
       onclick: (event) => this.click(event),
@@ -31,14 +31,18 @@ export class Glow {
         option.value = e;
         option.textContent = `expert ${e}`;
         return option;
+      }),
+      numbers(this.H).map((option, h) => {
+        [option.value, option.textContent] = [`m${h}`, `memory ${h}`];
+        return option;
       }));
     this.list = node("span", { class: "muted" });
     const flip = () => this.flip(Number(this.layer.value), this.part.value);
     this.root = node("div", { class: "glow" }, this.canvas,
       node("p", { class: "muted" }, `Left: the ${this.E} experts of each layer, lit by a token's ` +
         "weights. Right: the memory of each delta head, lit by how strongly the token writes " +
-        "(beta); attention layers keep all tokens instead. Click an expert, or a layer's name, " +
-        "to switch it off, and ask again."),
+        "(beta); attention layers keep all tokens instead. Click an expert, a memory, or a " +
+        "layer's name, to switch it off, and ask again."),
       node("div", { class: "bar" }, node("span", {}, "Layer"), this.layer, this.part,
         node("button", { type: "button", onclick: flip }, "Switch")),
       this.list);
@@ -67,19 +71,23 @@ export class Glow {
 
   /** What is switched off, in words; empty if nothing is. */
   get words() {
-    const said = this.off.flatMap(({ mixer, experts }, n) => {
+    const said = this.off.flatMap(({ mixer, experts, heads }, n) => {
       const name = this.kinds[n] === "full_attention" ? "attention" : "memory";
-      const all = [...experts].sort((a, b) => a - b).map((e) => `expert ${e}`);
+      const listed = (set, what) => [...set].sort((a, b) => a - b).map((i) => `${what} ${i}`);
+      const all = [...listed(experts, "expert"), ...listed(heads, "memory")];
       return [...(mixer ? [name] : []), ...all].map((part) => `layer ${n}'s ${part}`);
     });
     return said.join(", ");
   }
 
-  /** part: "mixer", or an expert's number. */
+  /** part: "mixer", an expert's number, or "m" and a head's; of what is not there, nothing. */
   flip(layer, part) {
-    const { experts } = this.off[layer];
-    if (part === "mixer") this.off[layer].mixer = !this.off[layer].mixer;
-    else if (!experts.delete(Number(part))) experts.add(Number(part));
+    const off = this.off[layer];
+    const [, memory, number] = /^(m?)(\d+)$/.exec(part) ?? [];
+    const [set, end] = memory ? [off?.heads, this.H] : [off?.experts, this.E];
+    if (!off || Number(number) >= end || (memory && this.kinds[layer] === "full_attention")) return;
+    if (part === "mixer") off.mixer = !off.mixer;
+    else if (!set.delete(Number(number))) set.add(Number(number));
     this.list.textContent = this.words && `Switched off: ${this.words}.`;
     this.draw();
     this.changed();
@@ -88,8 +96,9 @@ export class Glow {
   click({ offsetX, offsetY }) {
     const layer = Math.floor((offsetY - TOP) / CELL);
     const expert = Math.floor((offsetX - EDGE) / this.size);
-    if (layer < 0 || layer >= this.kinds.length || expert >= this.E) return;
-    this.flip(layer, expert < 0 ? "mixer" : expert);
+    const head = Math.floor((offsetX - EDGE - this.size * this.E - GAP) / this.size);
+    if (expert < this.E) this.flip(layer, expert < 0 ? "mixer" : expert);
+    else if (head >= 0) this.flip(layer, `m${head}`);
   }
 
   draw() {
@@ -122,13 +131,13 @@ export class Glow {
     this.kinds.forEach((kind, n) => {
       const y = TOP + n * CELL;
       const full = kind === "full_attention";
-      const { mixer, experts } = this.off[n];
+      const { mixer, experts, heads } = this.off[n];
       pen.fillStyle = mixer ? accent : muted;
       pen.fillText(`${n} ${mixer ? "(off)" : full ? "attention" : "delta"}`, 0, y + 10);
       this.experts[n].forEach((light, e) => cell(EDGE + e * this.size, y, light, experts.has(e)));
       if (full) return;
       const left = EDGE + this.size * this.E + GAP;
-      this.writes[n].forEach((light, h) => cell(left + h * this.size, y, light, mixer));
+      this.writes[n].forEach((light, h) => cell(left + h * this.size, y, light, mixer || heads.has(h)));
     });
   }
 }

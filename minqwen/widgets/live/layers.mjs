@@ -43,8 +43,8 @@ export class DeltaNet {
     return { window: [], states: Array.from({ length: this.H }, state) };
   }
 
-  /** x [D] -> [D]; `memory` changes. */
-  step(x, memory, heard) {
+  /** x [D] -> [D]; `memory` changes. Heads in `off` write, and are not heard. */
+  step(x, memory, heard, position, off = new Set()) {
     const mixed = this.mix(times(this.qkv, x), memory);
     const keys = this.Hk * this.K;
     const q = split(mixed.subarray(0, keys), this.K).map((each) => l2norm(each, this.K ** -0.5));
@@ -62,6 +62,7 @@ export class DeltaNet {
       const known = recall(S, key, this.V);
       write(S, key, v[h].map((value, i) => beta[h] * (value - known[i])));
       const o = Float32Array.from(recall(S, query, this.V));
+      if (off.has(h)) o.fill(0);
       return gatedRmsNorm(o, z[h], this.gain, this.eps);
     });
     return times(this.out, join(read));

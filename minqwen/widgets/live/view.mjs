@@ -155,8 +155,7 @@ export class Live {
     this.root.append(this.glow.root);
     const { ask = "", without: [layer, part = "mixer"] = [] } = this.given;
     this.words.value ||= ask;
-    if (layer < text.num_hidden_layers && (part === "mixer" || part < text.num_experts))
-      this.glow.flip(layer, part);
+    this.glow.flip(layer, part);
     this.status.textContent = "";
     this.busy(false);
     performance.mark("ready");

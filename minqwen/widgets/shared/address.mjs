@@ -4,7 +4,7 @@
 //   layer=6,expert=9,token=12,order=by-load        tokens=3-20 (both included)        all
 //   view=memory,head=4.3,token=12,probe=5,step=write      find=box      other      embed
 //   ask=Who%20are%20you%3F,without=6.9   of a page with a model: what is typed there, and
-//                   the expert, or with one number the layer's mixer, that is switched off
+//                   the expert, memory (6.m2) or, of 6 alone, mixer that is switched off
 //
 // An address may come from anyone. What is not of its form here is left out; whether a
 // number is one of the trace's is for the views to check, as they do for a notebook's.
@@ -28,8 +28,8 @@ const place = {
   write: (numbers) => numbers.join("."),
 };
 const part = {
-  read: (text) => (/^\d{1,4}(\.\d{1,4})?$/.test(text) ? text.split(".").map(Number) : undefined),
-  write: (numbers) => numbers.join("."),
+  read: (text) => (/^\d{1,4}(\.m?\d{1,4})?$/.test(text) ? text.split(".") : undefined),
+  write: (parts) => parts.join("."),
 };
 const word = {
   read: (text) => (/^[a-z][a-z-]{0,39}$/.test(text) ? text.replaceAll("-", " ") : undefined),

@@ -360,9 +360,10 @@ def test_settings_that_are_not_followed_are_named(changes, words):
         {"temporal_patch_size": 1}, {"image_mean": [0.4, 0.5, 0.6]},
         {"do_resize": False}, {"do_rescale": False}, {"do_normalize": False},
         {"do_normalize": None}, {"do_rescale": None}, {"rescale_factor": 1 / 127.5},
-        {"resample": 2}, {"do_convert_rgb": False}, {"crop_size": {"height": 3, "width": 3}},
-        {"do_center_crop": True}, {"do_pad": None}, {"size": {"height": 64}},
-        {"data_format": "channels_last"}, {"default_to_square": True},
+        {"resample": 2}, {"do_convert_rgb": False}, {"do_center_crop": True},
+        {"crop_size": {"height": 3, "width": 3}}, {"do_pad": None},
+        {"size": {"height": 64}}, {"data_format": "channels_last"},
+        {"default_to_square": True},
     ],
     ids=str,
 )  # fmt: skip

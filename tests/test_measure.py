@@ -15,6 +15,7 @@ from minqwen.errors import InputError
 from minqwen.model.config import Config
 from minqwen.plan import budget, predict
 from minqwen.plan.page import advise
+from minqwen.units import human
 from minqwen.weights.disk.pages import AT_ONCE
 
 SPEEDS = {"fp32": 8e9, "bf16": 1e10, "fp8": 2e9, "int8": 1e9, "int4": 5e8}
@@ -73,10 +74,15 @@ def test_the_model_that_is_timed_weighs_what_is_said_of_it(form):
 
 
 @pytest.mark.slow
-def test_a_machine_is_measured_and_the_figures_are_kept(tmp_path, monkeypatch):
+def test_a_machine_is_measured_and_the_figures_are_kept(tmp_path, monkeypatch, run):
     monkeypatch.setattr(measure, "TRIED", 16 * AT_ONCE)
-    found = measure.measure(tmp_path)
-    assert measure.kept() == found and set(found["loops"]) == set(SPEEDS)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("plan", "0.8B", "--context", 4096, "--measure")
+    found = measure.kept()
+    assert code == 0 and "[measuring" in err and set(found["loops"]) == set(SPEEDS)
+    assert f"bf16 {human(found['loops']['bf16'])}/s" in out
+    assert f"memory of {human(found['memory'])}" in out
+    assert f"made there: the disk {human(found['disk'])}/s" in out
     assert all(1e6 < speed < 1e13 for speed in found["loops"].values())
     # What is widened on the way is slower than what is read as it is.
     assert found["loops"]["int4"] < found["loops"]["bf16"]

@@ -28,6 +28,7 @@ from ..model.config import Config
 from ..model.qwen import Qwen
 from ..plan.budget import FORMS, step_bytes
 from ..units import human
+from ..weights.checkpoint.memory import available
 from ..weights.disk.pages import AT_ONCE, THREADS
 from ..weights.quantised.codecs import FORMS as PACKED
 from ..weights.quantised.modules import pack
@@ -51,7 +52,9 @@ MEASURED = dict(
 
 
 def measure(place):
-    """{"disk": bytes a second, "loops": {form: that}, "what", "processor"}; kept.
+    """{"disk": bytes a second, "loops": {form: that}, ...}; kept.
+
+    "memory" is what is free where the loops ran, "what" was read, by which "processor".
 
     `place`: a checkpoint's folder or file, or any folder on the disk that counts;
     where there is none of that name, the folder we are in.
@@ -59,7 +62,10 @@ def measure(place):
     with readable(place) as (path, what):
         disk = disk_speed(path)
     loops = {form: loop_speed(form) for form in ("fp32", *FORMS)}
-    found = {"disk": disk, "loops": loops, "what": what, "processor": processor()}
+    cuda = torch.cuda.is_available()
+    free = torch.cuda.mem_get_info()[0] if cuda else available()
+    found = {"disk": disk, "loops": loops, "what": what, "memory": free}
+    found["processor"] = processor()
     with suppress(InputError, OSError):  # a home that cannot be written is no obstacle
         keeper().parent.mkdir(parents=True, exist_ok=True)
         write_whole(keeper(), as_json(found))

@@ -22,7 +22,6 @@ from ..terminal import aloud, complain, follow, say, summary
 from ..trace.record import record
 from ..units import human
 from ..weights import load
-from ..weights.checkpoint.memory import available
 from ..weights.convert import convert
 from ..weights.disk.report import Meter
 from ..widgets.explore import explore
@@ -159,7 +158,7 @@ def run_plan(options):
 
         say("[measuring; the first time it takes a minute, for loops are compiled]")
         measured = measure(options.path)
-        memory = memory or (None if options.gpus else available())
+        memory = memory or measured["memory"]
     print(advise(
         options.path, options.context, options.batch, memory,
         options.disk_speed, options.memory_speed, options.gpus, measured,

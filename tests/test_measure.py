@@ -16,6 +16,7 @@ from minqwen.model.config import Config
 from minqwen.plan import budget, predict
 from minqwen.plan.page import advise
 from minqwen.units import human
+from minqwen.weights.convert import convert
 from minqwen.weights.disk.pages import AT_ONCE
 
 SPEEDS = {"fp32": 8e9, "bf16": 1e10, "fp8": 2e9, "int8": 1e9, "int4": 5e8}
@@ -112,9 +113,15 @@ def test_what_a_model_moves_is_what_was_planned(moe, dtype, form):
 
 def test_experts_on_disk_count_by_what_is_chosen(tmp_path):
     model = small_model()
-    minqwen.save(model, tmp_path)
-    paged = minqwen.load(tmp_path, experts="disk", expert_cache=200_000)
+    minqwen.save(model, tmp_path / "plain")
+    paged = minqwen.load(tmp_path / "plain", experts="disk", expert_cache=200_000)
     assert predict.moved_by(paged, 100) == predict.moved_by(model, 100)
+    convert(tmp_path / "plain", tmp_path / "int8", "int8")
+    packed, paged = (
+        minqwen.load(tmp_path / "int8", experts=where) for where in ("memory", "disk")
+    )
+    moved = predict.moved_by(packed, 100)
+    assert moved["int8"] > 0 and predict.moved_by(paged, 100) == pytest.approx(moved)
 
 
 def test_a_prediction_by_hand():

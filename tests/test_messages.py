@@ -149,15 +149,13 @@ def test_kinds_of_pictures(processor, tmp_path, kind):
 
 
 def test_kinds_that_cannot_be_read_are_told_which_can(processor, tmp_path):
-    for content in (
-        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-        b"%!PS-Adobe-3.0 EPSF",
-        b"<svg/>",
+    for content, why in (
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is HEIC: save it as JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF", "no kind that is known"),
+        (b"<svg/>", "no kind that is known"),
     ):
         (tmp_path / "a").write_bytes(content)
-        words = (
-            "cannot be read .* of the kinds PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM, AV"
-        )
+        words = f"be read .*{why}.* kinds PNG, JPEG, WEBP, GIF, BMP, TIFF, PPM, AVIF"
         part = {"type": "image", "image": str(tmp_path / "a")}
         fails(words, processor.chat, said(part))
 

@@ -301,7 +301,7 @@ def reply(model, processor, inputs, options, show=True):
     if options.stats:
         from ..bench.measure import kept
 
-        measured = kept()
+        measured = kept() if ranks.count() == 1 else None
         paged = any(hasattr(m, "pages") for m in model.modules())
         meter = Meter(model) if paged or not measured else None
     answer = follow(meter.watch(steps) if meter else steps, show)

@@ -37,11 +37,14 @@ def _weights(model):
         yield name, NAMES[str(p.dtype).removeprefix("torch.")], p.nbytes
     for name, module in model.named_modules():
         if isinstance(module, Stored):
-            parts = [*module.buffers()]
+            # Those on disk are computed with in the form of their cache's places.
+            slots = getattr(getattr(module, "pages", None), "slots", {})
+            place = slots.get(name.rpartition(".")[2], module)
+            parts = [*place.buffers()] if isinstance(place, Stored) else []
             plain = NAMES[str(module.dtype).removeprefix("torch.")]
             whole = module.shape.numel() * module.dtype.itemsize
-            form = module.form if parts else plain
-            yield name, form, sum(p.nbytes for p in parts) or whole
+            size = sum(p.nbytes for p in parts) * len(module) / len(place)
+            yield name, place.form if parts else plain, size or whole
 
 
 def beside(model, answer, measured):

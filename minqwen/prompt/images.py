@@ -162,12 +162,25 @@ def _decode(source):
             picture.load()
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # decoders of broken files raise many kinds
-        unknown = isinstance(error, UnidentifiedImageError)  # it names our own object
-        why = "it is of no kind that is known" if unknown else show(error)
+        why = show(error)
+        if isinstance(error, UnidentifiedImageError):  # which names our own object
+            why = (
+                "it is HEIC: save it as JPEG"
+                if _heic(source)
+                else "it is of no kind that is known"
+            )
         raise InputError(
             f"{name} cannot be read as a picture ({why}); "
             f"give a whole file of one of the kinds {', '.join(_formats())}"
         ) from error
+
+
+def _heic(source):
+    """What phones write, and Pillow reads only with pillow-heif's opener."""
+    memory = isinstance(source, (bytes, bytearray))
+    with io.BytesIO(source) if memory else open(source, "rb") as file:
+        start = file.read(12)
+    return start[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc")
 
 
 def _from_array(array):

@@ -444,7 +444,7 @@ def test_mlx_files(copy):
     folder, _ = copy("one")
     file = folder / "model.safetensors"
     save_file(load_file(file), file, {"format": "mlx"})
-    refused(folder, "written by MLX", "take the checkpoint that it was made from")
+    refused(folder, "written by MLX", "take the checkpoint it was made from")
 
 
 def test_a_repository_of_the_hub_cache(copy, tmp_path):

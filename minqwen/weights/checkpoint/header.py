@@ -68,7 +68,13 @@ def stamp_of(info):
 def read_table(path, own=False):
     """Name -> Entry for one safetensors file (see Reader); reads its header only."""
     with Reader(path, own) as file:
-        return read_header(file)[1]
+        metadata, table = read_header(file)
+    if metadata.get("format") == "mlx":
+        raise InputError(
+            f"{show(file.path.name)} was written by MLX, which keeps convolutions "
+            "turned and norms shifted by one; take the checkpoint it was made from."
+        )
+    return table
 
 
 def read_header(file):

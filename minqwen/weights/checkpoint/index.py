@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ...errors import InputError, show
-from ...files import Reader, read_json, read_whole
+from ...files import read_json, read_whole
 from .foreign import refuse_folder, refuse_pickle
-from .header import read_header
+from .header import read_table
 from .layout import part_of, released
 
 INDEX = ".safetensors.index.json"
@@ -57,8 +57,7 @@ def _open_folder(folder):
     aside = _add_parts(folder, others, table, said)
     notes += _check_total(index, content, named, table)
     if aside := [*aside, *(file for file in names if file not in files)]:
-        more = f" and {len(aside) - 6} more" if len(aside) > 6 else ""
-        listed = ", ".join(show(file) for file in aside[:6]) + more
+        listed = ", ".join(map(show, aside))[:600]
         notes.append(f"left aside, as no weights of this model: {listed}")
     notes += _disagreements(folder, index, said, table)
     if notes:
@@ -92,24 +91,13 @@ def _main_files(folder, files, shards):
 def _merge(files, own=True):
     table = {}
     for file in files:
-        for tensor, entry in _read(file, own).items():
+        for tensor, entry in read_table(file, own).items():
             if tensor in table:
                 raise InputError(
                     f"{show(tensor)} is in both {show(table[tensor].file.name)} and "
                     f"{show(file.name)}; one of them does not belong here."
                 )
             table[tensor] = entry
-    return table
-
-
-def _read(path, own):
-    with Reader(path, own) as file:
-        metadata, table = read_header(file)
-    if metadata.get("format") == "mlx":
-        raise InputError(
-            f"{show(path.name)} was written by MLX, which keeps convolutions turned "
-            "and norms shifted by one; take the checkpoint that it was made from."
-        )
     return table
 
 
@@ -125,7 +113,7 @@ def _add_parts(folder, others, table, said):
 
     for file in others:
         try:
-            found = _read(folder / file, own=True)
+            found = read_table(folder / file, own=True)
         except InputError as error:
             aside.append(f"{file} ({error})")
             continue

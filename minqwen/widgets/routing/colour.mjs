@@ -83,21 +83,31 @@ function lit(reading, own, against, selected, colour, half) {
 
 function ofToken(own, compared, token, half, tone) {
   const { L, E, trace } = own;
-  const cells = [];
-  const rest = tone.all ? Array.from({ length: L * E }, (_, cell) => tone(cell, 0)) : null;
+  const lit = [];
   for (let layer = 0; layer < L; layer++) {
     const theirs = compared?.choices(token, layer).map((c) => c.expert);
     choices(trace, token, layer).forEach(({ expert, weight }, k) => {
-      const cell = layer * E + expert;
       const differs = Number(Boolean(theirs) && !theirs.includes(expert));
-      if (rest) rest[cell] = null;
-      cells.push({ layer, expert, half, differs, kind: null, ...tone(cell, 1, k, weight) });
+      lit.push({ layer, expert, half, differs, kind: null, ...tone(layer * E + expert, 1, k, weight) });
     });
   }
-  rest?.forEach((toned, cell) => {
-    if (toned) cells.push({ layer: Math.floor(cell / E), expert: cell % E, half, differs: 0, ...toned });
-  });
-  return cells;
+  if (!tone.all) return lit;
+  const mine = new Uint8Array(L * E);
+  for (const { layer, expert } of lit) mine[layer * E + expert] = 1;
+  return [...faintOf(own, half, tone).filter((c) => !mine[c.layer * E + c.expert]), ...lit];
+}
+
+const faint = new WeakMap(); // a text's counts -> all cells that it chose
+
+/** All that a text chose, as faint cells: the same for each of its tokens. */
+function faintOf(own, half, tone) {
+  const [counts, E] = [own.counts(), own.E];
+  if (!faint.has(counts)) {
+    const cells = [...counts.keys()].filter((cell) => counts[cell]);
+    faint.set(counts, cells.map((cell) =>
+      ({ layer: Math.floor(cell / E), expert: cell % E, half, differs: 0, ...tone(cell, 0) })));
+  }
+  return faint.get(counts);
 }
 
 // For each meaning, of (reading, own, selected, positions): a function of a cell, how many

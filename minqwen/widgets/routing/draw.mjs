@@ -66,15 +66,12 @@ export function differShades(theme, half, shade = 1) {
   return [rampColour(shades(theme, true), shade), rampColour([theme.paper, own], 0.5 + shade / 2)];
 }
 
-/** A kind of token's colour; that of no kind is the last. */
-export const kindColour = (theme, kind) => theme.kinds[kind];
-
 /** A lit cell's colour in a theme, (half, level of LEVELS, step of SHADES, kind) -> style. */
 export function palette(theme, comparing) {
   const own = shades(theme, comparing);
   return (half, level, step, kind) => {
     const shade = step / (SHADES - 1);
-    if (kind !== null) return rampColour([theme.paper, kindColour(theme, kind)], shade);
+    if (kind !== null) return rampColour([theme.paper, theme.kinds[kind]], shade);
     return level ? rampColour(differShades(theme, half, shade), level / LEVELS) : rampColour(own, shade);
   };
 }

@@ -2,7 +2,7 @@
 // and the legend, which says what shades stand for, with unit and range.
 import { node, rampColour } from "../shared/look.mjs";
 import { COLOURS, colourOf, legend } from "./colour.mjs";
-import { differShades, kindColour, shades } from "./draw.mjs";
+import { differShades, shades } from "./draw.mjs";
 import { kindOf } from "./reading.mjs";
 import { sentence } from "./say.mjs";
 
@@ -51,7 +51,7 @@ function scaleParts(reading, selected, colour, theme) {
 
 function painted(theme, kind) {
   const made = node("span", { class: "swatch" });
-  made.style.background = kindColour(theme, kind);
+  made.style.background = theme.kinds[kind];
   return made;
 }
 

@@ -163,9 +163,10 @@ function ofTokens(reading, selected, layer, expert, columns) {
 }
 
 /** What lies under the pointer, while it is there; of the selected tokens alone. */
-export function pointedAt(reading, { selected, token }, { layer, expert }) {
+export function pointedAt(reading, { selected, token }, { layer, expert }, columns) {
   const { second, names, trace } = reading;
-  if (expert === null) return [`Layer ${layer}${kindName(trace, layer)}: click to select it.`];
+  if (expert === null)
+    return [`Layer ${layer}${kindName(trace, layer)}`, ...beside(columns, layer), ". Click to select it."];
   const parts = [`Layer ${layer}, expert ${expert}`];
   if (kindOf(selected) !== "token") {
     const all = whole(reading.selectedTokens(selected).length);

@@ -202,7 +202,7 @@ function build(look, model, reading, { page = false }) {
   function hint(place, x, y) {
     if (!place) return tip.hide();
     const key = JSON.stringify([place, store.state.selected]);
-    if (hinted?.key !== key) hinted = { key, parts: sentence(pointedAt(reading, store.state, place)).flat() };
+    if (hinted?.key !== key) hinted = { key, parts: sentence(pointedAt(reading, store.state, place, columns)).flat() };
     tip.show(x, y, ...hinted.parts);
   }
 

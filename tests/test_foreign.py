@@ -335,6 +335,36 @@ def test_transformers_reads_the_same_numbers(tmp_path, encode, blocks):
     assert count == 52  # all matrices
 
 
+@pytest.mark.slow
+def test_transformers_reads_these_int4_files(tmp_path):
+    """With compressed-tensors, by its own config: as the widened ones."""
+    from compressed_tensors.quantization import (
+        QuantizationConfig,
+        preset_name_to_scheme,
+    )
+    from transformers import AutoModelForCausalLM
+
+    source = save_source(tmp_path / "s", vision=False, mtp_num_hidden_layers=0)
+    scheme = preset_name_to_scheme("W4A16", ["Linear"])
+    scheme.weights.group_size = 32
+    said = QuantizationConfig(
+        config_groups={"group_0": scheme}, format="pack-quantized",
+        ignore=["lm_head", "re:.*in_proj_[ab]$", "re:.*gate$"],
+        quantization_status="compressed",
+    ).model_dump(mode="json")  # fmt: skip
+    encode = packed_by("W4A16", "pack-quantized", group_size=32)
+    folder = write(source, tmp_path / "q", encode, said | {"quant_method": CT})
+    ids, found = torch.arange(3, 30)[None], []
+    for at in (folder, folder / "wide"):
+        theirs = AutoModelForCausalLM.from_pretrained(at, dtype=torch.bfloat16)
+        with torch.no_grad():
+            found.append(theirs.eval()(ids).logits)
+    assert torch.equal(*found)
+    ours = [minqwen.load(at, dtype=torch.bfloat16) for at in (folder, folder / "wide")]
+    with torch.no_grad():
+        assert torch.equal(ours[0](ids), ours[1](ids))
+
+
 def test_fp8_experts_stacked_by_transformers(source, tmp_path):
     """gate and up in one block; scales that are powers of two."""
     tensors = load_file(source / "model.safetensors")

@@ -185,8 +185,8 @@ SAME = {  # keys that change nothing, as transformers agrees below
     "sliding_window": None, "final_logit_softcapping": None, "routed_scaling_factor": 1,
     "mlp_bias": False, "norm_topk_prob": True, "language_model_only": False,
     "rope_scaling": {"rope_type": "default"}, "mtp_loss_scaling_factor": 0.1,
-    "n_group": 1, "scoring_func": "softmax", "is_causal": True, "hidden_dropout": 0.2,
-    "original_max_position_embeddings": 4096,
+    "mlp_init_scale": 0.5, "n_group": 1, "scoring_func": "softmax", "is_causal": True,
+    "hidden_dropout": 0.2, "original_max_position_embeddings": 4096,
 }  # fmt: skip
 OTHER = {  # keys that ask for other numbers than ours
     "attention_bias": True, "mlp_bias": True, "add_qkv_bias": True, "router_bias": 1,

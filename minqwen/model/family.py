@@ -35,7 +35,8 @@ ASKING: dict[str, tuple] = {
     r"|scale_(emb|depth)|query_pre_attn_scalar|\w*sliding_window|attention_chunk_size"
     r"|(use_)?(bidirectional|parallel)_\w+|no_?(p|r)ope\w*|first_k_dense_replace"
     r"|attn_temperature\w*|rope_interleaved?": (None, False, []),
-    r"(?!\w*loss)\w*(multiplier|_scal(e|ing)(_factor)?)|\w+_group": (None, False, 1),
+    r"(?!\w*(loss|init))\w*(multiplier|_scal(e|ing)(_factor)?)": (None, False, 1),
+    r"\w+_group": (None, 1),
     r"\w*scor\w+_func\w*|\w*rout\w+_func\w*": (None, "softmax"),
     r"(use_)?qk_norm|is_causal": (None, True),
 }

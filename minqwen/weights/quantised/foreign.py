@@ -83,10 +83,7 @@ class Foreign:
         for suffix, part in p.items():
             if fault := self._fault(suffix, part):
                 entry = self.parts[suffix]
-                raise InputError(
-                    f"{show(entry.file.name)}: {show(entry.name)} {fault}, which no "
-                    "writer means; copy or download it again."
-                )
+                raise damaged(entry, entry.name, f"{fault}, which no writer means")
         index = p.get("g_idx", p.get("_g_idx"))
         middle = torch.tensor([[2.0**self.bits / 2]])
         if self.dtype == "GPTQ":
@@ -111,12 +108,11 @@ class Foreign:
         zeros, middle = unpack(p["qzeros"] + ones, self.bits), 2 ** (self.bits - 1)
         zeros = zeros[:, : self.shape[-2]]
         if self.even and (zeros == middle + 2 * self.short - 1).all():
-            entry, version = self.parts["qzeros"], 2 if self.short else 1
-            raise InputError(
-                f"{show(entry.file.name)}: {show(entry.name)} is of GPTQ's version "
-                f"{version}, but by its checkpoint_format config.json is for the "
-                f"other; let that be {'gptq_v2' if self.short else 'gptq'}."
-            )
+            entry, names = self.parts["qzeros"], ("gptq", "gptq_v2")
+            raise damaged(
+                entry, entry.name, f"is of {names[self.short]}, and config.json's "
+                f"checkpoint_format of {names[1 - self.short]}",
+            )  # fmt: skip
         return zeros
 
     def _spread(self, x, index):
@@ -175,6 +171,13 @@ def entries_of(table):
     """The stored tensors behind what is an Entry or a Foreign, each."""
     for entry in table:
         yield from entry.parts.values() if isinstance(entry, Foreign) else (entry,)
+
+
+def damaged(entry, name, fault):
+    return InputError(
+        f"{show(entry.file.name)}: {show(name)} {fault}; copy or download the files "
+        "again, config.json with them."
+    )
 
 
 def span(total, count, sides=()):

@@ -9,9 +9,9 @@ import math
 import re
 from dataclasses import replace
 
-from ...errors import InputError, show
+from ...errors import show
 from .codecs import SIDE, quantisable
-from .foreign import FLOATS, KINDS, PACKS, Foreign, span
+from .foreign import FLOATS, KINDS, PACKS, Foreign, damaged, span
 from .modules import parts_of
 
 BESIDE = re.compile(
@@ -71,10 +71,7 @@ def not_packed(table):
     """The table; InputError if it has what only a config could tell the meaning of."""
     for name, entry in table.items():
         if name.endswith((".qweight", "weight_packed")):
-            raise InputError(
-                f"{show(entry.file.name)}: {show(name)} is packed, and no "
-                "quantization_config says how; take config.json from the same files."
-            )
+            raise damaged(entry, name, "is packed, and no quantization_config says how")
     return table
 
 
@@ -92,21 +89,19 @@ def released(name, parts, scheme):
 
 def foreign(name, parts, scheme):
     """The Foreign that some parts make up; InputError if they do not."""
-    file = next(iter(parts.values())).file.name
-    kind = kind_of({suffix: entry.dtype for suffix, entry in parts.items()})
-    if kind is None:
+    held, first = {s: e.dtype for s, e in parts.items()}, next(iter(parts.values()))
+    kinds = (
+        kind for kind, need, may in KINDS
+        if need.keys() <= held.keys() <= (need | may).keys()
+        and all(dtype in (need | may)[suffix] for suffix, dtype in held.items())
+    )  # fmt: skip
+    if not (kind := next(kinds, None)):
         stored = (f"{e.name.rpartition('.')[2]} {e.dtype}" for e in parts.values())
-        raise InputError(
-            f"{show(file)}: {show(name)} is made of {show(', '.join(stored))}, which "
-            "is no form that is read here; take the model in another, or copy or "
-            "download it again."
-        )
+        stored = f"is made of {show(', '.join(stored))}, which is no form read here"
+        raise damaged(first, name, stored)
     if kind == "GPTQ" and scheme.said.get("desc_act") and "g_idx" not in parts:
         index = name.removesuffix("weight") + "g_idx"
-        raise InputError(
-            f"{show(file)}: {show(index)} is missing, though config.json says "
-            "desc_act; copy or download the files again."
-        )
+        raise damaged(first, index, "is missing, though config.json says desc_act")
     of_kind = of_words if kind in WORDS else of_bytes
     shape, bits, wanted = of_kind(kind, {s: e.shape for s, e in parts.items()}, scheme)
     for suffix, entry in parts.items():
@@ -114,22 +109,10 @@ def foreign(name, parts, scheme):
         if entry.shape != want:
             told = show([*(scheme.blocks or scheme.sides)])
             told = f" by the sizes in config.json, {told}" if scheme.sides else ""
-            raise InputError(
-                f"{show(entry.file.name)}: {show(entry.name)} is {list(entry.shape)}, "
-                f"expected {list(want)}{told}; copy or download the files again."
-            )
+            fault = f"is {list(entry.shape)}, expected {list(want)}{told}"
+            raise damaged(entry, entry.name, fault)
     even = scheme.said.get("sym") is True
     return Foreign(name, kind, parts, shape, bits, scheme.sides, scheme.short, even)
-
-
-def kind_of(held):
-    """The kind with parts of such dtypes, {suffix: dtype}, or None."""
-    for kind, need, may in KINDS:
-        known = need | may
-        if need.keys() <= held.keys() <= known.keys():
-            if all(dtype in known[suffix] for suffix, dtype in held.items()):
-                return kind
-    return None
 
 
 def of_bytes(kind, sizes, scheme):

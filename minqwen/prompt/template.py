@@ -225,11 +225,9 @@ def prompt_of(template, messages, thinking, tools, tokens, variables):
         )
     if "reasoning_effort" in given:
         given["reasoning_effort"] = template.effort(given["reasoning_effort"])
-    if (
-        thinking is not None
-        and given.setdefault("enable_thinking", thinking) != thinking
-    ):
+    if thinking is not None and thinking != given.get("enable_thinking", thinking):
         raise InputError("thinking says another thing than enable_thinking; give one")
+    given |= {} if thinking is None else {"enable_thinking": thinking}
     given = {"documents": None, "add_generation_prompt": opening, **tokens, **given}
     if not field:
         return template.render(messages, tools, given)

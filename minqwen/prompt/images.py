@@ -22,21 +22,23 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import InputError, number, show
 
 MAX_RATIO = 200
-# What pictures come in; Pillow knows more, and runs other programs for some of it.
+# File formats that are read; Pillow knows more, some of which run other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
-# The most of each number of a preprocessor_config.json: some ten times the published.
-MOST_OF = {
-    "patch_size": 256, "temporal_patch_size": 32, "merge_size": 32,
-    "min_pixels": 2**24, "max_pixels": 2**28, "fps": 1000, "min_frames": 2**16,
-    "max_frames": 2**16,
+# The numbers of a preprocessor_config.json, as `errors.number` takes them; the highest
+# are about ten times the published ones.
+NUMBERS = {
+    "patch_size": (int, 1, 256), "temporal_patch_size": (int, 1, 32),
+    "merge_size": (int, 1, 32), "min_pixels": (int, 1, 2**24),
+    "max_pixels": (int, 1, 2**28),
 }  # fmt: skip
-# What is always done here, or never.
+SAMPLING = {"fps": (float, 0, 1000, True), "min_frames": (int, 1, 2**16),
+            "max_frames": (int, 1, 2**16)}  # fmt: skip
+# Settings that only one value is supported of.
 FIXED = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 3,
          "rescale_factor": 1 / 255, "do_convert_rgb": True, "do_center_crop": False,
          "do_pad": False}  # fmt: skip
 FIXED_OF_VIDEO = {"num_frames": None, "cap_pixels_per_frame": False}
-SAMPLING = ("fps", "min_frames", "max_frames")
-MIN_TOKENS, MAX_TOKENS = 4, 16384  # of a picture whose size is asked for
+MIN_TOKENS, MAX_TOKENS = 4, 16384  # of a picture with resized_height and _width
 LIMITS = {"min_pixels": "size.shortest_edge", "max_pixels": "size.longest_edge"}
 
 
@@ -71,9 +73,9 @@ def smart_resize(height, width, *, factor, min_pixels, max_pixels, frames=1,
 
 
 def asked_size(height, width, asked, *, factor, min_pixels, max_pixels):
-    """The size of one picture, by the keys of its message that qwen-vl-utils reads.
+    """The height and width for one picture whose message asks for a size or limits.
 
-    A limit that is not `asked` for is the given one, or gives way to that asked for.
+    A limit that is not `asked` for is the given one, moved where the other crosses it.
     """
     if "resized_height" in asked:
         height, width = asked["resized_height"], asked["resized_width"]
@@ -87,10 +89,10 @@ def asked_size(height, width, asked, *, factor, min_pixels, max_pixels):
 def open_picture(image):
     """An RGB PIL picture from a path, bytes, a PIL picture or an array.
 
-    Text may also be a file: or data: URI, or base64. Files and bytes are turned
-    upright by their EXIF mark; a PIL picture is taken as it is. Transparency is laid
-    on white. Arrays are uint8 [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4.
-    Raises InputError for anything else.
+    A text may also be a file: or data: URI, or base64. Files and bytes are rotated as
+    their EXIF data says; a PIL picture is taken as it is. Transparency becomes white.
+    Arrays are uint8 [H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4. Raises
+    InputError for anything else.
     """
     if isinstance(image, (str, os.PathLike, bytes, bytearray)):
         picture = _decode(local(image))
@@ -111,7 +113,7 @@ def open_picture(image):
 
 
 def local(source):
-    """What text stands for: the path of a file, or the bytes of a URI or of base64.
+    """The file's path or the bytes that a text stands for; other sources unchanged.
 
     Raises InputError for an address: nothing is fetched from the network here.
     """
@@ -164,11 +166,8 @@ def _decode(source):
     except Exception as error:  # decoders of broken files raise many kinds
         why = show(error)
         if isinstance(error, UnidentifiedImageError):  # which names our own object
-            why = (
-                "it is HEIC: save it as JPEG"
-                if _heic(source)
-                else "it is of no kind that is known"
-            )
+            why = "it is of no kind that is known"
+            why = "it is HEIC: save it as JPEG" if _heic(source) else why
         raise InputError(
             f"{name} cannot be read as a picture ({why}); "
             f"give a whole file of one of the kinds {', '.join(_formats())}"
@@ -176,9 +175,9 @@ def _decode(source):
 
 
 def _heic(source):
-    """What phones write, and Pillow reads only with pillow-heif's opener."""
-    memory = isinstance(source, (bytes, bytearray))
-    with io.BytesIO(source) if memory else open(source, "rb") as file:
+    """Phones write it, and Pillow reads it only with pillow-heif."""
+    in_memory = isinstance(source, (bytes, bytearray))
+    with io.BytesIO(source) if in_memory else open(source, "rb") as file:
         start = file.read(12)
     return start[4:] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc")
 
@@ -203,10 +202,10 @@ def picture_to_patches(
 ):  # fmt: skip
     """One picture to patches and its grid, as transformers' Pillow processor.
 
-    `image` is anything `open_picture` takes, `asked` what its message says of its
+    `image` is anything `open_picture` takes, `asked` what its message says about its
     size; `mean` and `std` are numbers or one number per channel. Returns patches
-    float32 [h * w, 3 * frames * p * p] and the grid (1, h, w), counted in patches. A
-    picture stands as two equal frames.
+    float32 [h * w, 3 * frames * p * p] and the grid (1, h, w) in patches. A picture is
+    repeated as `temporal_patch_size` equal frames.
     """
     picture = open_picture(image)
     size = asked_size(
@@ -254,8 +253,7 @@ def read_options(raw, source, *, video=False):
     """Keyword arguments for picture_to_patches or video_to_patches.
 
     `raw` is the content of a preprocessor_config.json, `source` its name for errors.
-    Raises InputError for a missing or odd value, and for steps that are always taken
-    here being switched off.
+    Raises InputError for a missing, wrong or unsupported value.
     """
     if not isinstance(raw, dict):
         raise InputError(f"{source} says {show(raw, 40)} of pictures, not an object")
@@ -272,26 +270,18 @@ def read_options(raw, source, *, video=False):
     # These two are areas despite their published names; older files say it plainly.
     for key, name in LIMITS.items():
         raw = raw | {key: raw.get(key) or size.get(name.removeprefix("size."))}
-    options = {}
-    for key, most in MOST_OF.items():
-        if key not in SAMPLING:
-            name = LIMITS.get(key, key)
-            options[key] = number(raw.get(key), f"{source}: {name}", int, 1, most)
-        elif video and raw.get(key) is not None:  # else the class's defaults
-            kind, low = (float, 0) if key == "fps" else (int, 1)
-            over = kind is float
-            options[key] = number(raw[key], f"{source}: {key}", kind, low, most, over)
+    # Without numbers for sampling, the defaults of `sample_frames` hold.
+    given = [key for key in SAMPLING if video and raw.get(key) is not None]
+    ranges = NUMBERS | {key: SAMPLING[key] for key in given}
+    options = {
+        key: number(raw.get(key), f"{source}: {LIMITS.get(key, key)}", *limits)
+        for key, limits in ranges.items()
+    }
     if video and raw.get("do_sample_frames") is not None:
         options["sample"] = said = raw["do_sample_frames"]
         if not isinstance(said, bool):
             raise InputError(f"{source}: do_sample_frames is {show(said, 40)}, no bool")
-    said = {"min_frames": 4, "max_frames": 768} | options
-    for low, high in ("min_pixels", "max_pixels"), ("min_frames", "max_frames"):
-        if said[low] > said[high]:
-            raise InputError(
-                f"{source}: {LIMITS.get(low, low)} is {said[low]}, above "
-                f"{LIMITS.get(high, high)}, which is {said[high]}"
-            )
+    in_order({"min_frames": 4, "max_frames": 768} | options, source, LIMITS)
     for key in ("mean", "std"):
         values, name = raw.get(f"image_{key}"), f"{source}: image_{key}"
         if not isinstance(values, list) or len(values) != 3:
@@ -299,3 +289,16 @@ def read_options(raw, source, *, video=False):
         low, over = (0, True) if key == "std" else (-100, False)
         options[key] = [number(v, name, float, low, 100, over) for v in values]
     return options
+
+
+def in_order(limits, source, names=None):
+    """InputError where a min_ is above its max_; `names`: what `source` calls them."""
+    for what in ("pixels", "frames"):
+        low, high = limits.get(f"min_{what}", 0), limits.get(f"max_{what}", 2**53)
+        if low > high:
+            below, above = (
+                (names or {}).get(n, n) for n in (f"min_{what}", f"max_{what}")
+            )
+            raise InputError(
+                f"{source}: {below} is {low}, above {above}, which is {high}"
+            )

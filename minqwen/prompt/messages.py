@@ -1,50 +1,46 @@
-"""Messages as people write them, to what a template is given and the media in them.
+"""From messages as people write them to plain JSON for a template, and their media.
 
-What transformers' processors and qwen-vl-utils read of a message is followed here. Any
-other key of a picture or a video is refused by name: it would change nothing.
+Supports what transformers' processors and qwen-vl-utils read from a message. Any other
+key of a picture or video is refused by name, since it would have no effect.
 """
 
 import json
 from collections import namedtuple
 
 from ..errors import InputError, number, show
+from .images import in_order
 
-# Of a picture or video in a message: what it is, and the keys that say how to read it.
+# A picture or video in a message: "image" or "video", the thing itself or where it is,
+# and {key: number} of how to read it.
 Media = namedtuple("Media", "kind source asked")
-# Names under which libraries pass the thing itself.
+# The keys under which libraries pass the content of a part.
 SOURCES = {
+    "text": ("text",),
     "image": ("image", "image_url", "url", "path", "base64"),
     "video": ("video", "video_url", "url", "path"),
 }
 # The numbers that a picture or video may ask for, as `errors.number` takes them.
-PIXELS, SIDE, COUNT, RATE = (
-    (int, 1, 2**26),
-    (int, 32, 2**16),
-    (int, 2, 2**16),
-    (float, 0),
-)
-ASKED = {"min_pixels": (int, 1, 2**24), "max_pixels": PIXELS, "resized_height": SIDE,
-         "resized_width": SIDE}  # fmt: skip
+SIDE, COUNT = (int, 32, 2**16), (int, 2, 2**16)
+TIME, RATE = (float, 0), (float, 0, 1000, True)
+ASKED = {"min_pixels": (int, 1, 2**24), "max_pixels": (int, 1, 2**26),
+         "resized_height": SIDE, "resized_width": SIDE}  # fmt: skip
 ASKED_OF_VIDEO = ASKED | {
-    "total_pixels": (int, 1, 2**30), "fps": (*RATE, 1000, True),
-    "sample_fps": (*RATE, 1000, True), "nframes": COUNT, "num_frames": COUNT,
-    "min_frames": (int, 1, 2**16), "max_frames": COUNT, "video_start": RATE,
-    "video_end": RATE,
+    "total_pixels": (int, 1, 2**30), "fps": RATE, "sample_fps": RATE, "nframes": COUNT,
+    "num_frames": COUNT, "min_frames": (int, 1, 2**16), "max_frames": COUNT,
+    "video_start": TIME, "video_end": TIME,
 }  # fmt: skip
-# Rates, and counts of frames, of which one alone can hold.
-EXCLUDE = ("fps", "sample_fps", "nframes", "num_frames")
-INERT = {"type", "cache_control", "uuid"}  # what services keep books with
+EXCLUDE = ("fps", "sample_fps", "nframes", "num_frames")  # at most one of them
+INERT = {"type", "cache_control", "uuid"}  # only services read these
 REASONING = ("reasoning_content", "thinking", "reasoning")
-NAMED = ("text", "image", "image_url", "video", "video_url")
+NAMED = ("text", "image", "image_url", "video", "video_url")  # if there is no "type"
 
 
 def plain_messages(messages):
-    """Messages as plain JSON for the template, and the Media taken out of them.
+    """Messages as plain JSON for the template, and a list of the Media in them.
 
-    The template only needs to know where those are. As in transformers, keys that are
-    null are left out, and reasoning is found under its other names; `developer` is
-    `system`, and arguments of a tool call may be JSON text, as OpenAI's protocol has
-    them. Raises InputError naming the place of what is not a message.
+    As in transformers, null keys are dropped and reasoning may have any of its names.
+    As in OpenAI's protocol, `developer` means `system`, and a tool call's arguments may
+    be JSON text. Raises InputError that says where a message is malformed.
     """
     if not isinstance(messages, (list, tuple)) or not messages:
         raise InputError(
@@ -84,12 +80,12 @@ def _message(message, place, media):
 
 
 def _said(mapping):
-    """What is not null: tables of messages give each of them every key."""
+    """Without null values, which rows of a table have for keys they do not use."""
     return {key: value for key, value in mapping.items() if value is not None}
 
 
 def _parse_arguments(call, place):
-    """Arguments that are JSON text, as the object they say; none is an empty one."""
+    """Replace a call's arguments given as JSON text by the object; empty means {}."""
     call = call.get("function", call) if isinstance(call, dict) else call
     if not isinstance(call, dict) or "arguments" not in call:
         return
@@ -111,32 +107,27 @@ def _part(part, place, media):
     part = _said(part) if isinstance(part, dict) else {}
     said = part.get("type") or next((name for name in NAMED if name in part), None)
     kind = said.removesuffix("_url") if isinstance(said, str) else None
-    if kind not in ("text", *SOURCES):
+    if kind not in SOURCES:
         said = "null" if said is None else f'"{show(said)}"'
         raise InputError(
             f"{place} has the type {said}, "
             'but only "text", "image" and "video" are known'
         )
+    found = [name for name in SOURCES[kind] if name in part]
+    if not found or kind == "text" and not isinstance(part["text"], str):
+        raise InputError(
+            f'{place} is of type "{kind}", so it must have a key "{kind}" with the '
+            f"{'text' if kind == 'text' else kind + ' itself, or the path of its file'}"
+        )
     if kind == "text":
-        if not isinstance(part.get("text"), str):
-            raise _lacks(kind, place)
         return {**part, "type": "text"}
-    media.append(Media(kind, _source(part, kind, place), _asked(part, kind, place)))
+    source = _source(part, kind, found, place)
+    media.append(Media(kind, source, _asked(part, kind, place)))
     return {"type": kind, kind: f"<{kind}>"}
 
 
-def _lacks(kind, place):
-    return InputError(
-        f'{place} is of type "{kind}", so it must have a key "{kind}" with the '
-        f"{'text' if kind == 'text' else kind + ' itself, or the path of its file'}"
-    )
-
-
-def _source(part, kind, place):
-    """The picture or video itself, or where it is, under whichever name it has."""
-    found = [name for name in SOURCES[kind] if name in part]
-    if not found:
-        raise _lacks(kind, place)
+def _source(part, kind, found, place):
+    """The picture or video itself, or where it is; `found`: the keys that hold it."""
     if len(found) > 1:
         raise InputError(
             f'{place} has both "{found[0]}" and "{found[1]}"; give the {kind} once'
@@ -144,7 +135,7 @@ def _source(part, kind, place):
     source = part[found[0]]
     if not isinstance(source, dict) or "url" not in source:
         return source
-    # OpenAI's form. Less detail is asked for by max_pixels here.
+    # OpenAI's form; its low detail is asked for with max_pixels here.
     odd = {k: v for k, v in source.items() if k != "url" and v is not None}
     if odd and odd not in ({"detail": "auto"}, {"detail": "high"}):
         raise InputError(
@@ -155,7 +146,7 @@ def _source(part, kind, place):
 
 
 def _asked(part, kind, place):
-    """{key: number} of what a picture or video asks for itself, each in its range."""
+    """{key: number} of what a picture or video asks for, checked."""
     known = ASKED if kind == "image" else ASKED_OF_VIDEO
     if odd := sorted(map(show, part.keys() - {*known, *SOURCES[kind], *INERT})):
         raise InputError(
@@ -164,28 +155,19 @@ def _asked(part, kind, place):
         )
     given = [key for key in known if key in part]
     asked = {k: number(part[k], f"{place}: {k}", *known[k]) for k in given}
-    _agree(asked, place)
-    return asked
-
-
-def _agree(asked, place):
     rates = [key for key in EXCLUDE if key in asked]
     if len(rates) > 1:
         raise InputError(f"{place} has both {rates[0]} and {rates[1]}; give one")
     if ("resized_height" in asked) != ("resized_width" in asked):
         raise InputError(f"{place} has one of resized_height, resized_width; give both")
-    for what in ("pixels", "frames"):
-        low, high = asked.get(f"min_{what}", 0), asked.get(f"max_{what}", 2**53)
-        if low > high:
-            raise InputError(
-                f"{place}: min_{what} is {low}, above max_{what}, which is {high}"
-            )
+    in_order(asked, place)
     if asked.get("video_start", 0) >= asked.get("video_end", 2**53):
         raise InputError(f"{place}: video_end is not after video_start")
+    return asked
 
 
 def json_only(value, name):
-    """A copy of JSON data; InputError for anything that is more than that."""
+    """A copy of JSON data; InputError for anything else."""
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:

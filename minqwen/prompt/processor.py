@@ -42,6 +42,9 @@ CONFIG_IDS = {
     "vision_start_token_id": VISION_START,
     "vision_end_token_id": VISION_END,
 }
+IMAGE_FILE = "preprocessor_config.json"
+VIDEO_FILE = "video_preprocessor_config.json"
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 class Processor:
@@ -162,8 +165,8 @@ class Processor:
         for conversation in messages if batched else [messages]:
             prompt, media = self._render(conversation, thinking, tools, template_vars)
             self._count(prompt, media)
-            row_images = [self._image(part) for part in media if part.kind == "image"]
-            row_videos = [self._video(part) for part in media if part.kind == "video"]
+            row_images = self._patches(media, "image")
+            row_videos = self._patches(media, "video")
             rows.append(self.encode(self._expand(prompt, row_images, row_videos)))
             images += row_images
             videos += row_videos
@@ -187,7 +190,8 @@ class Processor:
         wanted = template_vars.get("chat_template")
         template = choose(self.templates, wanted, tools, self.source)
         plain, media = plain_messages(messages)
-        tokens = {n: token_text(self.settings[n]) for n in self._named_tokens()}
+        named = [name for name in NAMED_TOKENS if self.settings.get(name)]
+        tokens = {name: token_text(self.settings[name]) for name in named}
         return prompt_of(template, plain, thinking, tools, tokens, template_vars), media
 
     def _count(self, prompt, media):
@@ -200,20 +204,19 @@ class Processor:
                     f"and do not write {mark} in a text"
                 )
 
-    def _image(self, part):
-        self._need(self.image_options, "image", "preprocessor_config.json")
-        return picture_to_patches(part.source, part.asked, **self.image_options)
-
-    def _video(self, part):
-        self._need(self.video_options, "video", "video_preprocessor_config.json")
-        return video_to_patches(part.source, asked=part.asked, **self.video_options)
-
-    def _need(self, options, kind, file):
-        if options is None:
+    def _patches(self, media, kind):
+        """Patches, grid, and for a video times, of each medium of a kind."""
+        make, options, file = {
+            "image": (picture_to_patches, self.image_options, IMAGE_FILE),
+            "video": (video_to_patches, self.video_options, VIDEO_FILE),
+        }[kind]
+        parts = [part for part in media if part.kind == kind]
+        if parts and options is None:
             raise InputError(
                 f"the messages hold {kind}s, but {self.source} has no {file}; "
                 "this checkpoint reads text only, or the file was not copied"
             )
+        return [make(part.source, asked=part.asked, **options) for part in parts]
 
     def _expand(self, prompt, images, videos):
         """Each placeholder becomes as many as the model will overwrite."""
@@ -248,20 +251,15 @@ class Processor:
 
     def _read_picture_options(self):
         # transformers 5 saves both in one file; published checkpoints have two.
-        both = self._json("processor_config.json")
-        image_file = video_file = "processor_config.json"
-        image, video = both.get("image_processor"), both.get("video_processor")
-        if image is None:
-            image_file = "preprocessor_config.json"
-            image = self._json(image_file)
-        if video is None:
-            names = "video_preprocessor_config.json", "preprocessor_config.json"
-            video_file = next((n for n in names if n in self.files), names[0])
-            video = self._json(video_file)
-        return (
-            read_options(image, image_file) if image else None,
-            read_options(video, video_file, video=True) if video else None,
-        )
+        both, found = self._json("processor_config.json"), []
+        for kind, files in ("image", [IMAGE_FILE]), ("video", [VIDEO_FILE, IMAGE_FILE]):
+            file, raw = "processor_config.json", both.get(f"{kind}_processor")
+            if raw is None:
+                file = next((name for name in files if name in self.files), files[0])
+                raw = self._json(file)
+            video = kind == "video"
+            found.append(read_options(raw, file, video=video) if raw else None)
+        return found
 
     def _read_stop_ids(self):
         names = {token_text(self.settings.get("eos_token"))}
@@ -269,10 +267,6 @@ class Processor:
         ids = {self.tokenizer.token_to_id(name) for name in names if name}
         eos = self._json("generation_config.json").get("eos_token_id")
         return ids.union(end_ids(eos, "generation_config.json")) - {None}
-
-    def _named_tokens(self):
-        kinds = ("bos_token", "eos_token", "pad_token", "unk_token")
-        return [kind for kind in kinds if self.settings.get(kind)]
 
     def _check_ids(self, config):
         for key, token in CONFIG_IDS.items():

@@ -22,16 +22,15 @@ from .messages import REASONING, json_only
 
 MOST_BLOCKS = 10**7  # run by a template: some seconds
 MOST_TEXT = 2**28  # characters that one step of it may make
-NAMED = ("name", "template")  # what one of several templates has
 MARK = "\ue000it goes on here\ue000 "  # its space shows whether a template trims
-# Variables of some of the released templates; the others go on without them.
+# Variables that only some of the released templates read: the others ignore them.
 USUAL = ("documents", "enable_thinking", "preserve_thinking", "reasoning_effort",
          "add_vision_id")  # fmt: skip
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks the assistant's words for training: no effect here."""
+    """`{% generation %}` marks the assistant's words for training; ignored here."""
 
     tags = {"generation"}
 
@@ -103,14 +102,14 @@ def weigh(size):
 
 
 def weigh_all(first, *others):
-    """What a text may become by others, or by numbers that are widths."""
+    """Bound what a method makes of a text by other texts, or by numbers as widths."""
     sizes = [max(1, len(x)) for x in (first, *others) if isinstance(x, str | list)]
     sizes += [max(1, abs(x)) for x in others if isinstance(x, int)]
     weigh(math.prod(sizes))
 
 
 def weigh_form(text):
-    """A form as of `format` or %, of which a number is a width."""
+    """Bound what a pattern of `format` or % makes: numbers in it may be widths."""
     weigh(max(map(int, re.findall(r"\d{1,20}", text)), default=0))
 
 
@@ -165,7 +164,7 @@ class ChatTemplate:
             ) from error
 
     def render_open(self, messages, field, tools, variables):
-        """The same, cut off where `field` of the last message ends, to go on from."""
+        """The same, cut off after `field` of the last message, to be continued."""
         last = messages[-1]
         said, fields = last.get(field), [field]
         if field in REASONING:  # its copies under other names
@@ -188,7 +187,7 @@ class ChatTemplate:
         return begun if after.startswith(MARK[-1]) else begun.rstrip()
 
     def effort(self, word):
-        """The nearest to a word for how much to think that the template knows."""
+        """The nearest reasoning effort that the template knows."""
         if not self.efforts or word in self.efforts:
             return word
         at = EFFORTS.index(word) if word in EFFORTS else None
@@ -205,7 +204,7 @@ class ChatTemplate:
 def prompt_of(template, messages, thinking, tools, tokens, variables):
     """What a ChatTemplate writes for plain messages; `variables` are the caller's.
 
-    tokens: {"eos_token": text}. Raises InputError for a variable that it does not read.
+    tokens: {"eos_token": text}. Raises InputError for a variable that it never reads.
     """
     if not (thinking is None or isinstance(thinking, bool)):
         raise InputError(f"thinking is {show(thinking, 40)}; give True, False or None")
@@ -236,7 +235,7 @@ def prompt_of(template, messages, thinking, tools, tokens, variables):
 
 
 def _compared(tree, name):
-    """The texts that a template compares a variable, or what it made of it, with."""
+    """The texts that a template compares with variables that have `name` in theirs."""
     found = set()
     for node in tree.find_all(jinja2.nodes.Compare):
         if any(name in each.name for each in node.find_all(jinja2.nodes.Name)):
@@ -275,7 +274,9 @@ def read_templates(files, source):
         if not text and other in files:
             name, text = other, read_json(files[other], other).get("chat_template")
     if isinstance(text, list):  # several, each with a name
-        if not all(isinstance(each, dict) and {*NAMED} <= {*each} for each in text):
+        if not all(
+            isinstance(each, dict) and {"name", "template"} <= {*each} for each in text
+        ):
             raise InputError(f"{source}: {name} has templates without name and text")
         texts = {show(each["name"]): each["template"] for each in text}
     else:

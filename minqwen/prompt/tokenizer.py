@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from ..errors import InputError, number, show
 from ..files import read_json
 
-# What tokenizers of this family are made of; what others have has ended processes.
+# The parts of this family's tokenizers; some other parts can abort the process.
 PARTS = {"BPE", "ByteLevel", "NFC", "Sequence", "Split", "TemplateProcessing"}
 
 
@@ -24,7 +24,7 @@ def token_text(token):
 
 @contextmanager
 def caught(what):
-    """Within: whatever the `tokenizers` library raises becomes an InputError."""
+    """In this block, whatever the `tokenizers` library raises becomes an InputError."""
     try:
         yield
     except InputError:
@@ -54,7 +54,7 @@ def read_tokenizer(files, source):
 
 
 def valid(text):
-    """InputError for what is no text, or has halves of characters."""
+    """Raise InputError for anything but text, and for half characters in it."""
     if not isinstance(text, str):
         raise InputError(f"what is to be encoded is {type(text).__name__}, not text")
     try:
@@ -76,7 +76,7 @@ def listed(ids):
 
 
 def _kinds(part):
-    """The types of all parts, and of theirs."""
+    """The types of all parts, however deep."""
     if isinstance(part, dict):
         yield from [part["type"]] if isinstance(part.get("type"), str) else []
         part = part.values()

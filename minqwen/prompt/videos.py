@@ -1,8 +1,8 @@
 """Videos, from a file or a list of frames, to the patches the vision tower reads.
 
 Follows the processor published with the checkpoints (Qwen3-VL's): about two frames a
-second, all resized alike within one budget of pixels for the whole video, and for
-every two frames the time at which they are seen, which the prompt then spells out.
+second, all resized alike within a limit on the pixels of the whole video, and for
+every two frames their time, which the prompt then spells out.
 """
 
 import io
@@ -17,6 +17,7 @@ from PIL import Image
 
 from ..errors import InputError, number, show
 from .images import (
+    SAMPLING,
     asked_size,
     frames_to_patches,
     local,
@@ -26,10 +27,9 @@ from .images import (
 )
 
 DEFAULT_FPS = 24.0
-# Of a frame, in tokens, and of a film, where its message asks for a size.
+# Tokens of a frame and of a whole video whose message asks for a size.
 FRAME_TOKENS, FILM_TOKENS = (128, 768), 128_000 * 0.9
-LIMITS_OF_FRAMES = ("fps", "min_frames", "max_frames")
-SAMPLED = (*LIMITS_OF_FRAMES, "video_start", "video_end")
+SAMPLED = (*SAMPLING, "video_start", "video_end")
 SIZED = ("min_pixels", "max_pixels", "total_pixels", "resized_height")
 
 
@@ -41,9 +41,9 @@ def sample_frames(total, source_fps, *, fps=2.0, min_frames=4, max_frames=768):
 
 
 def choose_frames(total, source_fps, asked, *, sample=True, **usual):
-    """Which of `total` frames to look at: as `sample_frames` says, unless asked.
+    """Which of `total` frames to look at: those of `sample_frames`, or as `asked`.
 
-    `asked` has the keys of a message that qwen-vl-utils reads, whose counts are even;
+    `asked` has a message's keys; as in qwen-vl-utils, they lead to an even count.
     `sample` False takes every frame. Raises InputError for more than there are.
     """
     first = min(math.ceil(asked.get("video_start", 0) * source_fps), total)
@@ -59,7 +59,7 @@ def choose_frames(total, source_fps, asked, *, sample=True, **usual):
     elif not own and (not sample or "sample_fps" in asked):
         wanted = count
     else:
-        usual |= {key: asked[key] for key in LIMITS_OF_FRAMES if key in asked}
+        usual |= {key: asked[key] for key in SAMPLING if key in asked}
         if own:
             usual["min_frames"] = math.ceil(usual.get("min_frames", 4) / 2) * 2
             usual["max_frames"] = usual.get("max_frames", 768) // 2 * 2
@@ -86,9 +86,9 @@ def video_to_patches(
     """A video to patches [t*h*w, 1536], its grid (t, h, w) and t times in seconds.
 
     `video` is a file, or a list of frames of one size, each anything `open_picture`
-    takes, seen `source_fps` times a second (24 when not said, as in transformers).
-    `asked` is what its message says of it, `usual` what `choose_frames` takes besides.
-    The pixel limits hold for all frames together, those asked for hold for a frame.
+    takes, `source_fps` of them a second (24 by default, as in transformers). `asked` is
+    what its message says about it, `usual` more arguments for `choose_frames`.
+    min_pixels and max_pixels are for all frames together, those asked for are for one.
     Raises InputError for fewer than 2 frames or frames of unlike size.
     """
     asked = asked or {}
@@ -164,8 +164,8 @@ def read_video(video, pick=sample_frames):
     """Sampled frames of a video file as PIL pictures, their numbers, the file's fps.
 
     `video` is a path, a file: or data: URI, or bytes; pick(total, fps) chooses frames.
-    Needs the optional package `av` (PyAV). Raises InputError when that is missing or
-    when the file holds no readable video.
+    Needs the optional package `av` (PyAV). Raises InputError when that is missing, or
+    when there is no readable video.
     """
     video = local(video)
     in_memory = isinstance(video, bytes)

@@ -1,13 +1,14 @@
 """`minqwen convert`: a checkpoint in another form, of any size, in little memory.
 
 Every shard is written whole under a temporary name, then renamed, so after a kill the
-same command goes on with the next one. A file that says so lies in the folder until
-the index and config.json, the last of all, are there: half a conversion never loads.
+same command goes on with the next one. A marker file stays in the folder until the
+index and config.json have been written, last of all: half a conversion never loads.
 """
 
 import fcntl
 import hashlib
 import json
+from functools import partial
 from itertools import groupby
 from shutil import disk_usage
 
@@ -46,18 +47,18 @@ from .quantised.settings import KEY, Scheme
 CHOICES = ("int8", "int4", "fp8", "bf16")
 SHARD = 5_000_000_000  # bytes
 GOES_ON = "; what is there is kept, and the same command goes on from it"
-# What transformers wants beside our own files.
+# Read by transformers alone, but part of a checkpoint.
 OTHERS = ("vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 
 
 def convert(source, folder, quantize="bf16", max_shard_bytes=SHARD, revision=None):
     """Write the checkpoint `source` (path or hub id) to `folder`; bytes of its tensors.
 
-    quantize "bf16" (as trained), "fp8" (the released layout), "int8" or "int4", or of
-    experts and the rest apart, such as "int4:int8" or "int4:bf16". Memory: a few times
-    32 MB, and of GGUF one matrix of its delta layers. Raises InputError if the source
+    quantize is "bf16" (as trained), "fp8" (the released layout), "int8" or "int4", or
+    two forms, for experts and the rest, such as "int4:int8". Takes a few times 32 MB of
+    memory, and for GGUF one matrix of a delta layer. Raises InputError if the source
     does not fit its config.json, the folder is in use, or the disk refuses; what was
-    written stays and is taken up again.
+    written stays, and the next run goes on from it.
     """
     number(max_shard_bytes, "max_shard_bytes", int, 1)
     scheme = read_target(quantize)
@@ -69,9 +70,8 @@ def convert(source, folder, quantize="bf16", max_shard_bytes=SHARD, revision=Non
     total = sum(slot.nbytes for slot in found)
     groups = [(part, sum(slot.nbytes for slot in part)) for part in parts]
     shards = split(groups, max_shard_bytes)
-    shapes = {name: p.shape for name, p in model.named_parameters()}
+    options = scheme.experts, scheme.rest, max_shard_bytes
     with telling(folder, "written", GOES_ON):
-        options = scheme.experts, scheme.rest, max_shard_bytes
         lock = _claim(folder, fingerprint(table, model.cfg, *options))
         for name in small:
             destination(folder / name)
@@ -83,7 +83,7 @@ def convert(source, folder, quantize="bf16", max_shard_bytes=SHARD, revision=Non
             names = {file: [s.stored for s in part] for file, part in shards.items()}
             write_whole(folder / ("model" + INDEX), as_json(index_of(names, total)))
         config = model.cfg.to_dict() | {"dtype": "bfloat16"}
-        said = scheme.config(unconverted(found, scheme, shapes))
+        said = scheme.config(unconverted(found, scheme, model))
         config |= {KEY: said} if said else {}
         write_whole(folder / "config.json", as_json(config))
         (folder / UNFINISHED).unlink()
@@ -93,20 +93,25 @@ def convert(source, folder, quantize="bf16", max_shard_bytes=SHARD, revision=Non
 
 def _source(path, folder):
     """Rows to be read, the model on the meta device, its table, and the small files."""
-    home = path if path.is_dir() else path.parent
-    if file := find_gguf(path):
-        if folder.resolve() == home.resolve():
-            _refuse_own(folder)
+    file, home = find_gguf(path), path if path.is_dir() else path.parent
+    own, target = home.resolve(), folder.resolve()
+    # A GGUF file may lie in a folder of many models, and their conversions.
+    if target == own or not file and own in target.parents:
+        raise InputError(
+            f"{show(folder)} is the source's own folder or lies in it; write the "
+            "conversion somewhere else."
+        )
+    if file:
         opened, model, plan = examine_gguf(file, torch.bfloat16)
-        shapes = {name: p.shape for name, p in model.named_parameters()}
-        said = "tokenizer.ggml.model" in opened.keys
-        small = text_files(file) if said else {}
-        return StoredRows(opened, plan, shapes), model, opened.table, small
-    table, model, forms, plan = examine(path, torch.bfloat16)
-    _keep_apart(home, folder)
-    small = {n: read_whole(home / n) for n in (*FILES, *OTHERS) if (home / n).exists()}
+        table, rows = opened.table, partial(StoredRows, opened, plan)
+        small = text_files(file) if "tokenizer.ggml.model" in opened.keys else {}
+    else:
+        table, model, forms, plan = examine(path, torch.bfloat16)
+        rows = partial(Rows, plan, table, forms)
+        there = [name for name in (*FILES, *OTHERS) if (home / name).exists()]
+        small = {name: read_whole(home / name) for name in there}
     shapes = {name: p.shape for name, p in model.named_parameters()}
-    return Rows(plan, table, forms, shapes), model, table, small
+    return rows(shapes), model, table, small
 
 
 def read_target(quantize):
@@ -122,17 +127,15 @@ def read_target(quantize):
     return scheme
 
 
-def unconverted(found, scheme, shapes):
+def unconverted(found, scheme, model):
     """Stored names of the modules whose matrices the scheme leaves as trained."""
-    return [
-        slot.stored.removesuffix(".weight")
-        for slot in found
-        if scheme.of(slot.name) is None and len(shapes[slot.name]) > 1
-    ]
+    named = model.named_parameters()
+    kept = {name for name, p in named if p.ndim > 1 and scheme.of(name) is None}
+    return [s.stored.removesuffix(".weight") for s in found if s.name in kept]
 
 
 def fingerprint(table, cfg, *options):
-    """What a conversion is made from, as text that another one does not share."""
+    """A text that tells this conversion from those of other sources or options."""
     held = [
         [name, e.file.name, e.dtype, e.shape, e.start, e.stamp[2:]]  # size and time
         for name, e in sorted(table.items())
@@ -141,21 +144,8 @@ def fingerprint(table, cfg, *options):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _keep_apart(source, folder):
-    source, target = source.resolve(), folder.resolve()
-    if target == source or source in target.parents:
-        _refuse_own(folder)
-
-
-def _refuse_own(folder):
-    raise InputError(
-        f"{show(folder)} is the source's own folder or lies in it; write the "
-        "conversion somewhere else."
-    )
-
-
 def _claim(folder, mark):
-    """Begin, go on, or InputError; the file that keeps others out while open."""
+    """The folder's marker file, new or kept, locked while open; else InputError."""
     folder.mkdir(parents=True, exist_ok=True)
     begun = folder / UNFINISHED
     if begun.exists():
@@ -164,27 +154,23 @@ def _claim(folder, mark):
                 f"{show(folder)} holds part of a conversion of another source or with "
                 "other options; finish that one, or remove the folder."
             )
-        return _lock(begun)
-    for file in sorted(folder.iterdir()):
-        if ".safetensors" in file.name or file.name == "config.json":
-            raise InputError(
-                f"{show(folder)} holds {show(file.name)} already; convert into another "
-                "folder."
-            )
-    write_whole(begun, (mark + "\n").encode())
-    return _lock(begun)
-
-
-def _lock(file):
-    held = Reader(file)
+    else:
+        for file in sorted(folder.iterdir()):
+            if ".safetensors" in file.name or file.name == "config.json":
+                raise InputError(
+                    f"{show(folder)} holds {show(file.name)} already; convert into "
+                    "another folder."
+                )
+        write_whole(begun, (mark + "\n").encode())
+    lock = Reader(begun)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
-            f"{show(file.parent)} is being written by another minqwen convert; wait "
-            "until it has finished."
+            f"{show(folder)} is being written by another minqwen convert; wait until "
+            "it has finished."
         ) from None
-    return held
+    return lock
 
 
 def _write_shards(folder, shards, rows, scheme):
@@ -192,13 +178,13 @@ def _write_shards(folder, shards, rows, scheme):
     missing = [name for name in shards if not finished(folder / name, shards[name])]
     for name in missing:
         temporary(folder / name).unlink(missing_ok=True)  # what a kill left
-    needed, free = sum(sizes[name] for name in missing), disk_usage(folder).free
+    total, free = sum(sizes.values()), disk_usage(folder).free
+    needed = sum(sizes[name] for name in missing)
     if needed > free:
         raise InputError(
             f"{show(folder)}: {human(needed)} are to be written to a disk with "
             f"{human(free)} free; make room, and the same command goes on."
         )
-    total = sum(sizes.values())
     with tqdm(
         total=total, unit="B", unit_scale=True, desc="converting",
         disable=total < BAR_FROM,

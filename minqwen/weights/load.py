@@ -1,8 +1,8 @@
 """From a checkpoint to a model, one tensor at a time.
 
-All tensors are accounted for before the first byte of any is read: what is missing,
-unexpected, of another shape or of a dtype that we will not guess about is told in
-one error. Then each is read straight into the memory where it will stay.
+Every tensor is accounted for before the first byte of any is read: one error lists what
+is missing, unexpected, of another shape, or of a dtype that we will not guess about.
+Then each is read straight into the memory where it will stay.
 """
 
 import dataclasses
@@ -61,34 +61,24 @@ def load(
     """A Qwen in eval mode with the weights of a folder, a file or a hub repository.
 
     The file is .safetensors, with config.json beside it, or .gguf (see gguf/load.py).
-    device None takes a GPU if there is one; dtype None keeps the one most of the file
-    has. `A_log` and the gated norms stay fp32. A file without any `mtp.*` (transformers
-    drops them) gives a model without that head, and a config without a vision tower
-    leaves the tower of a file that has one: both are said in a warning. Peak memory is
-    the model's own and BUFFER. Raises InputError, before reading any weight, that names
-    every tensor that does not fit config.json.
+    device None takes a GPU if there is one; dtype None keeps the dtype of most bytes;
+    `A_log` and the gated norms stay fp32. A draft head or vision tower that only the
+    files or only config.json has is left out, with a warning. Peak memory is the
+    model's own and BUFFER. Raises one InputError, before reading any weight, for all
+    tensors that do not fit config.json. plain.py has the loop that this comes down to.
 
     experts "disk" leaves the routed experts in the files until a token chooses them:
-    the same logits, in the memory that the rest takes and `expert_cache` bytes. None
-    maps the files where all experts fit, or else takes half of the free memory.
+    the same logits, in the memory of the rest and `expert_cache` bytes more. None maps
+    the files if all experts fit in memory, and else takes half of what is free.
 
-    plain.py has the loop that this comes down to. Added here: an error names all that
-    does not fit, before a weight is read; an index and links are checked, infinite
-    numbers and files that change meanwhile refused; what only file or config has may be
-    left out, and a text model read from a file with pictures; stop ids of
-    generation_config.json; reading in place and in the disk's order; other dtypes and
-    devices; hub ids and GGUF; and experts, quantised or not, as told below and above.
-
-    Quantised files stay in their form, and are widened as they are used; those of other
-    libraries are widened while they are read (see quantised/foreign.py). quantize
-    "int8" or "int4" turns the large matrices of others into that form while they are
-    read; "int4:int8" tells experts and the rest apart, "int4:stored" leaves the rest.
-    Experts on disk are not turned into anything.
+    Quantised files keep their form and are widened in use; those of other libraries are
+    widened while they are read (see quantised/foreign.py). quantize "int8" or "int4"
+    turns the large matrices of other files into that form while reading; "int4:int8"
+    is for experts and the rest, "int4:stored" leaves the rest as it is. Experts on disk
+    always stay as they are.
     """
     _check_experts(experts, expert_cache)
-    choice = None, None
-    if quantize is not None:
-        choice = read_choice(quantize, OWN, "stored")
+    choice = read_choice(quantize, OWN, "stored") if quantize is not None else ()
     known(show(kernels, 40))
     device = usable(device)
     computable(dtype)
@@ -102,7 +92,7 @@ def load(
         model = load_gguf(file, device, dtype, experts)
         return ready(model, kernels)
     table, model, forms, plan = examine(path, dtype)
-    if quantize and choice[1] is None and not model.cfg.is_moe:
+    if choice and choice[1] is None and not model.cfg.is_moe:
         raise InputError(
             f"quantize={quantize!r} is for experts, and {show(path)} has no experts."
         )
@@ -159,8 +149,8 @@ def examine(path, dtype):
 
 
 def _add_ends(cfg, folder):
-    """With the ids in generation_config.json, where releases name most of them."""
-    # Kept in the Config, so that a model without its processor knows where to stop.
+    """The Config with the stop ids of generation_config.json, which has the most."""
+    # A model without its processor knows where to stop, too.
     file = folder / "generation_config.json"
     if not os.path.lexists(file):
         return cfg
@@ -169,7 +159,7 @@ def _add_ends(cfg, folder):
 
 
 def agree_on_parts(cfg, table):
-    """Leave out, with a note, a whole part that only file or only config has."""
+    """Leave out, with a note, each part that only the files or only the config has."""
     parts, left = {n: part_of(n) for n in table if released(n)}, []
     held, asked = set(parts.values()), cfg.text.mtp_num_hidden_layers
     if asked and "mtp" not in held:
@@ -188,7 +178,7 @@ def agree_on_parts(cfg, table):
 
 
 def _settle_head(cfg, table):
-    """Where config.json ties the output head to the embedding, and it is stored too."""
+    """Keep the output head that is stored though config.json ties it, if it differs."""
     head, words = table.get(HEAD), table.get(WORDS)
     if not cfg.tie_word_embeddings or head is None:
         return cfg, table, []
@@ -202,18 +192,17 @@ def _settle_head(cfg, table):
 
 
 def _check_depth(path, cfg, table):
-    """More layers, blocks or experts than the files hold, said before building them."""
-    asked = {
-        rf"{BODY}layers\.(\d{{1,9}})\.": (
-            "num_hidden_layers", cfg.text.num_hidden_layers),
-        r"model\.visual\.blocks\.(\d{1,9})\.": (
-            "vision_config.depth", cfg.vision.depth if cfg.vision else 0),
-        r".+\.experts\.(\d{1,9})\.": ("num_experts", cfg.text.num_experts or 0),
-    }  # fmt: skip
-    for pattern, (key, count) in asked.items():
-        found = [re.match(pattern, name) for name in table]
+    """InputError for more layers, blocks or experts than the files hold."""
+    # Before so many are built.
+    asked = (
+        (BODY + "layers", "num_hidden_layers", cfg.text.num_hidden_layers),
+        ("model.visual.blocks", "vision_config.depth", cfg.vision and cfg.vision.depth),
+        (r".+\.experts", "num_experts", cfg.text.num_experts),
+    )
+    for place, key, count in asked:
+        found = [re.match(place + r"\.(\d{1,9})\.", name) for name in table]
         held = {int(m[1]) for m in found if m}
-        if held and count > len(held):
+        if held and (count or 0) > len(held):
             raise InputError(
                 f"{show(path)}: config.json says {key} {count}, the files hold "
                 f"{len(held)}; is it from another checkpoint, or a file missing?"

@@ -1,8 +1,8 @@
 """The files of a checkpoint: which of a folder's are its weights.
 
-Only headers are read, and what they say counts: an index that says otherwise, and files
-that are no weights, are told of in one warning. A folder is not trusted: its index may
-name only plain files beside it.
+Only headers are read, and they count: one warning tells where the index disagrees and
+which files are not weights. A folder is not trusted: its index may name only plain
+files beside it.
 """
 
 import re
@@ -23,10 +23,9 @@ NUMBERED = re.compile(r".+-\d{5}(-of-\d{5})(?:\.safetensors)?")
 def open_checkpoint(path):
     """Name -> Entry for a folder of safetensors files or for one such file.
 
-    Of a folder: the files that its index names, or model.safetensors, or the numbered
-    shards, or else all; and of other files those that hold a part which these lack, as
-    mtp.safetensors does. Raises InputError naming the file, and the tensor if it is
-    one.
+    In a folder, the files that its index names, or model.safetensors, or the numbered
+    shards, or else all; and others that hold a part which these lack, such as
+    mtp.safetensors. Raises InputError naming the file, and the tensor if there is one.
     """
     path = Path(path)
     if path.is_dir():
@@ -42,21 +41,21 @@ def open_checkpoint(path):
 
 def _open_folder(folder):
     refuse_folder(folder)
-    # What macOS leaves on other systems' disks beside every file begins with "._".
     names = sorted(f.name for f in folder.glob("*.safetensors"))
+    # macOS leaves a file "._x" beside every x on other systems' disks.
     files = [name for name in names if not name.startswith("._")]
     index, content, said = _read_index(folder)
     notes = []
     if SINGLE in files and said and SINGLE not in said.values():
         notes.append(_obsolete(folder, index, said))
         content, said = {}, {}
-    main = _main_files(folder, files, set(said.values()))
+    main = _main_files(folder, files, said.values())
     table = _merge([folder / file for file in main])
     named = sum(entry.nbytes for entry in table.values())
     others = [file for file in files if file not in main]
     aside = _add_parts(folder, others, table, said)
     notes += _check_total(index, content, named, table)
-    if aside := [*aside, *(file for file in names if file not in files)]:
+    if aside := aside + [file for file in names if file not in files]:
         listed = ", ".join(map(show, aside))[:600]
         notes.append(f"left aside, as no weights of this model: {listed}")
     notes += _disagreements(folder, index, said, table)
@@ -67,7 +66,7 @@ def _open_folder(folder):
 
 
 def _obsolete(folder, index, said):
-    """A note on an index that lies beside a file with all weights, and names others."""
+    """A note on an index that names other files than the single one beside it."""
     if all((folder / shard).exists() for shard in set(said.values())):
         raise InputError(
             f"{show(folder)} holds {SINGLE}, but {index} names other files; keep one "
@@ -78,14 +77,13 @@ def _obsolete(folder, index, said):
 
 def _main_files(folder, files, shards):
     """The files that are surely weights."""
-    if there := [file for file in files if file in shards]:
-        return there
-    if SINGLE in files:
-        return [SINGLE]
-    if numbered := [file for file in files if NUMBERED.fullmatch(file)]:
-        return numbered
-    holding = [f for f in files if any(map(released, _merge([folder / f])))]
-    return holding or files
+    return (
+        sorted({*files} & {*shards})
+        or [file for file in files if file == SINGLE]
+        or [file for file in files if NUMBERED.fullmatch(file)]
+        or [f for f in files if any(map(released, _merge([folder / f])))]
+        or files
+    )
 
 
 def _merge(files, own=True):
@@ -102,9 +100,9 @@ def _merge(files, own=True):
 
 
 def _add_parts(folder, others, table, said):
-    """Add files of parts that the table lacks; the names of files that are not."""
+    """Add the files of parts that the table lacks; the names of the other files."""
     parts = {part_of(name) for name in map(released, table) if name}
-    series = {_series(file) for file in {e.file.name for e in table.values()}}
+    series = {_series(file) for file in {e.file.name for e in table.values()}} - {None}
     aside, listed = [], said.keys() - table.keys()
 
     def lacking(tensor):
@@ -117,7 +115,7 @@ def _add_parts(folder, others, table, said):
         except InputError as error:
             aside.append(f"{file} ({error})")
             continue
-        sister = _series(file) in series - {None} and not found.keys() & table.keys()
+        sister = _series(file) in series and not found.keys() & table.keys()
         if found and (sister or all(map(lacking, found))):
             table |= found
         else:
@@ -126,13 +124,13 @@ def _add_parts(folder, others, table, said):
 
 
 def _series(file):
-    """What numbered shards of one checkpoint end with, such as -of-00094."""
+    """What the names of a checkpoint's numbered shards share, such as -of-00094."""
     found = NUMBERED.fullmatch(file)
     return found and found[1]
 
 
 def _read_index(folder):
-    """The index's name, or None, its content, and what it says of each tensor."""
+    """The index's name or None, its content, and its {tensor: file}."""
     found = sorted(folder.glob("*" + INDEX))
     found = [f for f in found if not f.name.startswith(("._", "adapter"))]
     if len(found) > 1:
@@ -156,7 +154,7 @@ def _read_index(folder):
 
 
 def _disagreements(folder, index, said, table):
-    """What the index says otherwise than the files; InputError for a lost file."""
+    """Notes on where index and files disagree; InputError for a missing file."""
     lost = [tensor for tensor in said if tensor not in table]
     for tensor in lost:
         if not (folder / said[tensor]).exists():
@@ -179,9 +177,9 @@ def _disagreements(folder, index, said, table):
 
 
 def _check_total(name, content, named, table):
-    """A total that differs is only told: tools disagree on what to count in it.
+    """A note on a wrong total, or InputError if it is no number of bytes.
 
-    It may be that of the files the index names, `named` bytes, or of all there are.
+    It may count the files that the index names, `named` bytes, or all there are.
     """
     metadata = content.get("metadata")
     if not isinstance(metadata, dict | None):
@@ -191,10 +189,8 @@ def _check_total(name, content, named, table):
     if said is not None and (type(said) not in (int, float) or not said >= 0):
         raise InputError(f"{name}: total_size is {show(said)}, not a number of bytes.")
     if said is not None and said not in (named, found):
-        yield (
-            f"{name}: total_size is {show(said)}, the shards hold {found} bytes of "
-            "tensors"
-        )
+        held = f"the shards hold {found} bytes of tensors"
+        yield f"{name}: total_size is {show(said)}, {held}"
 
 
 def _check_shard_name(where, shard):

@@ -13,8 +13,7 @@ MADV_POPULATE_WRITE = 23  # Linux since 5.14
 
 def populate(tensor):
     """Give a new CPU tensor its memory now and in one go, where Linux can."""
-    # Else it comes page by page, each interrupting the read that first writes there.
-    # A hint: its refusal changes nothing.
+    # Else each page interrupts the read that first writes there. Only a hint.
     if sys.platform != "linux" or tensor.device.type != "cpu":
         return
     start = -(-tensor.data_ptr() // PAGESIZE) * PAGESIZE
@@ -31,8 +30,7 @@ def _libc():
 
 def available():
     """Bytes that can be taken without pushing others out, cgroup limits included."""
-    found = [_system(), *_groups()]
-    return max(0, min(found))
+    return max(0, min(_system(), *_groups()))
 
 
 def _system():

@@ -19,9 +19,9 @@ BAR_FROM = 2_000_000_000  # bytes; shorter loads need no progress bar
 
 @torch.no_grad()
 def read_in_order(reads):
-    """Do (entry, first byte, bytes, read) in the order on disk, so that it never seeks.
+    """Do all (entry, first byte, bytes, read) in the order on disk, without seeking.
 
-    `read` is called with the entry's file, a Reader, and what tells progress. Raises
+    `read` gets the entry's file, a Reader, and a function to tell progress to. Raises
     InputError if one of the files changes meanwhile.
     """
     reads = sorted(reads, key=lambda each: (each[0].file, each[1]))
@@ -31,10 +31,9 @@ def read_in_order(reads):
     ) as bar:
         for path, some in groupby(reads, key=lambda each: each[0].file):
             with Reader(path) as file:
-                some = list(some)
-                for _, _, _, read in some:
+                for entry, _, _, read in some:  # noqa: B007
                     read(file, bar.update)
-                unchanged(some[0][0], file)
+                unchanged(entry, file)
 
 
 def alike(entry, other):
@@ -51,8 +50,8 @@ def alike(entry, other):
 
 def check_finite(file, name, values):
     """InputError if any of `values`, a floating tensor, is NaN or infinite."""
-    # One NaN or infinity spoils a sum, which takes little of the time of reading. In
-    # pieces below torch's grain: summed without waking, and awaiting, other threads.
+    # One NaN or infinity spoils a sum, which costs little beside reading. Pieces below
+    # torch's grain are summed without waking other threads.
     pieces = values.view(-1).split(GRAIN - 1)
     good = all(math.isfinite(piece.sum()) for piece in pieces)
     if not good and not values.isfinite().all():
@@ -63,7 +62,7 @@ def check_finite(file, name, values):
 
 
 def check_packed(file, name, form, parts, width):
-    """InputError if parts of a form hold what is no number."""
+    """InputError if the parts of a quantised matrix hold what no writer means."""
     fault = FORMS[form].fault(parts, width)
     if fault:
         raise InputError(

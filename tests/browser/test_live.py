@@ -1,6 +1,9 @@
 """The model in the page beside Python on the same int8 weights; and the page."""
 
 import json
+import re
+from contextlib import nullcontext
+from functools import partial
 
 import chromium
 import numpy as np
@@ -26,6 +29,10 @@ from tests.tiny_models import small_model
 
 pytestmark = pytest.mark.slow
 
+NOTE = (
+    "The key is on the table. The lamp is in the hall. Now the key is in the box. "
+    "Where is the key?"
+)
 TOOLS = """
 import { readFileSync, writeFileSync } from "node:fs";
 const [folder, given] = process.argv.slice(2);
@@ -43,16 +50,20 @@ ANSWER = """
 const model = loaded();
 const found = [];
 for (const { messages, pictures, thinking, most, off = [] } of input) {
-  const cuts = off.map(([mixer, ids, heads]) =>
-    ({ mixer, experts: new Set(ids), heads: new Set(heads) }));
+  const cuts = off.map(([mixer, ids, heads, writes = []]) => ({
+    mixer, experts: new Set(ids), heads: new Set(heads),
+    writes: new Map(writes.map(([t, head, beta]) => [t, new Map([[head, beta]])])),
+  }));
   const shown = pictures.map(pixels);
   const asked = { messages, pictures: shown, thinking, most, off: cuts };
-  const { text, reason, bytes } = await module_live_answer.answer(
+  const { text, reason, bytes, choices } = await module_live_answer.answer(
     model, tokenizer, asked, () => {}, async () => true);
   writeFileSync(`${given}.${found.length}`, bytes);
-  found.push({ text, reason });
+  found.push({ text, reason, choices });
 }
-tell(found);
+const both = found.slice(0, 2).map(({ choices }) => choices);
+const change = both[1] ? module_live_answer.moved(...both, tokenizer) : null;
+tell(found.map(({ text, reason }) => ({ text, reason, change })));
 """
 
 
@@ -187,6 +198,46 @@ def test_what_is_switched_off_is_off_in_python(folder, model, processor, tmp_pat
         assert said["text"] == text.lstrip("\n"), chat
         ids = Trace.load(f"{tmp_path / 'given'}.{i}")["expert_ids"]
         assert not np.isin(ids[:, 2], [5, 7]).any() and np.isin(ids, [5, 7]).any()
+
+
+@pytest.mark.parametrize("place, beta", [((0, 1), 0.0), ((4, 6), 0.25)])
+def test_a_changed_write_is_pythons(
+    folder, model, processor, tmp_path, place, beta, token=25
+):
+    """What is written then, what was fed, and how the next token's shares moved."""
+    message = {"role": "user", "text": NOTE, "pictures": 0}
+    chat = {"messages": [message], "pictures": [], "thinking": False, "most": 40}
+    layer, head = place
+    off = [[False, [], [], [[token, head, beta]] * (n == layer)] for n in range(8)]
+    found = told(ANSWER, folder, [chat, chat | {"off": off}], tmp_path)
+    prompt = inputs(processor, chat)
+    answers, shares = [], []
+    for edit in (nullcontext, partial(analyse.edited, model, place, token, beta=beta)):
+        with edit(), minqwen.record(model, states=[place]) as want:
+            steps = minqwen.generate(model, prompt, 40, processor=processor, draft=0)
+            answers.append([step.token for step in steps])
+            ids = torch.tensor([prompt["input_ids"][0].tolist() + answers[0]])
+        with edit(), torch.inference_mode():
+            at = len(prompt["input_ids"][0]) - 1
+            shares.append(model(ids)[0, at:].double().softmax(-1))
+        assert found[len(shares) - 1]["text"] == processor.decode(answers[-1])
+    fed = Trace.load(f"{tmp_path / 'given'}.1")[f"delta.{layer}.{head}.beta"]
+    assert fed[token] == np.float32(beta)
+    n = min(len(fed), len(want[f"delta.{layer}.{head}.beta"]))
+    assert np.abs(fed - want[f"delta.{layer}.{head}.beta"])[:n].max() < 1e-3
+    p, q = shares
+    kl = (p * (p / q).log2()).sum(-1)
+    pairs = zip(*answers, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), int(kl.argmax()))
+    change = found[0]["change"]
+    assert change["bits"] == pytest.approx(kl[at].item(), abs=1e-3)
+    assert change["text"] == processor.decode(answers[0][:at])
+    want = torch.maximum(p, q)[at].topk(5).indices
+    for id, (text, before, after) in zip(want, change["rows"], strict=True):
+        assert text == processor.decode([id], skip_special=False)
+        assert (before, after) == pytest.approx(
+            (p[at, id].item(), q[at, id].item()), abs=1e-3
+        )
 
 
 def test_logits_are_those_of_python(folder, model, processor, tmp_path):
@@ -367,6 +418,22 @@ def test_an_expert_is_switched_off_and_the_answers_compared(live):
     live.get_by_label("layer", exact=True).first.select_option("5")
     live.get_by_role("button", name="Switch").click()
     live.get_by_text("layer 5's memory 3.").wait_for()
+
+
+def test_a_write_is_deleted_at_a_token_and_the_next_one_moves(live):
+    answered(live, NOTE)
+    live.get_by_role("tab", name="Memory").click()
+    live.get_by_label("memory that writes").select_option("layer 0, memory 1")
+    live.get_by_label("token of the write").fill("25")
+    live.get_by_text("“␣in”").wait_for()
+    live.get_by_role("button", name="Change").click()
+    live.get_by_text("layer 0's write of memory 1 at token 25 (beta 0).").wait_for()
+    said = answered(live, button="Ask again").split("model changed")[-1]
+    assert "The key is on the box." in said and "moved by" in said
+    before, now, *_ = re.findall(r"([\d.]+) %", said)
+    assert float(before) > 90 and float(now) < 50, said
+    live.get_by_role("button", name="Change").click()  # once more: its own again
+    assert live.get_by_text("Changed:").count() == 0
 
 
 def test_a_drawn_digit_is_read(live):

@@ -1,5 +1,6 @@
 // An answer: the prompt is read, then token after token is written and told of.
 
+import { largestOf, softmax } from "./arithmetic.mjs";
 import { idsOf, patchesOf, promptOf } from "./chat.mjs";
 import { placed } from "./model.mjs";
 import { Recorder } from "./recorder.mjs";
@@ -14,7 +15,7 @@ const PATIENCE = 25; // milliseconds of work before others get a turn
  * most: tokens to write at most, sampling, off as of `Model.step`}. tell(event) hears of every token that has
  * been read {kind: "read", done, of, lights}, and of every token written {kind: "token",
  * text, thinking}. turn() lets others have a turn, and says whether to go on. Returns
- * {bytes: the trace, text, reason}.
+ * {bytes: the trace, text, reason, choices: of each next token {id, shares [V]}}.
  */
 export async function answer(model, tokenizer, asked, tell, turn, random) {
   const { messages, pictures = [], thinking = false, most = 256, sampling } = asked;
@@ -31,9 +32,11 @@ export async function answer(model, tokenizer, asked, tell, turn, random) {
   const stops = STOPS.map((mark) => tokenizer.id(mark));
   const reader = tokenizer.reader();
   const closing = tokenizer.id("</think>");
-  let [inside, text, reason] = [thinking, "", "length"];
+  let [inside, text, reason, choices] = [thinking, "", "length", []];
   for (let n = 0; n < most && run.going; n++) {
-    const id = choose(model.logits(state), sampling, random);
+    const logits = model.logits(state);
+    const id = choose(logits, sampling, random);
+    choices.push({ id, shares: softmax(logits) });
     if (stops.includes(id)) {
       reason = "stop";
       break;
@@ -46,7 +49,29 @@ export async function answer(model, tokenizer, asked, tell, turn, random) {
     await run.goesOn();
   }
   if (!run.going) reason = "stopped";
-  return { text: text.trimStart(), reason, bytes: run.trace(tokenizer, tokens, seen) };
+  return { text: text.trimStart(), reason, choices, bytes: run.trace(tokenizer, tokens, seen) };
+}
+
+/**
+ * Where the next token moved, of two answers' choices: where they first chose differently,
+ * or else where KL(before || after) is largest. {text: written before it by both, bits:
+ * that KL, rows: of the likeliest tokens [text, share before, share after]}, or null.
+ */
+export function moved(before, after, tokenizer, most = 5) {
+  const both = before.slice(0, after.length).map(({ shares }, i) => divergence(shares, after[i].shares));
+  if (!both.length) return null;
+  const parted = both.findIndex((_, i) => before[i].id !== after[i].id);
+  const at = parted < 0 ? largestOf(both, 1)[0] : parted;
+  const [p, q] = [before[at].shares, after[at].shares];
+  const ids = largestOf(p.map((share, id) => Math.max(share, q[id])), most);
+  const texts = tokenizer.texts(ids);
+  const text = tokenizer.texts(before.slice(0, at).map(({ id }) => id)).join("");
+  return { text, bits: both[at], rows: ids.map((id, i) => [texts[i], p[id], q[id]]) };
+}
+
+/** KL(p || q) in bits, of two distributions. */
+export function divergence(p, q) {
+  return p.reduce((sum, share, i) => sum + (share && share * Math.log2(share / q[i])), 0);
 }
 
 /** A picture through the tower: its vectors, its size in tokens and its pixels. */

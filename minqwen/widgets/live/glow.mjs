@@ -1,8 +1,9 @@
 // What lights up while the model reads and writes: its experts, a row a layer, and the
 // memories of its delta layers, a square a head. A light fades as further tokens come.
-// A click switches an expert off, a head's memory, or a layer's whole attention or memory.
+// A click switches an expert off, a head's memory, or a layer's whole attention or memory;
+// one write of a head can be made weaker or stronger, or deleted.
 
-import { node, rampColour, sizeCanvas } from "../shared/look.mjs";
+import { node, quoted, rampColour, sizeCanvas } from "../shared/look.mjs";
 
 const FADING = 0.72; // of a light is left a token later
 const CELL = 14; // pixels, where there is room
@@ -18,7 +19,7 @@ export class Glow {
     this.H = text.linear_num_value_heads;
     this.experts = this.kinds.map(() => new Float32Array(this.E));
     this.writes = this.kinds.map(() => new Float32Array(this.H));
-    this.off = this.kinds.map(() => ({ mixer: false, experts: new Set(), heads: new Set() }));
+    this.off = this.kinds.map(() => ({ mixer: false, experts: new Set(), heads: new Set(), writes: new Map() }));
     this.canvas = node("canvas", {
       role: "img", "aria-label": "Which experts and memories the last tokens used",
       onclick: (event) => this.click(event),
@@ -42,13 +43,58 @@ export class Glow {
       node("p", { class: "muted" }, `Left: the ${this.E} experts of each layer, lit by a token's ` +
         "weights. Right: the memory of each delta head, lit by how strongly the token writes " +
         "(beta); attention layers keep all tokens instead. Click an expert, a memory, or a " +
-        "layer's name, to switch it off, and ask again."),
+        "layer's name, to switch it off, or change one write (beta 0 deletes it), and ask again."),
       node("div", { class: "bar" }, node("span", {}, "Layer"), this.layer, this.part,
         node("button", { type: "button", onclick: flip }, "Switch")),
-      this.list);
+      this.writing(), this.list);
     look.onTheme(() => this.draw());
     new ResizeObserver(() => this.draw()).observe(this.root);
     this.draw();
+  }
+
+  /** Where one write is chosen: of which memory, at which token, and how strong it is to be. */
+  writing() {
+    const numbered = (label, most, step) => node("input",
+      { type: "number", min: 0, max: most, step, value: 0, "aria-label": label, oninput: () => this.name() });
+    const delta = [...this.kinds.keys()].filter((n) => this.kinds[n] !== "full_attention");
+    this.writer = node("select", { "aria-label": "memory that writes" }, delta.flatMap((n) =>
+      Array.from({ length: this.H }, (_, h) => node("option", { value: `${n}.${h}` }, `layer ${n}, memory ${h}`))));
+    this.token = numbered("token of the write", null, 1);
+    this.beta = numbered("strength of the write", 1, "any");
+    this.texts = [];
+    this.named = node("bdi", { class: "token" });
+    return node("div", { class: "bar" }, node("span", {}, "Write of"), this.writer,
+      node("span", {}, "at token"), this.token, this.named, node("span", {}, "with beta"), this.beta,
+      node("button", { type: "button", onclick: () => this.change() }, "Change"));
+  }
+
+  /** What the reader looks at: head [layer, head] and token, if any, of these texts. */
+  point(head, token, texts) {
+    this.texts = texts;
+    if (head && [...this.writer.options].some(({ value }) => value === head.join("."))) this.writer.value = head.join(".");
+    if (token !== undefined) this.token.value = token;
+    this.name();
+  }
+
+  name() {
+    const text = this.texts[this.token.value];
+    this.named.textContent = text === undefined ? "" : `“${quoted(text)}”`;
+  }
+
+  change() {
+    if (![this.token, this.beta].every((input) => input.value !== "" && input.reportValidity())) return;
+    this.edit(...this.writer.value.split(".").map(Number), this.token.valueAsNumber, this.beta.valueAsNumber);
+  }
+
+  /** That write has strength beta from now on; told the same twice, its own again. */
+  edit(layer, head, token, beta = 0) {
+    if (this.kinds[layer] !== "linear_attention" || !(head < this.H)) return;
+    const { writes } = this.off[layer];
+    const there = writes.get(token) ?? new Map();
+    if (there.get(head) === beta) there.delete(head);
+    else there.set(head, beta);
+    writes.set(token, there);
+    this.tell();
   }
 
   /** lights: of each layer {ids, weights, beta} of a token. */
@@ -71,13 +117,20 @@ export class Glow {
 
   /** What is switched off, in words; empty if nothing is. */
   get words() {
-    const said = this.off.flatMap(({ mixer, experts, heads }, n) => {
+    const said = this.off.flatMap(({ mixer, experts, heads, writes }, n) => {
       const name = this.kinds[n] === "full_attention" ? "attention" : "memory";
       const listed = (set, what) => [...set].sort((a, b) => a - b).map((i) => `${what} ${i}`);
-      const all = [...listed(experts, "expert"), ...listed(heads, "memory")];
+      const changed = [...writes].flatMap(([token, there]) => [...there].map(([head, beta]) =>
+        `write of memory ${head} at token ${token} (beta ${beta})`));
+      const all = [...listed(experts, "expert"), ...listed(heads, "memory"), ...changed];
       return [...(mixer ? [name] : []), ...all].map((part) => `layer ${n}'s ${part}`);
     });
     return said.join(", ");
+  }
+
+  /** Whether a write is among it, which may be there and weaker. */
+  get edited() {
+    return this.off.some(({ writes }) => [...writes.values()].some(({ size }) => size));
   }
 
   /** part: "mixer", an expert's number, or "m" and a head's; of what is not there, nothing. */
@@ -88,7 +141,12 @@ export class Glow {
     if (!off || Number(number) >= end || (memory && this.kinds[layer] === "full_attention")) return;
     if (part === "mixer") off.mixer = !off.mixer;
     else if (!set.delete(Number(number))) set.add(Number(number));
-    this.list.textContent = this.words && `Switched off: ${this.words}.`;
+    this.tell();
+  }
+
+  tell() {
+    const { words, edited } = this;
+    this.list.textContent = words && `${edited ? "Changed" : "Switched off"}: ${words}.`;
     this.draw();
     this.changed();
   }

@@ -40,11 +40,12 @@ export class DeltaNet {
 
   memory() {
     const state = () => new Float32Array(this.K * this.V);
-    return { window: [], states: Array.from({ length: this.H }, state) };
+    return { t: 0, window: [], states: Array.from({ length: this.H }, state) };
   }
 
-  /** x [D] -> [D]; `memory` changes. Heads in `off` write, and are not heard. */
-  step(x, memory, heard, position, off = new Set()) {
+  /** x [D] -> [D]; `memory` changes. `heads` write, and are not heard; writes: of a token
+   * a Map from heads to the beta with which they write there. */
+  step(x, memory, heard, position, { heads, writes } = {}) {
     const mixed = this.mix(times(this.qkv, x), memory);
     const keys = this.Hk * this.K;
     const q = split(mixed.subarray(0, keys), this.K).map((each) => l2norm(each, this.K ** -0.5));
@@ -52,6 +53,8 @@ export class DeltaNet {
     const v = split(mixed.subarray(2 * keys), this.V);
     const beta = times(this.b, x).map(sigmoid);
     const g = times(this.a, x).map((a, h) => this.rate[h] * softplus(a + this.bias[h]));
+    writes?.get(memory.t)?.forEach((strength, h) => (beta[h] = strength));
+    memory.t += 1;
     heard.rule({ q, k, v, g, beta });
     const z = split(times(this.z, x), this.V);
     const share = this.H / this.Hk; // value heads that read one key head
@@ -62,7 +65,7 @@ export class DeltaNet {
       const known = recall(S, key, this.V);
       write(S, key, v[h].map((value, i) => beta[h] * (value - known[i])));
       const o = Float32Array.from(recall(S, query, this.V));
-      if (off.has(h)) o.fill(0);
+      if (heads?.has(h)) o.fill(0);
       return gatedRmsNorm(o, z[h], this.gain, this.eps);
     });
     return times(this.out, join(read));

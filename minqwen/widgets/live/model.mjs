@@ -44,7 +44,7 @@ export class Model {
    * One token: x [D], its embedding or what the tower saw there, at position [time, row,
    * column]; `memory` changes. heard(layer) gives the functions that layer's taps call;
    * off: of each layer {mixer: says nothing?, experts: a Set of those not to be chosen,
-   * heads: a Set of those of its memory that say nothing}.
+   * heads: a Set of those of its memory that say nothing, writes as of `DeltaNet.step`}.
    * Returns the state behind the logits.
    */
   step(x, position, memory, heard, off = []) {
@@ -52,7 +52,7 @@ export class Model {
       const taps = heard(n);
       const cut = off[n] ?? {};
       const h = rmsNorm(x, norms[0], this.eps);
-      const mixed = mixer.step(h, memory[n], taps, position, cut.heads);
+      const mixed = mixer.step(h, memory[n], taps, position, cut);
       if (!cut.mixer) x = plus(x, mixed);
       x = plus(x, moe.step(rmsNorm(x, norms[1], this.eps), taps, cut.experts));
     });

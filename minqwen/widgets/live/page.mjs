@@ -15,6 +15,9 @@ export async function start() {
     page.open("trace", bytes.buffer, other ? "before" : "");
     if (other) page.open("other", other.buffer, "asked again");
     page.opened();
+    const point = () => live.glow.point(page.model.get("head"), page.model.get("token"), page.traces.trace.tokens);
+    page.model.on("change", point);
+    point();
   }, given);
   page.above(live.root);
   const [config, tokenizer, weights] = await Promise.all(

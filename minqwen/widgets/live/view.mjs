@@ -1,7 +1,7 @@
 // The conversation with the model in the page: what is written, what lights up meanwhile,
 // and, when an answer is done, its trace.
 
-import { node, visible } from "../shared/look.mjs";
+import { node, quoted, visible } from "../shared/look.mjs";
 import { Glow } from "./glow.mjs";
 import { Pad } from "./pad.mjs";
 
@@ -19,8 +19,12 @@ export const LIVE_CSS = `
 .samples button { border-style: dotted; }
 .pad { border: 1px solid var(--edge); touch-action: none; cursor: crosshair; image-rendering: pixelated; }
 .pad-box { display: grid; gap: 6px; justify-content: start; }
-.glow { max-width: 100%; min-width: 0; }
-.glow p { max-width: 34em; }
+.moved td, .moved th { padding: 0 10px 0 0; }
+.share { display: inline-block; width: 80px; height: 9px;
+  background: linear-gradient(to right, var(--first) var(--level), var(--line) 0); }
+.glow input { width: 4.5em; font: inherit; color: var(--ink); background: var(--panel);
+  border: 1px solid var(--edge); border-radius: 4px; padding: 2px 4px; }
+.glow { max-width: 34em; min-width: 0; }
 `;
 const GREETING =
   "A whole model is in this page and runs in your browser; nothing is sent anywhere. It has " +
@@ -35,9 +39,25 @@ const SAMPLES = [
   ["What it is", "Who are you?"],
 ];
 
+/** How the next token's distribution moved, as of `moved` in answer.mjs. */
+function movedTable({ text, bits, rows }) {
+  const after = text ? ["after “…", node("bdi", { class: "token" }, visible([...text].slice(-40).join(""))), "”"] : "first of the answer";
+  const share = (value) => {
+    const bar = node("span", { class: "share", "aria-hidden": "true" });
+    bar.style.setProperty("--level", `${100 * value}%`);
+    return node("td", {}, bar, ` ${(100 * value).toFixed(1)} %`);
+  };
+  const head = ["next token", "before", "now"].map((title) => node("th", { scope: "col" }, title));
+  return node("div", { class: "moved" },
+    node("p", { class: "muted" }, "How likely the next token is, ", after, `: moved by ${bits.toFixed(2)} bits (KL).`),
+    node("table", {}, node("thead", {}, node("tr", {}, head)),
+      node("tbody", {}, rows.map(([token, ...shares]) =>
+        node("tr", {}, node("td", {}, node("bdi", { class: "token" }, `“${quoted(token)}”`)), shares.map(share))))));
+}
+
 export class Live {
   /** worker: the model's; look: a frame; done(bytes, other) takes each answer's trace, and
-   * that of the same question asked again. given: {ask, without} of an address. */
+   * that of the same question asked again. given: {ask, without, write} of an address. */
   constructor(worker, look, done, given) {
     Object.assign(this, { worker, look, done, given, messages: [], pictures: [] });
     this.log = node("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: 0 });
@@ -126,12 +146,13 @@ export class Live {
     const { off, words } = this.glow;
     this.thought = node("span", { class: "thought" });
     this.answer = node("span");
-    this.say(words ? "model without" : "model", words && node("p", { class: "muted" }, words),
+    const who = !words ? "model" : this.glow.edited ? "model changed" : "model without";
+    this.say(who, words && node("p", { class: "muted" }, words),
       this.thought, this.answer);
     this.begun = performance.now();
     this.count = this.seen = 0;
     this.busy(true);
-    this.worker.postMessage({ kind: "ask", ...this.pending, off });
+    this.worker.postMessage({ kind: "ask", ...this.pending, off, again: Boolean(this.before) });
   }
 
   say(who, ...parts) {
@@ -153,9 +174,10 @@ export class Live {
       this.status.textContent = this.pending ? "Ask again to see what changes." : "";
     });
     this.root.append(this.glow.root);
-    const { ask = "", without: [layer, part = "mixer"] = [] } = this.given;
+    const { ask = "", without: [layer, part = "mixer"] = [], write = [] } = this.given;
     this.words.value ||= ask;
     this.glow.flip(layer, part);
+    this.glow.edit(...write);
     this.status.textContent = "";
     this.busy(false);
     performance.mark("ready");
@@ -173,7 +195,7 @@ export class Live {
     this.log.scrollTop = this.log.scrollHeight;
   }
 
-  finished({ text, reason, bytes }) {
+  finished({ text, reason, bytes, moved }) {
     const { messages, pictures } = this.pending;
     this.messages = [...messages, { role: "assistant", text }];
     this.pictures = pictures;
@@ -181,6 +203,8 @@ export class Live {
     const how = { length: "cut off after the most tokens it may write", stopped: "stopped" }[reason];
     const count = `${this.seen - this.count} tokens read, ${this.count} written, ${each.toFixed(0)} ms each`;
     this.status.textContent = how ? `${count}; ${how}` : count;
+    if (moved) this.log.append(movedTable(moved));
+    this.log.scrollTop = this.log.scrollHeight;
     this.busy(false);
     this.last = bytes;
     this.done(this.before ?? bytes, this.before && bytes);

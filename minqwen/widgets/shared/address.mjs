@@ -5,6 +5,7 @@
 //   view=memory,head=4.3,token=12,probe=5,step=write      find=box      other      embed
 //   ask=Who%20are%20you%3F,without=6.9   of a page with a model: what is typed there, and
 //                   the expert, memory (6.m2) or, of 6 alone, mixer that is switched off
+//   write=0.1.25    there, too: what head 1 of layer 0 writes at token 25 is deleted
 //
 // An address may come from anyone. What is not of its form here is left out; whether a
 // number is one of the trace's is for the views to check, as they do for a notebook's.
@@ -23,10 +24,11 @@ const span = {
   },
   write: ([start, end]) => `${start}-${end - 1}`,
 };
-const place = {
-  read: (text) => (/^\d{1,4}\.\d{1,4}$/.test(text) ? text.split(".").map(Number) : undefined),
+const places = (form) => ({
+  read: (text) => (form.test(text) ? text.split(".").map(Number) : undefined),
   write: (numbers) => numbers.join("."),
-};
+});
+const place = places(/^\d{1,4}\.\d{1,4}$/);
 const part = {
   read: (text) => (/^\d{1,4}(\.m?\d{1,4})?$/.test(text) ? text.split(".") : undefined),
   write: (parts) => parts.join("."),
@@ -50,7 +52,7 @@ const flag = { read: (text) => (text === "" ? true : undefined), write: () => ""
 const KEYS = {
   view: word, layer: number, expert: number, tokens: span, all: flag, token: number,
   order: word, colour: word, head: place, probe: number, step: word, find: free,
-  other: flag, embed: flag, ask: free, without: part,
+  other: flag, embed: flag, ask: free, without: part, write: places(/^\d{1,4}\.\d{1,4}\.\d{1,9}$/),
 };
 
 /** An address's text as the views' traits, `selected` among them; {} if there is nothing. */

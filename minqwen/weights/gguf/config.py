@@ -1,8 +1,8 @@
 """From the keys of a GGUF file to a Config, as strictly as from a config.json.
 
-What asks for another computation is refused by name, what changes nothing is left.
-Source: the keys that conversion/qwen.py of llama.cpp and convert_qwen3next.go of Ollama
-write, and that their models read.
+Keys that ask for another computation are refused by name; those that change nothing are
+ignored. Source: the keys that conversion/qwen.py of llama.cpp and convert_qwen3next.go
+of Ollama write, and that their models read.
 """
 
 import numpy as np
@@ -33,8 +33,8 @@ YARN = {
     "original_max_position_embeddings": "rope.scaling.original_context_length",
 }
 BETAS = {f"beta_{end}": f"rope.scaling.yarn_beta_{end}" for end in ("fast", "slow")}
-# Keys whose other values would be another computation: 1 or true is what we do, and 0
-# leaves it at that for the first; a gating function of 1 is softmax.
+# With other values than 1 or true these ask for another computation; the first may also
+# be 0, for unset. A gating function of 1 is softmax.
 ONE = """
     expert_gating_func expert_weights_scale expert_group_count expert_group_used_count
     expert_shared_count moe_every_n_layers interleave_moe_layer_step logit_scale
@@ -45,21 +45,21 @@ TRUE = """
     mrope_interleaved rope.scaling.attn_factor rope.scaling.yarn_attn_factor
     rope.scaling.yarn_ext_factor
 """.split()
-# Whatever begins so asks for another computation unless it is 0.
+# Any other key that begins like this asks for another computation unless it is 0.
 TURNING = """
     rope. attention. ssm. expert moe_ altup. swiglu_clamp attn_logit_softcapping
     final_logit_softcapping router_logit_softcapping leading_dense_block_count
     n_deepstack_layers pooling_type use_parallel_residual swin_norm token_shift_count
     rescale_every_n_layers activation_sparsity_scale embedding_length_per_layer_input
 """.split()
-# Says nothing about the computation, whatever its name.
+# But these say nothing about the computation.
 IDLE = """
     attention.layer_norm_epsilon attention.group_norm_epsilon
     attention.group_norm_groups rope.scaling.finetuned feed_forward_length
 """.split()
 PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 SECTIONS = ("rope.dimension_sections", "rope.mrope_section", "mrope_sections")
-TOKENS = {  # of which Ollama has keys, llama.cpp the tokens alone
+TOKENS = {  # Ollama has keys for these, llama.cpp only the tokens
     "image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>",
     "vision_start_token_id": "<|vision_start|>",
     "vision_end_token_id": "<|vision_end|>",
@@ -67,7 +67,7 @@ TOKENS = {  # of which Ollama has keys, llama.cpp the tokens alone
 
 
 class Settings:
-    """The keys of the file's architecture, strictly read: none is guessed.
+    """The keys of the file's architecture, read strictly: none is guessed.
 
     `tiled`: value heads lie in the order of the heads they repeat (see names.py).
     """
@@ -90,13 +90,10 @@ class Settings:
         self.left = {key.partition(".")[2]: gguf.keys[key] for key in own}
 
     def fault(self, key, value, wanted):
-        value = value.tolist() if isinstance(value, np.ndarray) else value
-        return InputError(
-            f"{self.gguf.name}: {self.arch}.{key} is {show(value)}; expected {wanted}."
-        )
+        return self.gguf.fault(f"{self.arch}.{key}", value, wanted)
 
     def need(self, key):
-        """A key's value, which nobody else will ask for."""
+        """A key's value, taken out of those that are left."""
         if key not in self.left:
             raise InputError(
                 f"{self.gguf.name}: {self.arch}.{key} is missing; convert the model "
@@ -105,7 +102,7 @@ class Settings:
         return self.left.pop(key)
 
     def number(self, key, ours):
-        """The value of a key that says what config.json says as `ours`."""
+        """The value of a key that config.json calls `ours`."""
         value = self.left.get(key)
         if key in PER_LAYER and isinstance(value, np.ndarray):
             self.given[key] = values = self.list(key)
@@ -126,12 +123,12 @@ class Settings:
         return values.tolist()
 
     def text(self):
-        """What a config.json would say of the language model.
+        """What a config.json would say of the language model, with all unread keys.
 
-        Keys that nobody reads are in it too; those of a tower are not, but `vision`.
+        Those of a vision tower go to `vision` instead.
         """
         count, draft = self.blocks()
-        self.given = {}  # what is told for each layer
+        self.given = {}  # lists with a value for each layer
         moe = self.arch == "qwen35moe"
         table = NUMBERS | (MOE if moe else DENSE)
         text = {ours: self.number(key, ours) for ours, key in table.items()}
@@ -168,7 +165,7 @@ class Settings:
         return {f"{self.arch}.{k}": v for k, v in self.left.items()} | text
 
     def blocks(self):
-        """(layers, draft heads), as the keys say and the tensors bear out."""
+        """(layers, draft heads), as the keys say and the tensors confirm."""
         names = [name.split(".") for name in self.gguf.tensors]
         held = {int(n[1]) for n in names if n[0] == "blk" and n[1].isdecimal()}
         heads = {n[1] for n in names if n[0] == "blk" and n[2:3] == ["nextn"]}
@@ -176,7 +173,7 @@ class Settings:
         said = self.count("nextn_predict_layers", 0, 1)
         count = self.count("block_count", said + 1, MOST) - said
         draft = int(str(count) in heads)
-        if count + draft > len(held):  # said before so many are built
+        if count + draft > len(held):  # before so many are built
             wanted = f"the {len(held)} it holds"
             raise self.fault("block_count", count + said, wanted)
         self.headless, self.depths = said > draft, (count + said, count)
@@ -188,16 +185,13 @@ class Settings:
         ids = [keys.get("tokenizer.ggml.eos_token_id")]
         more = keys.get("tokenizer.ggml.eos_token_ids")
         ids += more.tolist() if isinstance(more, np.ndarray) else []
-        ids = [i for i in dict.fromkeys(ids) if type(i) is int]
+        ids = list(dict.fromkeys(i for i in ids if type(i) is int))
         return ids if len(ids) > 1 else ids[0] if ids else None
 
     def layers(self, count, draft):
-        """Which layers are full attention: told for each, for every so many, or held.
-
-        That is: of layers that no key tells of, their tensors tell.
-        """
+        """layer_types: from a list of layers, from an interval, or from the tensors."""
         key, heads = "attention.recurrent_layers", "attention.head_count_kv"
-        linear = None
+        every, linear = "full_attention_interval", None
         if key in self.left:
             linear = self.list(key)
             if len(linear) != self.depths[0] or any(linear[count:]):
@@ -208,21 +202,20 @@ class Settings:
             if linear and found != list(map(bool, linear[:count])):
                 raise self.fault(heads, self.given[heads], f"0 where {key} is true")
             linear = found
-        every = "full_attention_interval"
         if linear is None and every in self.left:
-            every = self.count(every)
-            linear = [(i + 1) % every for i in range(count)]
+            interval = self.count(every)
+            linear = [(i + 1) % interval for i in range(count)]
         elif linear is None:
             held = self.gguf.tensors
             linear = [f"blk.{i}.attn_q.weight" not in held for i in range(count)]
-        self.left.pop("full_attention_interval", None)
+        self.left.pop(every, None)
         return [LINEAR if yes else FULL for yes in linear[:count]]
 
     def rope(self, head_dim):
         """rope_parameters: the rotated share of a head, the axes, YaRN if asked."""
         given = [key for key in SECTIONS if key in self.left] or SECTIONS[:1]
         lists = [self.list(key) for key in given]
-        # A fourth axis, which none has, may be there.
+        # There may be a fourth axis, of length 0.
         lists = [x[:3] if len(x) == 4 and x[3] == 0 else x for x in lists]
         rotated = self.count("rope.dimension_count", 1, head_dim)
         for key, sections in zip(given, lists, strict=True):
@@ -249,14 +242,14 @@ class Settings:
         return rope | {"rope_type": "yarn" if kind == "yarn" else "default"}
 
     def fix(self, allowed):
-        """InputError for a key that has another value than those."""
+        """InputError for a key with a value that is not among `allowed`'s."""
         for key, values in allowed.items():
             value = self.left.pop(key, values[0])
             if isinstance(value, np.ndarray | list) or value not in values:
                 raise self.fault(key, value, show(values[0]))
 
     def refuse(self):
-        """InputError for a key that asks for what we do not compute."""
+        """InputError for a key that asks for another computation."""
         for key in IDLE:
             self.left.pop(key, None)
         for key in [key for key in self.left if key.startswith(tuple(TURNING))]:

@@ -1,6 +1,6 @@
 """Which GGUF files a path means: known by their first bytes, whatever their names.
 
-One file, any part of a divided one, or a folder with one model in it. A file of a
+It is one file, any part of a divided one, or a folder with one model. The file of a
 vision tower (an mmproj) is found beside the model's.
 """
 
@@ -12,9 +12,9 @@ KIND, TOWER = "general.architecture", "clip"  # of an mmproj
 
 
 def find_gguf(path):
-    """The GGUF file that an existing path means, of parts the first; else None.
+    """The GGUF file, or the first of its parts, that an existing path means; or None.
 
-    InputError for a folder with several models, and for a part whose first is missing.
+    InputError for a folder with several models, or if the first part is missing.
     """
     if not path.is_dir():
         return first_part(path) if path.suffix == ".gguf" or _is_gguf(path) else None
@@ -23,7 +23,7 @@ def find_gguf(path):
     if any(".safetensors" in file.name for file in names):
         return None
     kinds = {first_part(file): kind_of(file) for file in names if _is_gguf(file)}
-    # What names no architecture, as a matrix of importances, is no model beside one.
+    # A file without architecture, such as an importance matrix, counts only alone.
     models = [f for f, kind in kinds.items() if kind not in (TOWER, None)]
     towers = [f for f, kind in kinds.items() if kind == TOWER]
     models = models or [f for f in kinds if f not in towers]
@@ -38,7 +38,7 @@ def find_gguf(path):
 
 
 def kind_of(path):
-    """general.architecture of a GGUF file, or None if it has none that can be read."""
+    """general.architecture of a GGUF file, or None if it cannot be read."""
     try:
         with Reader(path) as file:
             pairs = Header(show(path.name), file).pairs()
@@ -52,7 +52,7 @@ def towers_beside(path):
     """The mmproj files in a model's folder."""
     try:
         files = [file for file in sorted(path.parent.iterdir()) if file != path]
-    except OSError:  # a folder may let its files be read and not be listed
+    except OSError:  # a folder that may not be listed, though its files may be read
         return []
     return [file for file in files if _is_gguf(file) and kind_of(file) == TOWER]
 

@@ -1,9 +1,9 @@
 """What a GGUF file says about itself: keys, and where every tensor lies.
 
 A GGUF file is magic and version, two counts, the keys (name, type, value), the tensors
-(name, sizes, type, offset), and from the next multiple of `general.alignment` on their
+(name, sizes, type, offset), and, from the next multiple of `general.alignment`, their
 bytes. Unlike safetensors it carries the model's settings and its tokenizer. All of it
-is bounded by the file's size, and checked, before a byte of any tensor is read.
+is checked against the file's size before a byte of any tensor is read.
 
 Source: ggml/docs/gguf.md of llama.cpp; versions 2 and 3, little endian.
 """
@@ -50,12 +50,17 @@ class GGUF:
     keys: dict
     tensors: dict
 
+    def fault(self, key, value, wanted):
+        """An InputError for a key whose value is not `wanted`."""
+        value = value.tolist() if isinstance(value, np.ndarray) else value
+        return InputError(f"{self.name}: {key} is {show(value)}; expected {wanted}.")
+
 
 def read_gguf(path):
-    """Keys and tensors of a file, or of all files of which it is a part.
+    """Keys and tensors of a file, or of all parts of a divided checkpoint.
 
-    Large checkpoints come as `x-00001-of-00009.gguf` and so on; the keys are those of
-    the first. Raises InputError for a file that does not hold what the format promises.
+    Parts are named `x-00001-of-00009.gguf` and so on; the keys are the first one's.
+    Raises InputError for a file that does not hold what the format promises.
     """
     path = first_part(Path(path))
     first = _read_one(path)
@@ -88,13 +93,13 @@ def read_gguf(path):
 
 
 def first_part(path):
-    """The first of the parts of which `path` is one by its name; else itself."""
+    """The first part, if `path` is named as a part of a checkpoint; else `path`."""
     match = PART.fullmatch(path.name)
     return there(path, match, 1) if match and int(match[2]) > 1 else path
 
 
 def there(path, match, number):
-    """The part of that number beside `path`; InputError naming it if it is missing."""
+    """The part of that number beside `path`; InputError if it is missing."""
     part = path.with_name(f"{match[1]}-{number:05d}-of-{match[3]}.gguf")
     if not part.exists():
         raise InputError(
@@ -105,21 +110,19 @@ def there(path, match, number):
 
 
 def _read_one(path):
-    name = show(path.name)
     with Reader(path) as file, telling(path, "read"):
-        info, header = file.stat(), Header(name, file)
-        keys, tensors = header.keys(), header.tensors()
-        start, align = header.data_start(keys)
-    return GGUF(name, keys, _place(name, tensors, start, align, info, path))
+        header = Header(show(path.name), file)
+        keys = header.keys()
+        return GGUF(header.name, keys, header.entries(keys))
 
 
 class Header:
-    """Reads a header from front to back, never past its file's end or MAX_HEADER."""
+    """Reads a header from front to back, never past the file's end or MAX_HEADER."""
 
     def __init__(self, name, reader):
-        self.name, self.reader, self.at = name, reader, 0
-        self.left = reader.stat().st_size
-        self.file = open(reader.fileno(), "rb", closefd=False)  # ahead: reads are small
+        self.name, self.reader, self.info, self.at = name, reader, reader.stat(), 0
+        self.left = self.info.st_size
+        self.file = open(reader.fileno(), "rb", closefd=False)  # buffers small reads
         head = self.take(min(self.left, 24), "magic, version and counts")
         if head[:4] != MAGIC:
             known = (what for start, what in ELSE.items() if head.startswith(start))
@@ -144,7 +147,7 @@ class Header:
         return InputError(f"{self.name} {what}; {advice}.")
 
     def take(self, count, what):
-        """The next `count` bytes; `what` they are, for the message."""
+        """The next `count` bytes, called `what` in messages."""
         if count > self.left or self.at + count > MAX_HEADER:
             raise self.fault(
                 f"announces {count} bytes for {show(what)}, but {self.left} are left "
@@ -193,15 +196,11 @@ class Header:
             raise self.fault(f"has the key {show(key)} of unknown type {kind}")
         count = self.number("Q", key)
         if inner == STRING:
-            return self.strings(key, count)
-        width = struct.calcsize(SCALARS[inner])
-        raw = self.take(count * width, key)
-        return np.frombuffer(raw, np.dtype("<" + SCALARS[inner]))
-
-    def strings(self, key, count):
-        if count * 8 > self.left:  # each has its length in front
-            self.take(count * 8, key)
-        return [self.string(key) for _ in range(count)]
+            if count * 8 > self.left:  # each has its length in front; take refuses
+                self.take(count * 8, key)
+            return [self.string(key) for _ in range(count)]
+        dtype = np.dtype("<" + SCALARS[inner])
+        return np.frombuffer(self.take(count * dtype.itemsize, key), dtype)
 
     def tensors(self):
         """Name -> (type's name, shape, offset from the data's start)."""
@@ -226,38 +225,32 @@ class Header:
             found[name] = TYPES[kind][0], shape[::-1], offset
         return found
 
-    def data_start(self, keys):
-        align = keys.get("general.alignment", ALIGNMENT)
+    def entries(self, keys):
+        """Name -> Entry; InputError unless tensors and padding fill the data."""
+        tensors, align = self.tensors(), keys.get("general.alignment", ALIGNMENT)
         if type(align) is not int or align < 1 or align & (align - 1):
             raise self.fault(f"has general.alignment {show(align)}, not a power of two")
-        return -(-self.at // align) * align, align
-
-
-def _place(name, tensors, start, align, info, path):
-    """The Entries; InputError unless tensors fill the data, but for padding."""
-    table, at = {}, start
-    for tensor, (kind, shape, offset) in sorted(
-        tensors.items(), key=lambda item: item[1][2]
-    ):
-        weights, size = BLOCKS[kind]
-        if shape[-1] % weights:
-            raise InputError(
-                f"{name}: {show(tensor)} is {show(list(shape))} {kind}, but its rows "
-                f"come in blocks of {weights}; the file is damaged."
-            )
-        # Python's whole numbers do not overflow, so no shape can wrap around to fit.
-        begin = start + offset
-        end = begin + math.prod(shape) // weights * size
-        check_place(name, tensor, begin, at)
-        if end > info.st_size:
-            raise InputError(
-                f"{name} is cut short: {show(tensor)} ends at byte {end}, the file at "
-                f"{info.st_size}; copy or download it again."
-            )
-        table[tensor] = Entry(path, kind, shape, begin, end, stamp_of(info))
-        at = -(-end // align) * align
-    if info.st_size > at:
-        raise InputError(
-            f"{name} has {info.st_size - at} bytes that no tensor owns; it is damaged."
-        )
-    return table
+        table, stamp, held = {}, stamp_of(self.info), self.info.st_size
+        start = at = -(-self.at // align) * align
+        for tensor, found in sorted(tensors.items(), key=lambda item: item[1][2]):
+            kind, shape, offset = found
+            weights, size = BLOCKS[kind]
+            if shape[-1] % weights:
+                raise self.fault(
+                    f"has {show(tensor)}, {show(list(shape))} {kind}, whose rows come "
+                    f"in blocks of {weights}"
+                )
+            # Python's whole numbers do not overflow: no shape can wrap around to fit.
+            begin = start + offset
+            end = begin + math.prod(shape) // weights * size
+            check_place(self.name, tensor, begin, at)
+            if end > held:
+                raise self.fault(
+                    f"is cut short: {show(tensor)} ends at byte {end}, the file at "
+                    f"{held}", "copy or download it again",
+                )  # fmt: skip
+            table[tensor] = Entry(self.reader.path, kind, shape, begin, end, stamp)
+            at = -(-end // align) * align
+        if held > at:
+            raise self.fault(f"has {held - at} bytes that no tensor owns")
+        return table

@@ -2,9 +2,9 @@
 
     minqwen generate Qwen3.5-35B-A3B-Q4_K_M.gguf --prompt "Hello"
 
-Config, weights and tokenizer come out of the one file, the vision tower out of it or of
-an mmproj beside it. Quantised weights are put back into numbers while loading, by the
-dequantisers of llama.cpp's own `gguf` package.
+Config, weights and tokenizer come from one file, the vision tower from the same or from
+an mmproj beside it. Quantised weights are widened while loading, by the dequantisers of
+llama.cpp's own `gguf` package.
 """
 
 import math
@@ -26,8 +26,8 @@ from .header import BLOCKS, read_gguf
 from .names import as_trained, head_order, moves
 from .tower import normal, tower
 
-ASIDE = ("v.", "mm.", "mtp.")  # tensors of no language model
-BUFFER = 1 << 20  # bytes read, and put back into numbers, at once; fits a cache
+ASIDE = ("v.", "mm.", "mtp.")  # not the language model's, or not read
+BUFFER = 1 << 20  # bytes read and widened at once; fits a cache
 
 
 class Opened(NamedTuple):
@@ -50,10 +50,8 @@ def open_gguf(path):
     text = settings.text()
     sight, parts, left = tower(path, gguf, settings, text["hidden_size"])
     if sight:
-        kind = text["model_type"].removesuffix("_text")
-        tied = text["tie_word_embeddings"]
-        whole = {"model_type": kind, "text_config": text, "tie_word_embeddings": tied}
-        text = whole | sight
+        kind, tie = text["model_type"].removesuffix("_text"), "tie_word_embeddings"
+        text = {"model_type": kind, "text_config": text, tie: text[tie]} | sight
     cfg = Config.from_dict(text, source=gguf.name)
     table = {n: e for n, e in gguf.tensors.items() if not n.startswith(ASIDE)}
     if any(name.startswith("mtp.") for name in gguf.tensors):
@@ -67,10 +65,10 @@ def open_gguf(path):
 
 
 def load_gguf(path, device, dtype, experts="memory"):
-    """The model of a GGUF file, on `device`; dtype None takes the file's own.
+    """The model of a GGUF file, on `device`, in memory of its own and a few BUFFERs.
 
-    That is bf16 where the weights are quantised. Memory: the model's and a few BUFFERs.
-    Raises InputError, before reading any weight, for all tensors that do not fit.
+    dtype None takes the file's own, or bf16 if it is quantised. Raises one InputError,
+    before reading any weight, for all tensors that do not fit.
     """
     if experts != "memory":
         raise InputError(
@@ -129,23 +127,17 @@ def match_moves(path, model, table):
 
 
 def scale_of(source):
-    """Where the factor of a whole stored matrix is, or of each expert's, if any is.
-
-    NVFP4 files have it, whose blocks are small numbers.
-    """
+    """The name of a factor for each matrix or expert, which NVFP4 files have."""
     return source.removesuffix(".weight") + ".scale"
 
 
 def squeezed(shape):
-    """Without axes of one, which llama.cpp writes or leaves out as it likes."""
+    """Without axes of one, which llama.cpp sometimes leaves out."""
     return [size for size in shape if size != 1]
 
 
 class Stored:
-    """One stored tensor, and how its rows become those that we keep.
-
-    `rows`, `columns`: where they go (see `head_order`).
-    """
+    """One stored tensor, and where its `rows` and `columns` go (see `head_order`)."""
 
     def __init__(self, opened, move):
         self.move, self.entry = move, opened.table[move.source]
@@ -153,13 +145,13 @@ class Stored:
         self.count = math.prod(move.shape[:-1])
         self.scale, scale = None, opened.table.get(scale_of(move.source))
         if scale is not None:
+            raw = torch.empty(scale.nbytes, dtype=torch.uint8)
             with Reader(scale.file) as file:
-                raw = torch.frombuffer(bytearray(file.read(scale.nbytes, scale.start)),
-                                       dtype=torch.uint8)  # fmt: skip
+                file.fill(bytes_of(raw), scale.start)
             self.scale = dequantise(raw, scale.dtype).float()
 
     def fill(self, target, file, progress=lambda count: None):
-        """Fill what the tensor becomes, the part of a parameter, from its file."""
+        """Fill `target`, a parameter or a part of it, from the tensor's file."""
         at = 0
         for piece in _pieces(target):
             populate(piece)
@@ -176,7 +168,7 @@ class Stored:
             at += count
 
     def read(self, file, start, count, width, progress=lambda count: None):
-        """(row, [rows, width]) of `count` stored rows from `start` on, in pieces."""
+        """(row, values [rows, width]) for `count` rows from `start` on, in pieces."""
         weights, size = BLOCKS[self.entry.dtype]
         row, source = width // weights * size, self.move.source  # bytes
         step = max(1, BUFFER // row)
@@ -191,7 +183,7 @@ class Stored:
                 each = each * len(self.scale) // self.count
                 values = values * self.scale[each, None]
             values = as_trained(self.move.name, values)
-            if values.isnan().any() and self.move.name.endswith("A_log"):
+            if self.move.name.endswith("A_log") and values.isnan().any():
                 raise InputError(
                     f"{show(self.entry.file.name)}: {show(source)} must be below zero "
                     "throughout; copy or download the file again."
@@ -205,7 +197,7 @@ def checked(stored, values):
 
 
 def _pieces(target):
-    """What makes up a tensor, in order: [rows, width] without gaps."""
+    """The contiguous pieces [rows, width] of a tensor, in order."""
     if target.is_contiguous():
         yield target.view(-1, target.shape[-1])
     else:
@@ -214,7 +206,7 @@ def _pieces(target):
 
 
 def dequantise(raw, kind):
-    """Stored bytes [n] uint8 as the numbers they stand for."""
+    """The numbers that stored bytes [n] uint8 stand for."""
     if kind in DTYPES:
         return raw.view(DTYPES[kind])
     try:
@@ -224,7 +216,7 @@ def dequantise(raw, kind):
             f"weights of type {kind} are put back into numbers by the gguf package; "
             'pip install "minqwen[gguf]".'
         ) from None
-    blocks = raw.numpy()[None]  # one row of all blocks, which know nothing of rows
+    blocks = raw.numpy()[None]  # as one row, since blocks do not depend on rows
     try:
         number = gguf.GGMLQuantizationType[kind]
         return torch.from_numpy(gguf.quants.dequantize(blocks, number)[0])

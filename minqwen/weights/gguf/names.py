@@ -1,10 +1,8 @@
 """Where a GGUF checkpoint keeps each of our parameters, and what it did to them.
 
-llama.cpp's converter renames tensors and changes some of their values, for the sake of
-its kernels:
+llama.cpp's converter renames tensors and changes some values to suit its kernels:
 
-    norms        1 + w is stored, but for the gated norm, which is w here too, as are
-                 those of the vision tower
+    norms        1 + w is stored; w for the gated norm and those of the vision tower
     ssm_a        -exp(A_log) is stored
     conv1d       [channels, 1, taps] without the middle axis
     gate_up      an expert's two halves as two tensors, or fused as ours are
@@ -12,8 +10,8 @@ its kernels:
     value heads  in the order of the heads they repeat: head r K + k is our k R + r,
                  for K key heads with R value heads each
 
-so that key heads are repeated by tiling them. Reading undoes all of it. Ollama has
-other names for some, keeps the tower in the model's file, its q, k and v apart and its
+so that tiling repeats the key heads. Reading undoes all of it. Ollama has other names
+for some tensors, and keeps the tower in the model's file, with q, k and v apart and the
 patches in one tensor.
 Source: conversion/qwen.py, conversion/qwen3vl.py, src/models/qwen35*.cpp of llama.cpp;
 convert/convert_qwen3next.go and llama/compat/llama-ollama-compat.cpp of Ollama.
@@ -58,7 +56,7 @@ WHOLE = {
     "model.visual.merger.norm": "v.post_ln",
     "model.visual.merger.linear_fc1": "mm.0", "model.visual.merger.linear_fc2": "mm.2",
 }  # fmt: skip
-# Ollama's names, and llama.cpp's; the last, of those who quantise.
+# Ollama's names, and llama.cpp's; the last line is for names that quantisers write.
 RENAMED = {
     r"(blk\.\d+\.ssm_dt)": r"\1.bias", r"v\.pos_embed(.*)": r"v.position_embd\1",
     r"v\.patch_embed(\..*)": r"v.patch_embd\1", r"v\.merger\.norm(.*)": r"v.post_ln\1",
@@ -72,7 +70,7 @@ RENAMED = {
 
 @dataclass(frozen=True)
 class Move:
-    """One stored tensor and the parameter that it becomes, or a part of it."""
+    """One stored tensor, and the parameter or the part of one that it becomes."""
 
     source: str
     name: str
@@ -92,7 +90,7 @@ def renamed(name):
 def moves(cfg, shapes, stored):
     """The Moves that make up each parameter of `shapes`, name -> shape.
 
-    Several where its parts lie apart in `stored`, the names that the file has.
+    There are several where `stored`, the file's names, has the parts one by one.
     """
     for name, shape in shapes.items():
         source = gguf_name(cfg, name)
@@ -101,7 +99,7 @@ def moves(cfg, shapes, stored):
 
 
 def _parts(name, source, shape, stored):
-    """(stored name, shape, where in it) of all that makes up a parameter."""
+    """(stored name, shape, where it goes) for all that makes up a parameter."""
     first, *rest = shape
     if name.endswith("experts.gate_up_proj") and source not in stored:
         half = rest[0] // 2
@@ -136,7 +134,7 @@ def gguf_name(cfg, name):
 
 
 def as_trained(name, values):
-    """The stored values of a parameter as the numbers that we keep of it."""
+    """A parameter's own values, from those that are stored."""
     if name.endswith("A_log"):
         return values.float().neg().log()
     kept = name.endswith("linear_attn.norm.weight") or name.startswith("model.visual.")
@@ -144,26 +142,26 @@ def as_trained(name, values):
 
 
 def head_order(cfg, name, tiled):
-    """Where the stored rows, and columns, of a parameter go: two index tensors.
+    """Where the stored rows and columns of a parameter go: two index tensors.
 
-    Row i of what is stored is our row `rows[i]`, and likewise for columns. A vector is
-    one row. None where they stay in place, as all do in files that are not `tiled`.
+    Row i of what is stored is our row `rows[i]`; likewise for columns. A vector is one
+    row. None for what stays in place, as all does in files that are not `tiled`.
     """
     t = cfg.text
     one_to_one = t.linear_num_key_heads == t.linear_num_value_heads
     if one_to_one or not tiled or ".linear_attn." not in name:
         return None, None
-    width, kind = t.linear_value_head_dim, name.rpartition("linear_attn.")[2]
-    if kind in ("in_proj_qkv.weight", "conv1d.weight"):  # q and k rows come first
-        keys = t.conv_dim - t.linear_num_value_heads * width
-        return torch.cat([torch.arange(keys), keys + value_order(t, width)]), None
-    if kind == "in_proj_z.weight":
-        return value_order(t, width), None
-    if kind in ("in_proj_a.weight", "in_proj_b.weight"):
-        return value_order(t, 1), None
-    if kind == "out_proj.weight":
-        return None, value_order(t, width)
-    return None, value_order(t, 1) if kind in ("A_log", "dt_bias") else None
+    wide, heads = value_order(t, t.linear_value_head_dim), value_order(t, 1)
+    keys = t.conv_dim - len(wide)  # rows of q and k, which come first
+    all_rows = torch.cat([torch.arange(keys), keys + wide])
+    orders = {
+        "in_proj_qkv": (all_rows, None), "conv1d": (all_rows, None),
+        "in_proj_z": (wide, None), "out_proj": (None, wide),
+        "in_proj_a": (heads, None), "in_proj_b": (heads, None),
+        "A_log": (None, heads), "dt_bias": (None, heads),
+    }  # fmt: skip
+    kind = name.rpartition("linear_attn.")[2].removesuffix(".weight")
+    return orders.get(kind, (None, None))
 
 
 def value_order(text, width):

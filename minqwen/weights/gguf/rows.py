@@ -8,12 +8,12 @@ from .load import Stored, checked
 
 
 class StoredRows(Rows):
-    """The parameters that the Moves of `plan` make up, read as `Rows` are."""
+    """`Rows` of the parameters that the Moves of `plan` make up."""
 
     def __init__(self, opened, plan, shapes):
         self.shapes = {name: matrix(name, shape) for name, shape in shapes.items()}
         self.whole = {name: tuple(shape) for name, shape in shapes.items()}
-        self.parts, self.last = {}, (None, None)  # the last one read whole
+        self.parts, self.last = {}, (None, None)  # the last parameter read whole
         for move in plan:
             self.parts.setdefault(move.name, []).append(Stored(opened, move))
         self.files = Files(part.entry for each in self.parts.values() for part in each)

@@ -1,9 +1,8 @@
 """The tokenizer and chat template inside a GGUF file, as the files they came from.
 
-A GGUF file lists tokens, merges and the name of how text is first cut; the pattern
-behind that name, and that text is normalised to NFC, are known to whoever reads it.
-One thing is lost on the way: added tokens that look like `<|this|>` are all special
-afterwards, whether they were before or not. Ids are the same.
+A GGUF file lists tokens, merges and the name of a pattern that first cuts the text; the
+pattern itself, and that text is normalised to NFC, its readers know. One thing is lost:
+added tokens that look like `<|this|>` all become special. Ids stay the same.
 """
 
 import json
@@ -21,7 +20,7 @@ PATTERN = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 NORMAL, CONTROL, USER, UNUSED = 1, 3, 4, 5
-FLAGS = "single_word", "lstrip", "rstrip", "normalized"  # of no added token
+FLAGS = "single_word", "lstrip", "rstrip", "normalized"  # false for all added tokens
 
 
 def text_files(path):
@@ -30,11 +29,7 @@ def text_files(path):
     Raises InputError for a tokenizer that is not Qwen3.5's, or is damaged.
     """
     gguf = read_gguf(path)
-    keys = {
-        key.removeprefix("tokenizer."): value
-        for key, value in gguf.keys.items()
-        if key.startswith("tokenizer.")
-    }
+    keys = {k[10:]: v for k, v in gguf.keys.items() if k.startswith("tokenizer.")}
     kind = show(keys.get("ggml.model")), show(keys.get("ggml.pre"))
     if kind != ("gpt2", PRE) or keys.get("ggml.add_bos_token", False) is not False:
         raise InputError(
@@ -87,7 +82,7 @@ def _tokenizer(gguf, keys, tokens):
                     f"{gguf.name}: tokens {vocab[token]} and {id} are both "
                     f"{show(token)}; the file is damaged."
                 )
-        elif kind != UNUSED and token != f"[PAD{id}]":  # which Ollama takes for a word
+        elif kind != UNUSED and token != f"[PAD{id}]":  # Ollama marks that as used
             told = {"id": id, "content": token, "special": kind == CONTROL}
             added.append(dict.fromkeys(FLAGS, False) | told)
     merges = [merge.split(" ") for merge in _column(gguf, keys, "ggml.merges")]

@@ -1,7 +1,7 @@
 """The vision tower of a GGUF checkpoint: in an mmproj beside its file, or in the file.
 
-Its sizes are those of its tensors, which the keys must not deny; of one alone, how many
-heads there are, no tensor tells.
+Its sizes are those of its tensors, which the keys must confirm; only the number of
+heads comes from a key alone.
 """
 
 from math import isqrt
@@ -14,9 +14,9 @@ from .files import towers_beside
 from .header import GGUF, read_gguf
 from .names import renamed
 
-MERGER = "qwen3vl_merger", "None"  # which Ollama's files do not say
+MERGER = "qwen3vl_merger", "None"  # Ollama's files name none
 NEEDED = ("v.position_embd.weight", "v.patch_embd.weight", "mm.0.weight", "mm.2.weight")
-# Keys whose other values would be another computation, and the ones we do.
+# With other values than these, the keys ask for another computation.
 FIXED = {
     "attention.layer_norm_epsilon": 1e-6, "rope.freq_base": 10000.0,
     "is_deepstack_layers": 0, "deepstack_visual_indexes": 0, "n_wa_pattern": 0,
@@ -26,7 +26,7 @@ RELEASED = {"shortest_edge": 65536, "longest_edge": 16777216}  # pixels of a pic
 
 
 def normal(gguf):
-    """The same with llama.cpp's names; InputError if a tensor is there by two."""
+    """The same with llama.cpp's names; InputError if a tensor has two names."""
     tensors = {renamed(name): entry for name, entry in gguf.tensors.items()}
     if len(tensors) < len(gguf.tensors):
         raise InputError(
@@ -37,7 +37,7 @@ def normal(gguf):
 
 
 def tower(path, gguf, settings, width):
-    """What the model's tower says in config.json, its tensors, and what is left aside.
+    """What config.json would say of the tower, its tensors, and what is left aside.
 
     ({} or {"vision_config", token ids}, name -> Entry, [phrases]). `width` is the
     language model's.
@@ -62,26 +62,25 @@ def tower(path, gguf, settings, width):
 
 
 def pictures(path, gguf):
-    """What preprocessor_config.json says, for the tower of a GGUF file; None without.
+    """What preprocessor_config.json would say for a GGUF file's tower; None without.
 
-    Limits of size, of which llama.cpp has others, are those of the released models.
+    Limits of size are the released models'; llama.cpp has others.
     """
     table = gguf.tensors.get("token_embd.weight")
     fit, _ = _fitting(path, normal(gguf), table.shape[-1] if table else 0)
     if len(fit) != 1:
         return None
     part, sizes = fit[0][0], _config(fit[0][0])
-    half = np.float64([0.5] * 3)
-    shift = {key: part.keys.get(key, half) for key in ("image_mean", "image_std")}
-    said = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in shift.items()}
+    shift = {key: part.keys.get(key, [0.5] * 3) for key in ("image_mean", "image_std")}
+    said = {key: np.asarray(value).tolist() for key, value in shift.items()}
     said |= {k: sizes[k] for k in ("patch_size", "temporal_patch_size")}
     return said | {"merge_size": sizes["spatial_merge_size"], "size": RELEASED}
 
 
 def _fitting(path, gguf, width):
-    """([(tower, what it is)] of those for a model of that width, [why not the others]).
+    """([(tower, what it is)] that fit a model of that width, [why none does]).
 
-    Those in the file itself, or else those beside it, with plain keys.
+    The one in the file itself, or else those beside it; their keys lose their prefix.
     """
     own = {n: e for n, e in gguf.tensors.items() if n.startswith(("v.", "mm."))}
     start = f"{gguf.keys.get('general.architecture')}.vision."
@@ -100,7 +99,7 @@ def _fitting(path, gguf, width):
 
 
 def _misfit(part, width):
-    """Why this is not the tower of a model of that width, or None."""
+    """Why this tower does not fit a model of that width, or None."""
     kind = part.keys.get("clip.projector_type", part.keys.get("projector_type"))
     if show(kind) not in MERGER:
         return f"which is of another kind ({show(kind)})"
@@ -114,31 +113,26 @@ def _misfit(part, width):
 
 
 def _config(part):
-    """vision_config, as far as tensors and keys agree; else InputError."""
+    """vision_config; InputError where tensors and keys disagree."""
     place, patch, first, last = (part.tensors[name].shape for name in NEEDED)
     up = part.tensors.get("v.blk.0.ffn_up.weight")
     blocks = {n.split(".")[2] for n in part.tensors if n.startswith("v.blk.")}
-    sizes = {  # of config.json, with the key that may say them too
+    merge = isqrt(first[-1] // max(place[-1], 1))
+    sizes = {  # config.json's name: (the key that may say it too, its value)
         "depth": ("block_count", len(blocks)),
         "hidden_size": ("embedding_length", place[-1]),
         "intermediate_size": ("feed_forward_length", up.shape[0] if up else 0),
         "in_channels": ("num_channels", 3),
         "patch_size": ("patch_size", patch[-1]),
         "temporal_patch_size": ("temporal_patch_size", 2),
-        "spatial_merge_size": (
-            "spatial_merge_size",
-            isqrt(first[-1] // max(place[-1], 1)),
-        ),
+        "spatial_merge_size": ("spatial_merge_size", merge),
         "out_hidden_size": ("projection_dim", last[0]),
         "num_position_embeddings": ("num_positional_embeddings", place[0]),
     }
     for key, value in (*sizes.values(), *FIXED.items()):
         said = part.keys.get(key, value)
         if isinstance(said, str | list) or not np.allclose(said, value, 1e-6, 0):
-            said = said.tolist() if isinstance(said, np.ndarray) else said
-            raise InputError(
-                f"{part.name}: {key} is {show(said)}; expected {show(value)}."
-            )
+            raise part.fault(key, said, show(value))
     heads, name = "attention.head_count", f"{part.name}: attention.head_count"
     heads = number(part.keys.get(heads), name, int, 1, place[-1])
     return {ours: value for ours, (_, value) in sizes.items()} | {"num_heads": heads}

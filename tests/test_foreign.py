@@ -30,9 +30,9 @@ from minqwen.plan.page import advise
 from minqwen.units import human
 from minqwen.weights.checkpoint.header import read_table
 from minqwen.weights.convert import convert
-from minqwen.weights.quantised.foreign import Foreign
+from minqwen.weights.quantised.foreign import TURNED, Foreign
 from minqwen.weights.quantised.modules import Packed
-from minqwen.weights.quantised.settings import PLAIN, READ, SIZES, read_scheme
+from minqwen.weights.quantised.settings import PLAIN, READ, SIZES, Scheme, read_scheme
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,9 @@ def one(tmp_path, kind, shape, parts, short=0):
     file = tmp_path / "one.safetensors"
     save_file({suffix or "w": part for suffix, part in parts.items()}, file)
     table = read_table(file)
-    held = {n if n != "w" else "": replace(e, name=n) for n, e in table.items()}
-    made = Foreign("x.weight", kind, held, shape, 4, (), short)
+    held = {TURNED.get(n, n).strip("w"): replace(e, name=n) for n, e in table.items()}
+    bits = 4 if kind in ("INT4", "GPTQ") else 0
+    made = Foreign("x.weight", kind, held, shape, bits, Scheme(short=short))
     with Reader(file) as reader:
         whole = made.read({file: reader}, 0, 0, shape[0])
         last = made.read({file: reader}, 0, shape[0] - 1, shape[0])

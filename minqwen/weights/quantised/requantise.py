@@ -1,6 +1,7 @@
 """Weights read in pieces of bounded size, as float32, whatever form the files have."""
 
 import math
+from itertools import product
 
 import torch
 from tqdm import tqdm
@@ -17,10 +18,10 @@ BUFFER = 32 << 20  # bytes of float32 worked on at once
 
 
 class Rows:
-    """The parameters that the steps of a plan (see `match_tensors`) make up.
+    """The parameters of a plan (see `match_tensors`), read some rows at a time.
 
-    Each is one matrix [R, C], or one for each expert [E, R, C]; what has another rank
-    is taken as [first, rest].
+    Each is a matrix [R, C], or one for each expert [E, R, C]; other ranks are
+    flattened to [first, rest].
     """
 
     def __init__(self, plan, table, forms, shapes):
@@ -33,19 +34,19 @@ class Rows:
         self.files = Files(entries_of(table[source] for source, _, _ in plan))
 
     def pieces(self, name, part=None):
-        """(expert or None, first row, end row): all of a parameter, a bit at a time.
+        """(expert or None, first row, end row) of pieces that cover a parameter.
 
-        Within a matrix of the files, and begun at one of its multiples of 128. Of a
-        part (expert, first row, end row) only, if there is one.
+        Each lies in one stored matrix and begins at a multiple of 128 of its rows.
+        `part`, such a triple of a whole stored matrix, limits them to itself.
         """
         *experts, rows, width = self.shapes[name]
         whole = rows // halves(name)
         step = max(1, BUFFER // 4 // width // 128) * 128
         each = range(experts[0]) if experts else [None]
-        for e in each if part is None else [part[0]]:
-            for first in range(0, rows, whole) if part is None else [part[1]]:
-                for low in range(0, whole, step):
-                    yield e, first + low, first + min(low + step, whole)
+        matrices = [part[:2]] if part else product(each, range(0, rows, whole))
+        for e, first in matrices:
+            for low in range(0, whole, step):
+                yield e, first + low, first + min(low + step, whole)
 
     def read(self, name, e, low, high):
         """float32 [high - low, C] of one of `pieces`; InputError if it holds NaN."""
@@ -80,7 +81,7 @@ class Rows:
         return out
 
     def check(self):
-        """InputError if one of the files is no longer what was read at first."""
+        """InputError if one of the files has changed since it was opened."""
         self.files.check(*self.files.entries)
 
 
@@ -92,13 +93,13 @@ def matrix(name, shape):
 
 
 def halves(name):
-    """How many matrices lie in an expert's rows: gate and up are two."""
+    """How many matrices an expert's rows hold: two for gate and up."""
     return 2 if name.endswith("gate_up_proj") else 1
 
 
 @torch.no_grad()
 def requantise(model, table, plan, forms):
-    """Fill parameters from files that hold them in other forms, piece by piece."""
+    """Fill parameters whose form in the files is another one, piece by piece."""
     if not plan:
         return
     targets, modules = places(model), dict(model.named_modules())

@@ -1,16 +1,16 @@
-"""What is said of quantised weights: `quantization_config`, or a file beside it.
+"""What `quantization_config`, or a file beside it, says about quantised weights.
 
-`minqwen`, our own, says the forms of the routed experts and of the rest, and tensors
-have to agree. Of other libraries' only what no tensor tells is believed (found.py).
+Our own method, `minqwen`, names the forms of the routed experts and of the rest, and
+the tensors must agree. Other libraries' configs count only for what the tensors
+themselves do not show (see found.py).
 """
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ...errors import InputError, show
 from ...files import read_json, read_whole
 from .codecs import SIDE, quantisable
-from .foreign import PACKS
 
 KEY = "quantization_config"
 BESIDE = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq"}
@@ -19,7 +19,8 @@ FP8 = {
     "weight_block_size": [SIDE, SIDE],
 }  # fmt: skip
 OWN = ("int8", "int4")
-READ = {  # and what some tensor has to be then
+PARTS = "experts", "rest"
+READ = {  # methods, and what at least one tensor must then be
     "fp8": "F8_E4M3", "modelopt": "quantised", "compressed-tensors": "quantised",
     "gptq": "GPTQ",
 }  # fmt: skip
@@ -29,23 +30,36 @@ UNREAD = {
 }  # fmt: skip
 PLAIN = "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"
 SIZES = "group_size", "weight_block_size", "block_structure"
-ASIDE = "input_activations", "output_activations", "kv_cache_scheme"
-DEEP = 6  # objects in objects
+BITS = "bits", "num_bits"
+ASIDE = "input_activations", "output_activations", "kv_cache_scheme"  # not weights
+PACKS = 2, 4, 8  # bits of a code, of which an int32 holds a whole number
+DEEP = 6  # levels of nested objects that are searched
+VERSIONS = None, "gptq", "gptq_v2"
+# Other values would give another matrix than is stored. None: the key may be missing.
+LIMITS = {
+    "fp8": {"fmt": (None, "e4m3"), "expert_dtype": (None, "fp8")},
+    "gptq": {"checkpoint_format": VERSIONS, "format": VERSIONS},
+    "compressed-tensors": {
+        "transform_config": (None, {}), "sparsity_config": {"format": (None, "dense")},
+    },
+    "minqwen": {"group_size": (SIDE,)} | dict.fromkeys(PARTS, (*OWN, "bf16")),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """Forms of the experts and of the rest, None as trained; `plain`: not converted."""
+    """Forms of the experts and of the rest (None: as trained), and a config's hints."""
 
     experts: str | None = None
     rest: str | None = None
-    plain: frozenset = frozenset()
-    method: str | None = None  # of READ, or None
-    said: dict = field(default_factory=dict, hash=False)
-    blocks: tuple | None = None  # rows and columns a scale of FP8 is for
-    sides: tuple = ()  # whatever sizes are told of groups and blocks
-    bits: tuple = (4,)  # and of codes in words
-    short: int = 0  # by how much GPTQ's zeros are too small
+    plain: frozenset = frozenset()  # modules said to be left as trained
+    method: str | None = None  # one of READ
+    blocks: tuple | None = None  # rows and columns that share one FP8 scale
+    sides: tuple = ()  # every size given for groups or blocks
+    bits: tuple = (4,)  # every number of bits given for codes packed into int32
+    short: int = 0  # how much GPTQ's stored zero points are too small by
+    symmetric: bool = False  # zero points are all in the middle
+    ordered: bool = False  # GPTQ's columns are grouped by activation (`desc_act`)
 
     def of(self, name):
         """The form of a parameter, None if it is stored as trained."""
@@ -64,48 +78,49 @@ class Scheme:
 
 
 def said_of(cfg, folder=None):
-    """What is said of quantisation, or None: by a Config's unknown keys, or a file."""
+    """The quantisation object in a Config's unknown keys or a file beside, or None."""
     said = cfg.extra.get(KEY, cfg.extra.get("compression_config"))
     source = "config.json"
-    for name, method in BESIDE.items() if said is None and folder else ():
+    for name in BESIDE if said is None and folder else ():
         if (folder / name).exists():
-            said, source = read_json(read_whole(folder / name), name), name
-            said = {"quant_method": method} | said.get("quantization", said)
+            found, source = read_json(read_whole(folder / name), name), name
+            said = found.get("quantization", found)
             break
     if not isinstance(said, dict | None):
         raise InputError(f"{source}: {KEY} is {show(said)}; expected an object.")
+    if source in BESIDE:
+        said = {"quant_method": BESIDE[source]} | (said or {})
     return said
 
 
 def method_of(said):
-    """The method's name, as `quant_method` or as other keys tell it."""
-    method = said.get("quant_method")
-    if method is None and (said.get("load_in_4bit") or said.get("load_in_8bit")):
-        return "bitsandbytes"
-    if method is None and {"bits", "group_size"} <= said.keys():
-        return "mlx"
-    return method
+    """The method's name, from `quant_method` or the keys that only it has."""
+    if said.get("quant_method") is None:
+        if said.get("load_in_4bit") or said.get("load_in_8bit"):
+            return "bitsandbytes"
+        if {"bits", "group_size"} <= said.keys():
+            return "mlx"
+    return said.get("quant_method")
 
 
 def read_scheme(cfg, folder=None):
-    """The Scheme of a checkpoint; InputError for a method that nobody here reads."""
+    """The Scheme of a checkpoint; InputError for a method that is not read here."""
     said = said_of(cfg, folder)
     if said is None:
         return Scheme()
     method = method_of(said)
-    if method == "minqwen":
-        return _read_own(said)
-    if not isinstance(method, str) or method not in READ:
-        form = UNREAD.get(method, "") if isinstance(method, str) else ""
+    if method not in (*READ, "minqwen"):
         raise InputError(
-            f"config.json: quant_method is {show(method)}, {form}which is not read "
-            "here; take the model in bf16 or FP8, by GPTQ, compressed-tensors or "
-            "modelopt, or as a .gguf file."
+            f"config.json: quant_method is {show(method)}, "
+            f"{UNREAD.get(show(method), '')}which is not read here; take the model in "
+            "bf16 or FP8, by GPTQ, compressed-tensors or modelopt, or as a .gguf file."
         )
-    _refuse_more(said, method)
-    plain = next((said[key] for key in PLAIN if said.get(key)), [])
+    _check(said, LIMITS.get(method, {}))
+    if method == "minqwen":
+        return Scheme(*(said[p] if said[p] in OWN else None for p in PARTS))
+    key = next((key for key in PLAIN if said.get(key)), PLAIN[0])
+    plain = said.get(key) or []
     if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
-        key = next(key for key in PLAIN if said.get(key))
         raise InputError(f"config.json: {KEY}.{key} must be a list of names.")
     blocks = said.get("weight_block_size") if method == "fp8" else None
     if blocks is not None and len([*told({SIZES[1]: blocks}, SIZES)]) != 2:
@@ -113,18 +128,18 @@ def read_scheme(cfg, folder=None):
             f"config.json: {KEY}.weight_block_size is {show(blocks)}; expected two "
             "whole numbers over 0."
         )
-    sides = tuple(dict.fromkeys(told(said, SIZES)))
-    bits = dict.fromkeys(told(said, ("bits", "num_bits")))
-    bits = tuple(b for b in bits if b in PACKS) or (4,)
-    form = said.get("checkpoint_format") or said.get("format")
+    bits = tuple(b for b in dict.fromkeys(told(said, BITS)) if b in PACKS)
+    version = said.get("checkpoint_format") or said.get("format")
     return Scheme(
-        "fp8", "fp8", frozenset(plain), method, said, blocks and tuple(blocks), sides,
-        bits, int(method == "gptq" and form != "gptq_v2"),
+        "fp8", "fp8", frozenset(plain), method, blocks and tuple(blocks),
+        sides=tuple(dict.fromkeys(told(said, SIZES))), bits=bits or (4,),
+        short=int(method == "gptq" and version != "gptq_v2"),
+        symmetric=said.get("sym") is True, ordered=bool(said.get("desc_act")),
     )  # fmt: skip
 
 
 def told(said, keys, deep=DEEP):
-    """The whole numbers that are said of weights under one of `keys`."""
+    """The positive whole numbers that are given for weights under any of `keys`."""
     for key, value in said.items():
         for one in value if isinstance(value, list) else [value]:
             if key in keys and type(one) is int and 0 < one < 2**31:
@@ -133,35 +148,16 @@ def told(said, keys, deep=DEEP):
                 yield from told(one, keys, deep - 1)
 
 
-def _refuse_more(said, method):
-    """InputError for what would have another matrix computed than is stored."""
-    if method == "fp8":
-        _expect(said, "fmt", None, "e4m3")
-        _expect(said, "expert_dtype", None, "fp8")
-    elif method == "gptq":
-        _expect(said, "checkpoint_format", None, "gptq", "gptq_v2")
-        _expect(said, "format", None, "gptq", "gptq_v2")
-    elif method == "compressed-tensors":
-        _expect(said, "transform_config", None, {})
-        sparse = said.get("sparsity_config") or {}
-        _expect(sparse if isinstance(sparse, dict) else {}, "format", None, "dense")
-
-
-def _expect(said, key, *known):
-    """InputError unless a value is known; None is, where the key may be missing."""
-    if said.get(key) not in known:
-        listed = " or ".join(repr(value) for value in known if value is not None)
-        raise InputError(
-            f"config.json: {KEY}.{key} is {show(said.get(key))}; only {listed} is "
-            "supported."
-        )
-
-
-def _read_own(said):
-    _expect(said, "group_size", SIDE)
-    for part in ("experts", "rest"):
-        _expect(said, part, *OWN, "bf16")
-    return Scheme(*(said[p] if said[p] in OWN else None for p in ("experts", "rest")))
+def _check(said, limits):
+    """InputError unless every value is one that `limits` allows."""
+    for key, known in limits.items():
+        value = said.get(key)
+        if isinstance(known, dict):
+            _check(value if isinstance(value, dict) else {}, known)
+        elif value not in known:
+            listed = " or ".join(repr(one) for one in known if one is not None)
+            found = f"config.json: {KEY}.{key} is {show(value)}"
+            raise InputError(f"{found}; only {listed} is supported.")
 
 
 def stored_form(scheme, name, source, table):
@@ -176,10 +172,9 @@ def stored_form(scheme, name, source, table):
 
 
 def check_scheme(path, scheme, forms, kinds):
-    """InputError where config.json tells of a form that no tensor, or a wrong one, has.
+    """InputError, or a warning, where config.json contradicts the tensors.
 
-    forms: {stored name of a module: its form or None}; kinds: {that of a Foreign: its
-    kind}.
+    By modules' stored names: forms that stay packed, or None, and the Foreigns' kinds.
     """
     packed = {name for name, form in forms.items() if form}
     found = {*kinds.values()} | ({"FP8"} if packed else set())
@@ -204,7 +199,7 @@ def check_scheme(path, scheme, forms, kinds):
 
 
 def bare(name):
-    """A module's name without what some models put before it and others do not."""
+    """A module's name without the prefixes that only some models use."""
     while name.startswith(("model.", "language_model.")):
         name = name.partition(".")[2]
     return name

@@ -211,7 +211,7 @@ def test_a_list_that_is_wrong_is_told(nvfp4, want, tmp_path):
     assert torch.equal(logits(model), want)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (1, 1, 1)])
 def test_one_scale_of_any_shape(nvfp4, want, tmp_path, shape):
     """modelopt's is a scalar, others write [1]; scales of activations say nothing."""
     one = copied(nvfp4, tmp_path / "one")
@@ -296,6 +296,13 @@ def test_a_scale_by_two_names(nvfp4, tmp_path):
     one = copied(nvfp4, tmp_path / "one")
     edit(one, lambda t: t.update({Q_PROJ + ".weight_scale_inv": torch.ones(2, 1)}))
     refused(one, Q_PROJ + ".weight")
+
+
+def test_codes_that_are_no_matrix(nvfp4, tmp_path):
+    one = copied(nvfp4, tmp_path / "one")
+    codes = torch.zeros((), dtype=torch.uint8)
+    edit(one, lambda t: t.update({Q_PROJ + ".weight": codes}))
+    refused(one, Q_PROJ + ".weight is []")
 
 
 @pytest.mark.parametrize("encode, more", [

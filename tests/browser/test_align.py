@@ -89,6 +89,27 @@ def test_edited_words_are_left_out_and_the_rest_is_compared(new_page):
     )
 
 
+def test_traits_keep_the_first_texts_own_places(new_page):
+    """So Memory and Experts speak of one word, though Experts counts shared ones."""
+    from views import traits
+
+    first, second = traces()
+    page = new_page()
+    mount(page, "routing/view.mjs", first, second, token=7, selected={"token": 7})
+    ((mine, _),) = aligned([WORDS, EDITED])
+    cursor = page.locator(".t.cursor")
+    assert (cursor.inner_text(), cursor.get_attribute("id")) == (WORDS[7], "t6")
+    page.locator("#t9").click()
+    own = mine[9]
+    assert traits(page, "token", "selected") == [own, {"token": own}]
+    assert page.locator(".t.cursor").inner_text() == WORDS[own]
+    page.locator("#t12").click(modifiers=["Shift"])
+    assert traits(page, "selected") == [{"tokens": [own, mine[12] + 1]}]
+    page.evaluate("model.set('token', 5)")  # "table": the next that both have
+    page.evaluate("model.set('selected', { token: 5 })")
+    assert page.locator(".t.cursor").inner_text() == WORDS[6]
+
+
 def test_texts_with_too_little_in_common_are_not_compared(new_page):
     first, _ = traces()
     other = with_ids(

@@ -3,7 +3,7 @@
 //   trace -> reading.mjs (what is lit) -> map.mjs, text.mjs, timeline.mjs, panel.mjs
 //   select.mjs holds what is selected; each change goes through `update` below.
 import { frame, node, pointerText, visible } from "../shared/look.mjs";
-import { beside, onlyTokens } from "../shared/pair.mjs";
+import { beside, countingShared, onlyTokens } from "../shared/pair.mjs";
 import { saveMenu } from "../shared/save.mjs";
 import { cellsOf, colourOf } from "./colour.mjs";
 import { numbersOf, sideColumns } from "./columns.mjs";
@@ -37,14 +37,14 @@ export function mount(el, model, options = {}) {
     view?.undo();
     view = null;
     look.root.replaceChildren();
-    let reading = null;
+    let read = null;
     try {
-      reading = readBoth(model);
+      read = readBoth(model);
     } catch (error) {
       const said = `This trace cannot be shown: ${error.message}`;
       return look.root.append(node("p", { role: "alert" }, said));
     }
-    view = build(look, model, reading, options);
+    view = build(look, read, options);
   };
   // What is added to the same trace leaves all as it stands.
   const renew = () => view?.grow(model.get("trace"), 0) || start();
@@ -66,10 +66,13 @@ function readBoth(model) {
   if (!trace.K) throw new Error("its model has no experts, so nothing was routed.");
   const { other, T, said, places, names } = beside(model, trace);
   const [mine, theirs] = [trace, other].map((each, i) => each && onlyTokens(each, T, places?.[i]));
-  return readRouting(mine, theirs, names, said);
+  return {
+    reading: readRouting(mine, theirs, names, said),
+    model: places ? countingShared(model, places[0]) : model,
+  };
 }
 
-function build(look, model, reading, { page = false }) {
+function build(look, { reading, model }, { page = false }) {
   const { root } = look;
   const store = createStore(model, reading, (before) => update(before));
   const says = node("p", { class: "says" });

@@ -65,6 +65,29 @@ export function besideMemory(model, first) {
   return { ...found, at: (t) => where[t], until };
 }
 
+/** `model` as a view of shared tokens alone sees it: `token` and `selected` count these, while
+ * the model keeps the first text's own, so that all views speak of the same word. */
+export function countingShared(model, places) {
+  const shared = (t) => {
+    const found = places.findIndex((place) => place >= t); // or else the word after it
+    return !(t >= 0) ? t : found < 0 ? places.length - 1 : found;
+  };
+  const moved = (name, value, to) => {
+    if (name === "token") return value == null ? value : to(value);
+    if (name !== "selected" || !value) return value;
+    const { token, tokens } = value;
+    if (token !== undefined) return { token: to(token) };
+    return tokens?.length === 2 ? { tokens: [to(tokens[0]), to(tokens[1] - 1) + 1] } : value;
+  };
+  return {
+    get: (name) => moved(name, model.get(name), shared),
+    set: (name, value) => model.set(name, moved(name, value, (t) => places[t])),
+    save_changes: () => model.save_changes(),
+    on: (event, run) => model.on(event, run),
+    off: (event, run) => model.off(event, run),
+  };
+}
+
 /** What two traces are called, as parts of a sentence: by the model's trait `names`, else
  * by their models where these differ, else by their order. */
 function namesOf(model, first, second) {

@@ -1,6 +1,6 @@
 // What a cell's colour means: the reader chooses, or else it fits what is selected. Here
 // are the lit cells and their shades, and the legend that states unit and range of both.
-import { choices, countChoices, countOnly } from "./data.mjs";
+import { choices, countOnly } from "./data.mjs";
 import { PARTICULAR, kindOf, weightShade, weightTop } from "./reading.mjs";
 import { KINDS, percent } from "./words.mjs";
 
@@ -39,13 +39,6 @@ const topLift = ({ K, E }) => 2 ** Math.min(4, Math.max(1, Math.floor(Math.log2(
 /** A share as a shade, from none to `top`. */
 const loadShade = (share, top) => 0.06 + (0.94 * share) / top;
 
-/** The margin that is told from larger ones no more: as of a bar beside the map. */
-function topMargin({ L, typicalMargin }) {
-  let sum = 0;
-  for (let l = 0; l < L; l++) sum += typicalMargin(l) / L;
-  return 3 * sum || 1;
-}
-
 /**
  * The lit cells of the map: a list of { layer, expert, shade 0..1, half, differs, kind }.
  * half 0 is the whole cell; with two traces the upper half (1) is the first one's and
@@ -67,7 +60,7 @@ function lit(reading, own, against, selected, colour, half) {
   const tone = TONES[means](reading, own, selected, positions);
   if (kindOf(selected) === "token") return ofToken(own, compared, selected.token, half, tone);
   const { L, E, trace } = own;
-  const counts = positions === reading.everything ? own.counts() : countChoices(trace, positions);
+  const counts = own.countsOf(positions);
   const only = compared && countOnly(trace, compared.trace, positions);
   const cells = [];
   for (let layer = 0; layer < L; layer++)
@@ -101,11 +94,11 @@ const faint = new WeakMap(); // a text's counts -> all cells that it chose
 
 /** All that a text chose, as faint cells: the same for each of its tokens. */
 function faintOf(own, half, tone) {
-  const [counts, E] = [own.counts(), own.E];
+  const counts = own.counts();
   if (!faint.has(counts)) {
     const cells = [...counts.keys()].filter((cell) => counts[cell]);
     faint.set(counts, cells.map((cell) =>
-      ({ layer: Math.floor(cell / E), expert: cell % E, half, differs: 0, ...tone(cell, 0) })));
+      ({ ...own.place(cell), half, differs: 0, ...tone(cell, 0) })));
   }
   return faint.get(counts);
 }
@@ -129,13 +122,9 @@ const TONES = {
     return (cell) => ({ shade: loadShade(all[cell] / reading.T, top) });
   },
   lift(reading, own, selected, positions) {
-    const { K, E, T } = reading;
-    const [all, top, part] = [own.counts(), topLift(reading), isPart(selected)];
-    return (cell, n) => ({
-      shade: part
-        ? liftShade((n / positions.length) / (all[cell] / T), top)
-        : liftShade(((all[cell] / T) * E) / K, top),
-    });
+    const [all, top] = [own.counts(), topLift(reading)];
+    if (!isPart(selected)) return (cell) => ({ shade: liftShade(own.timesEven(all[cell]), top) });
+    return (cell, n) => ({ shade: liftShade((n / positions.length) / (all[cell] / reading.T), top) });
   },
   kind(reading, own) {
     const [{ bits, leading }, all] = [own.special(), own.counts()];
@@ -149,7 +138,7 @@ const TONES = {
   margin(reading, own, selected, positions) {
     const { L, K, E } = reading;
     const { routerMargin } = own.trace;
-    const top = topMargin(reading);
+    const top = reading.topMargin();
     const shade = (margin) => 0.06 + 0.94 * Math.max(0, 1 - margin / top);
     if (kindOf(selected) === "token")
       return (cell) => ({ shade: shade(routerMargin[selected.token * L + Math.floor(cell / E)]) });
@@ -163,10 +152,8 @@ const isPart = (selected) => ["tokens", "expert"].includes(kindOf(selected));
 
 /** The largest share of the tokens in question that chose any one expert. */
 function topLoad(reading, selected, positions) {
-  const alone = kindOf(selected) === "token" || positions === reading.everything;
-  const [counts, n] = alone
-    ? [reading.counts(), reading.T]
-    : [countChoices(reading.trace, positions), positions.length];
+  const alone = kindOf(selected) === "token";
+  const [counts, n] = alone ? [reading.counts(), reading.T] : [reading.countsOf(positions), positions.length];
   return counts.reduce((a, b) => Math.max(a, b), 0) / n || 1;
 }
 
@@ -214,7 +201,7 @@ export function legend(reading, selected, colour) {
       return { title: "reads most, more than others do:", kinds: [...names, [KINDS.length, "no kind"]] };
     }
     default: {
-      const top = topMargin(reading);
+      const top = reading.topMargin();
       const ticks = [[0.06, `${top.toFixed(2)} +`], [0.53, (top / 2).toFixed(2)], [1, "0, close"]];
       return { title: `${one ? "" : "mean "}margin in logits`, ticks };
     }

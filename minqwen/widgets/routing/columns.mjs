@@ -1,5 +1,5 @@
 // The bars beside the map: one number for each layer, of the selected tokens.
-import { countChoices, spread } from "./data.mjs";
+import { spread } from "./data.mjs";
 import { kindOf } from "./reading.mjs";
 import { percent } from "./words.mjs";
 
@@ -9,7 +9,7 @@ import { percent } from "./words.mjs";
  * Margins and gates are means over the selected tokens; a single token's own otherwise.
  */
 export function sideColumns(reading, selected) {
-  const { trace, L, E, everything } = reading;
+  const { trace, L, E } = reading;
   const one = kindOf(selected) === "token";
   const positions = reading.selectedTokens(selected);
   const columns = [];
@@ -23,24 +23,20 @@ export function sideColumns(reading, selected) {
     add("differ", "differ", values, Math.max(...values, 0.3), percent);
   }
   if (!one) {
-    const counts = positions === everything ? reading.counts() : countChoices(trace, positions);
+    const counts = reading.countsOf(positions);
     const most = Math.log2(Math.min(E, Math.max(2, positions.length * reading.K)));
-    const values = perLayer(L, (l) => spread(counts, l, E).bits);
+    const values = Float32Array.from({ length: L }, (_, l) => spread(counts, l, E).bits);
     add("bits", "entropy", values, most, digits(2), " bits");
   }
   if (trace.routerEntropy) {
-    const values = meanOver(trace.routerEntropy, positions, L);
-    add("router", "undecided", values, Math.log2(E), digits(2), " bits");
+    add("router", "undecided", meanOver(trace.routerEntropy, positions, L), Math.log2(E), digits(2), " bits");
   }
   if (trace.routerMargin) {
     const values = meanOver(trace.routerMargin, positions, L);
-    const typical = perLayer(L, (l) => reading.typicalMargin(l) ?? 0);
-    const top = 3 * (typical.reduce((a, b) => a + b, 0) / L) || 1;
-    add("margin", "margin", values, top, (v) => v.toFixed(v < 0.1 ? 3 : 2));
+    add("margin", "margin", values, reading.topMargin(), (v) => v.toFixed(v < 0.1 ? 3 : 2));
   }
   if (trace.sharedGate) {
-    const values = meanOver(trace.sharedGate, positions, L);
-    add("shared", "shared", values, 1, digits(2));
+    add("shared", "shared", meanOver(trace.sharedGate, positions, L), 1, digits(2));
   }
   return columns;
 }
@@ -51,7 +47,7 @@ export function numbersOf(reading, selected) {
   const positions = reading.selectedTokens(selected);
   const rows = [["trace", "layer", "expert", ...(one ? ["rank", "weight"] : ["tokens", "of"])]];
   [reading, reading.second].filter(Boolean).forEach((own, i) => {
-    const counts = countChoices(own.trace, positions);
+    const counts = own.countsOf(positions);
     for (let layer = 0; layer < reading.L; layer++)
       if (one)
         own.choices(selected.token, layer).forEach(({ expert, weight }, k) =>
@@ -62,8 +58,6 @@ export function numbersOf(reading, selected) {
   });
   return rows;
 }
-
-const perLayer = (L, value) => Float32Array.from({ length: L }, (_, l) => value(l));
 
 function meanOver(values, positions, L) {
   const sums = new Float64Array(L);

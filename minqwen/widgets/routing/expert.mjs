@@ -3,15 +3,16 @@ import { node, quoted } from "../shared/look.mjs";
 import {
   bar, expertButton, heading, note, number, subheading, table, tokenButton,
 } from "./parts.mjs";
-import { alsoBy, mean } from "./say.mjs";
+import { mean } from "./reading.mjs";
+import { alsoBy } from "./say.mjs";
 import { commonTexts, context, mixOfKinds, percent, whole } from "./words.mjs";
 
 export function expertView(tools) {
   const { reading, store } = tools;
-  const { T, K, E, second, names } = reading;
+  const { T, second, names } = reading;
   const { layer, expert } = store.state.selected;
   const { tokens, weights } = reading.chosenBy(layer, expert);
-  const lift = ((tokens.length / T) * E) / K;
+  const lift = reading.timesEven(tokens.length);
   const head = [
     heading(`Layer ${layer}, expert ${expert}`),
     node("p", {}, "Chosen by ", node("b", {}, whole(tokens.length)),

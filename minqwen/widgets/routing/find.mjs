@@ -1,5 +1,5 @@
 // Search in the text: where something stands, and which experts read it.
-import { node } from "../shared/look.mjs";
+import { button, node } from "../shared/look.mjs";
 import { countChoices } from "./data.mjs";
 import { whole } from "./words.mjs";
 
@@ -27,7 +27,7 @@ export function places(tokens, wanted) {
 /** A field that searches, kept equal to the model's trait `find`; `mark(tokens, cells)` is
  * given the tokens found, a Set, and the cells that at least half of them chose. */
 export function createFind({ reading, store, model, mark }) {
-  const { trace, E } = reading;
+  const { trace } = reading;
   let found = [];
   const input = node("input", {
     type: "search", maxlength: LONGEST, "aria-label": "Search in the text", placeholder: "Search",
@@ -39,9 +39,10 @@ export function createFind({ reading, store, model, mark }) {
       if (event.key === "Enter") step(event.shiftKey ? -1 : 1);
     },
   });
-  const button = (text, label, way) => node("button", { "aria-label": label, onclick: () => step(way) }, text);
   const says = node("span", { class: "muted", role: "status" });
-  const buttons = [button("‹", "Previous found", -1), button("›", "Next found", 1)];
+  const buttons = [
+    button("‹", "Previous found", () => step(-1)), button("›", "Next found", () => step(1)),
+  ];
   const element = node("div", { class: "bar find", role: "search" }, input, buttons, says);
 
   function search() {
@@ -54,7 +55,7 @@ export function createFind({ reading, store, model, mark }) {
     const counts = tokens.size ? countChoices(trace, [...tokens]) : [];
     const cells = [];
     counts.forEach((n, cell) => {
-      if (2 * n >= tokens.size) cells.push({ layer: Math.floor(cell / E), expert: cell % E });
+      if (2 * n >= tokens.size) cells.push(reading.place(cell));
     });
     mark(tokens, cells);
     for (const each of buttons) each.disabled = !found.length;

@@ -1,4 +1,5 @@
 // The first view: where it opens, and one thing that can be said of the data by itself.
+import { largest } from "./data.mjs";
 import { kindOf } from "./reading.mjs";
 import { CONTENT, KINDS, kindsOf, percent, whole } from "./words.mjs";
 
@@ -51,7 +52,7 @@ function ofKinds(reading) {
   // Pictures first: that an expert sees is more of a surprise than that it counts commas.
   const seen = !reading.labels && found.find((each) => leading[each] === PICTURE);
   const cell = seen || found[0];
-  const [layer, expert, kind] = [Math.floor(cell / E), cell % E, leading[cell]];
+  const [{ layer, expert }, kind] = [reading.place(cell), leading[cell]];
   const share = byKind[cell * KINDS.length + kind] / counts[cell];
   const name = { text: reading.kindNames[kind] };
   const [what, are] = reading.labels ? [name, name] : READS[kind];
@@ -66,29 +67,25 @@ function ofKinds(reading) {
 }
 
 /** The expert that its layer leans on most, where that is far more than an even share. */
-function ofLoad({ L, E, K, T, counts }) {
-  let best = 0;
+function ofLoad({ L, E, T, counts, place, timesEven }) {
   const all = counts();
-  all.forEach((n, cell) => {
-    if (n > all[best]) best = cell;
-  });
-  const lift = ((all[best] / T) * E) / K;
+  const [best] = largest(all, 1);
+  const lift = timesEven(all[best]);
   if (lift < LEANS || all[best] < 8 || L * E < 2) return null;
-  const [layer, expert] = [Math.floor(best / E), best % E];
+  const { layer, expert } = place(best);
   const share = `${percent(all[best] / T)} of tokens, ${lift.toFixed(1)} times the even share`;
   return { selected: { layer, expert }, parts: [`Layer ${layer} leans on expert ${expert}: chosen by ${share}.`] };
 }
 
 function betweenTraces({ differ, L, K, T }) {
   const { perLayer, share } = differ();
-  const part = (layer) => perLayer[layer] / (T * K);
   const most = perLayer.indexOf(Math.max(...perLayer));
   if (!share) return { selected: {}, parts: ["The two traces choose the same experts everywhere."] };
   return {
     selected: { layer: most },
     parts: [
       `The two traces differ in ${percent(share)} of their choices`,
-      L > 1 ? `, most in layer ${most}, ${percent(part(most))}.` : ".",
+      L > 1 ? `, most in layer ${most}, ${percent(perLayer[most] / (T * K))}.` : ".",
     ],
   };
 }

@@ -7,7 +7,7 @@ import {
   bar, expertButton, facts, heading, layerButton, note, number, subheading, table, tokenButton,
 } from "./parts.mjs";
 import { CLOSE, weightTop } from "./reading.mjs";
-import { LAYER_KINDS, listed } from "./say.mjs";
+import { kindName, listed } from "./say.mjs";
 import { percent, whole } from "./words.mjs";
 
 const VIEWS = {
@@ -35,7 +35,6 @@ function tokenView(tools) {
   const { reading, store } = tools;
   const { trace, other, names, name, kinds, K, L, E } = reading;
   const { token, layer } = store.state;
-  const type = LAYER_KINDS[trace.layerTypes[layer]];
   const at = token * L + layer;
   const rows = ranked(tools, token, layer);
   if (trace.runnerUp) {
@@ -55,7 +54,7 @@ function tokenView(tools) {
   return [
     heading(`Token ${whole(token)}: `, name.part(token)),
     kinds && note(reading.kindNames[kinds[token]]),
-    node("p", {}, "In ", layerButton(tools, layer), type && ` (${type})`),
+    node("p", {}, "In ", layerButton(tools, layer), kindName(trace, layer)),
     table(
       [number("rank"), number("expert"), trace.expertWeights ? "weight" : "note",
         ...(other ? [{ title: node("bdi", {}, plain(names[1])) }] : [])],
@@ -115,7 +114,7 @@ function everyLayer(tools, token) {
     const margins = trace.routerMargin;
     const rows = Array.from({ length: L }, (_, l) => [
       layerButton(tools, l),
-      reading.choices(token, l).map(listed(trace)).join(", "),
+      reading.choices(token, l).map(listed).join(", "),
       ...(margins ? [margins[token * L + l].toFixed(2)] : []),
     ]);
     const titles = ["layer", "experts, best first", ...(margins ? [number("margin")] : [])];

@@ -50,6 +50,9 @@ export function readRouting(trace, other, names = [], said = "", labels = trace.
     weighed: Boolean(trace.expertWeights && (!other || other.expertWeights)),
     orders: labels || meta.tokens ? ORDERS : ORDERS.slice(0, 2),
     counts: () => once("counts", () => countChoices(trace, reading.everything)),
+    countsOf: (positions) => (positions.length === trace.T ? reading.counts() : countChoices(trace, positions)),
+    place: (cell) => ({ layer: Math.floor(cell / E), expert: cell % E }),
+    timesEven: (n) => ((n / trace.T) * E) / K, // a count of tokens beside what an even choice gives
     special: () =>
       once("special", () =>
         reading.kinds && specialisation(trace, reading.kinds, KINDS.length, reading.counts())),
@@ -62,6 +65,7 @@ export function readRouting(trace, other, names = [], said = "", labels = trace.
     order: (how) => once(`order ${how}`, () => arrange(L, E, scoreOf(reading, how))),
     typicalMargin: (l) =>
       once(`margin ${l}`, () => trace.routerMargin && typical(trace.routerMargin, l, L)),
+    topMargin: () => 3 * mean([...range(0, L)].map(reading.typicalMargin)) || 1, // larger ones look alike
     choices: (t, l) => choices(trace, t, l),
     differIn: (positions) => differIn(reading, positions),
     times: (selected, l, e, by = reading) => timesChosen(reading, selected, by.chosenBy(l, e).tokens),
@@ -70,6 +74,8 @@ export function readRouting(trace, other, names = [], said = "", labels = trace.
   };
   return reading;
 }
+
+export const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
 /** Keeps what was counted; of a `most`, the latest, so that a long look fills no memory. */
 function memo(most = Infinity) {

@@ -2,14 +2,10 @@
 // `sentence` makes it nodes in which each token's text is isolated and stays text.
 import { node } from "../shared/look.mjs";
 import { fitting } from "./colour.mjs";
-import { kindOf } from "./reading.mjs";
+import { kindOf, mean } from "./reading.mjs";
 import { percent, whole } from "./words.mjs";
 
-export const LAYER_KINDS = {
-  linear_attention: "delta rule",
-  full_attention: "full attention",
-  unknown: "",
-};
+export const LAYER_KINDS = { linear_attention: "delta rule", full_attention: "full attention", unknown: "" };
 
 export const sentence = (parts) =>
   parts.flat().map((part) =>
@@ -18,7 +14,6 @@ export const sentence = (parts) =>
 /** What rows, columns and lit cells are at this moment: the line above the map. */
 export function caption(reading, selected, colour) {
   const { E, K, name, other, names, said } = reading;
-  const grid = `Each row is a layer, each column one of its ${whole(E)} experts. `;
   const grey = colour === "differ" ? " Grey is chosen in both, colour in one alone." : "";
   const halves = other
     ? [" Upper half of a row: ", names[0], "; lower half: ", names[1],
@@ -27,22 +22,18 @@ export function caption(reading, selected, colour) {
   const best = K === 1 ? "the expert" : `one of the ${K} experts`;
   const who = {
     token: () => [`A lit cell is ${best} that the layer chose for `, name.part(selected.token)],
-    tokens: () => [`A lit cell is an expert that the ${count(selected)} selected tokens chose`],
+    tokens: ([start, end] = selected.tokens) =>
+      [`A lit cell is an expert that the ${whole(end - start)} selected tokens chose`],
     expert: () => [
       `A lit cell is an expert that was chosen for the tokens of expert ${selected.expert}`,
       ` in layer ${selected.layer}`, ...(other ? [", as in ", names[0]] : []),
     ],
-    layer: () => ["A lit cell is an expert that was chosen, over the whole text"],
-    all: () => ["A lit cell is an expert that was chosen, over the whole text"],
-  }[kindOf(selected)]();
+  }[kindOf(selected)] ?? (() => ["A lit cell is an expert that was chosen, over the whole text"]);
   return [
-    grid,
-    ...who,
+    `Each row is a layer, each column one of its ${whole(E)} experts. `, ...who(),
     `. ${MEASURES[colour === "differ" ? fitting(reading, selected) : colour]}.`, ...halves,
   ];
 }
-
-const count = ({ tokens: [start, end] }) => whole(end - start);
 
 const MEASURES = {
   weight: "The stronger its colour, the larger its weight",
@@ -70,33 +61,28 @@ export function status(reading, state, columns) {
 
 function ofToken(reading, token, layer, expert, columns) {
   const { T, name, trace, other, names } = reading;
-  const list = reading.choices(token, layer).map(listed(trace)).join(", ");
+  const list = reading.choices(token, layer).map(listed).join(", ");
   const parts = [`Token ${whole(token)} of ${whole(T)}, `, name.part(token)];
-  parts.push(
-    `: layer ${layer}${kindName(trace, layer)} chose ${plural(reading.K, "expert")} ${list}`,
-  );
+  const experts = reading.K === 1 ? "expert" : "experts";
+  parts.push(`: layer ${layer}${kindName(trace, layer)} chose ${experts} ${list}`);
   if (trace.runnerUp) parts.push(`, before ${trace.runnerUp[token * reading.L + layer]}`);
   parts.push(...beside(columns, layer), ".");
   if (expert !== null) parts.push(` At expert ${expert}.`);
   if (other) {
-    const theirs = reading.second.choices(token, layer).map(listed(other)).join(", ");
+    const theirs = reading.second.choices(token, layer).map(listed).join(", ");
     parts.push(" In ", names[1], `: ${theirs}.`);
   }
   return parts;
 }
 
-/** A choice of a trace's, as sentences and tables list it. */
-export const listed =
-  (trace) =>
-  ({ expert, weight }) =>
-    trace.expertWeights ? `${expert} (${weight.toFixed(2)})` : `${expert}`;
+/** A choice as sentences and tables list it. */
+export const listed = ({ expert, weight }) => (weight === null ? `${expert}` : `${expert} (${weight.toFixed(2)})`);
 
-const kindName = (trace, layer) => {
+/** A layer's kind in brackets, if it is known. */
+export const kindName = (trace, layer) => {
   const kind = LAYER_KINDS[trace.layerTypes[layer]];
   return kind ? ` (${kind})` : "";
 };
-
-const plural = (n, word) => (n === 1 ? word : `${word}s`);
 
 const SPOKEN = {
   differ: "choices that differ",
@@ -105,17 +91,15 @@ const SPOKEN = {
   margin: "margin",
   shared: "shared expert",
 };
-const beside = (columns, layer) =>
-  columns.map(({ key, says }) => `; ${SPOKEN[key]} ${says(layer)}`);
+const beside = (columns, layer) => columns.map(({ key, says }) => `; ${SPOKEN[key]} ${says(layer)}`);
 
 function ofExpert(reading, { selected, token }) {
-  const { T, K, E, name, second, names } = reading;
+  const { T, name, second, names } = reading;
   const { layer, expert } = selected;
   const { tokens, weights } = reading.chosenBy(layer, expert);
-  const share = tokens.length / T;
   const parts = [
     `Layer ${layer}, expert ${expert}: chosen by ${whole(tokens.length)} of ${whole(T)} tokens `,
-    `(${percent(share)}, ${((share * E) / K).toFixed(1)} times the even share)`,
+    `(${percent(tokens.length / T)}, ${reading.timesEven(tokens.length).toFixed(1)} times the even share)`,
   ];
   if (weights?.length) parts.push(`, mean weight ${mean(weights).toFixed(2)}`);
   const at = tokens.indexOf(token);
@@ -132,8 +116,6 @@ export function alsoBy(tokens, theirs) {
   const both = theirs.filter((t) => mine.has(t)).length;
   return `by ${whole(theirs.length)}, ${whole(both)} of them the same`;
 }
-
-export const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
 function ofLayer(reading, layer, columns) {
   const { E, T, trace, second, names } = reading;

@@ -1,7 +1,8 @@
 // The text of the trace, token by token, with its pictures as patches in their places.
-import { node, rgb, visible } from "../shared/look.mjs";
-import { pictureOf } from "../shared/picture.mjs";
+import { button, node, rgb, visible } from "../shared/look.mjs";
+import { textParts } from "../shared/picture.mjs";
 import { colourOf } from "./colour.mjs";
+import { range } from "./data.mjs";
 import { kindOf } from "./reading.mjs";
 import { isMarker, spokenSpace, whole } from "./words.mjs";
 
@@ -24,16 +25,12 @@ export function createText({ reading, store, look }) {
   const { tokens, pictures, trace } = reading;
   let starts = pageStarts(reading.T, pictures);
   const list = node("div", {
-    class: "text",
-    role: "listbox",
-    tabindex: "0",
-    "aria-describedby": "keys",
-    "aria-multiselectable": "true",
+    class: "text", role: "listbox", tabindex: "0",
+    "aria-describedby": "keys", "aria-multiselectable": "true",
   });
   const where = node("span", { class: "muted" });
   const turn = (way) => () => store.visit(starts[page + (way > 0 ? 1 : -1)] ?? 0);
-  const back = node("button", { onclick: turn(-1), "aria-label": "Earlier text" }, "‹");
-  const on = node("button", { onclick: turn(1), "aria-label": "Later text" }, "›");
+  const [back, on] = [button("‹", "Earlier text", turn(-1)), button("›", "Later text", turn(1))];
   const pages = node("div", { class: "bar pages" }, back, where, on);
 
   let page = -1;
@@ -55,16 +52,8 @@ export function createText({ reading, store, look }) {
   /** The page's tokens that are not on it yet. */
   function fill() {
     const [from, to] = [starts[page], starts[page + 1]];
-    const parts = [];
-    for (let t = from + options.length; t < to;) {
-      const i = pictures.findIndex((p) => p.start === t);
-      if (i < 0) parts.push(option(t, "t", textOf(tokens[t++])));
-      else {
-        parts.push(pictureOf(trace, i, (patch) => option(patch, "t patch")));
-        t += pictures[i].rows * pictures[i].columns;
-      }
-    }
-    list.append(...parts);
+    list.append(...textParts(trace, from + options.length, to,
+      (t) => option(t, "t", textOf(tokens[t])), (t) => option(t, "t patch")));
     mark(found);
     levels = Int8Array.from({ length: options.length }, (_, i) => levels[i] ?? 0);
     list.setAttribute("aria-label", `Text, ${whole(reading.T)} tokens`);
@@ -75,16 +64,11 @@ export function createText({ reading, store, look }) {
   }
 
   function option(t, kind, ...children) {
-    const name = isMarker(tokens[t])
-      ? `${kind} marker`
-      : tokens[t] === ""
-        ? `${kind} empty`
-        : kind;
-    const attributes = { role: "option", id: `t${t}`, class: name, "aria-selected": "false" };
-    attributes["aria-label"] = reading.name.isPatch(t)
-      ? reading.name.part(t)
-      : spokenSpace(tokens[t]);
-    const made = node("span", attributes, ...children);
+    const more = isMarker(tokens[t]) ? " marker" : tokens[t] === "" ? " empty" : "";
+    const made = node("span", {
+      role: "option", id: `t${t}`, class: kind + more, "aria-selected": "false",
+      "aria-label": reading.name.isPatch(t) ? reading.name.part(t) : spokenSpace(tokens[t]),
+    }, ...children);
     made.token = t;
     options.push(made);
     return made;
@@ -112,11 +96,8 @@ export function createText({ reading, store, look }) {
   function chosenHere(what) {
     if (kindOf(what) === "token") return [what.token];
     if (kindOf(what) !== "tokens") return [];
-    const [start, end] = [
-      Math.max(what.tokens[0], starts[page]),
-      Math.min(what.tokens[1], starts[page + 1]),
-    ];
-    return Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i);
+    const [start, end] = what.tokens;
+    return [...range(Math.max(start, starts[page]), Math.min(end, starts[page + 1]))];
   }
 
   /** Colours the page's tokens by the selection. */
@@ -148,8 +129,7 @@ export function createText({ reading, store, look }) {
     const [top, height] = [cursor.offsetTop + inPicture, cursor.offsetHeight];
     const seen = list.clientHeight;
     if (top < list.scrollTop + 4) list.scrollTop = top - 20;
-    else if (top + height > list.scrollTop + seen - 4)
-      list.scrollTop = top + height - seen + 20;
+    else if (top + height > list.scrollTop + seen - 4) list.scrollTop = top + height - seen + 20;
   }
 
   const tokenOf = (event) => event.target.closest?.("[role=option]")?.token ?? null;

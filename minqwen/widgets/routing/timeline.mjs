@@ -1,5 +1,5 @@
 // The whole text as one line: where the selection shows in it, a slider, and play.
-import { node, reducedMotion, sizeCanvas } from "../shared/look.mjs";
+import { button, node, reducedMotion, sizeCanvas } from "../shared/look.mjs";
 import { whole } from "./words.mjs";
 
 const HEIGHT = 30;
@@ -11,29 +11,18 @@ export function createTimeline({ reading, store, look, playing }) {
   const prompt = trace.meta.prompt_length ?? null;
   const canvas = node("canvas", { class: "strip", "aria-hidden": "true" });
   const slider = node("input", {
-    type: "range",
-    min: "0",
-    step: "1",
-    "aria-label": "Token",
+    type: "range", min: 0, step: 1, "aria-label": "Token",
     oninput: () => store.token(Number(slider.value)),
   });
-  const button = (label, text, run) =>
-    node("button", { "aria-label": label, onclick: run }, text);
-  const back = button("Previous token", "‹", () => store.step(-1));
-  const on = button("Next token", "›", () => store.step(1));
-  const play = button("Play", "Play", () => toggle());
-  const speed = node(
-    "select",
-    { "aria-label": "Tokens a second" },
-    SPEEDS.map((n) => node("option", { value: n, selected: n === 10 }, `${n} a second`)),
-  );
+  const back = button("‹", "Previous token", () => store.step(-1));
+  const on = button("›", "Next token", () => store.step(1));
+  const play = button("Play", "Play", toggle);
+  const speed = node("select", { "aria-label": "Tokens a second" },
+    SPEEDS.map((n) => node("option", { value: n, selected: n === 10 }, `${n} a second`)));
   const place = node("span", { class: "place" });
-  const element = node(
-    "div",
-    { class: "timeline" },
+  const element = node("div", { class: "timeline" },
     node("div", { class: "bar" }, back, play, on, speed, place),
-    node("div", { class: "track" }, canvas, slider),
-  );
+    node("div", { class: "track" }, canvas, slider));
   let [width, values, frame] = [0, null, null];
   let found = []; // tokens that a search found
 
@@ -84,8 +73,8 @@ export function createTimeline({ reading, store, look, playing }) {
     if (values) drawValues(ctx, theme, x, span);
     ctx.fillStyle = theme.ink;
     for (const t of found) ctx.fillRect(x(t), 0, Math.max(2, span / reading.T), 3);
-    ctx.fillStyle = theme.muted;
     if (prompt && prompt < reading.T) {
+      ctx.fillStyle = theme.muted;
       ctx.fillRect(x(prompt), 0, 1, HEIGHT);
       ctx.font = "10px system-ui, sans-serif";
       ctx.fillStyle = theme.paper;
@@ -99,21 +88,16 @@ export function createTimeline({ reading, store, look, playing }) {
 
   /** Bars; where several tokens share a pixel, the largest is what is seen. */
   function drawValues(ctx, theme, x, span) {
-    ctx.fillStyle = reading.other
-      ? theme.second
-      : theme.ramp[look.root.dataset.theme === "dark" ? 1 : 2];
+    const own = theme.ramp[look.root.dataset.theme === "dark" ? 1 : 2];
+    ctx.fillStyle = reading.other ? theme.second : own;
+    const gap = x(1) - x(0) > 4 ? 1 : 0;
     const bins = Math.min(reading.T, Math.floor(span));
     for (let bin = 0; bin < bins; bin++) {
       const [from, to] = [Math.floor((bin * reading.T) / bins), Math.floor(((bin + 1) * reading.T) / bins)];
       let most = 0;
       for (let t = from; t < to; t++) if (values[t] > most) most = values[t];
       const h = most && Math.max(2, most * (HEIGHT - 6));
-      ctx.fillRect(
-        x(from),
-        HEIGHT - 4 - h,
-        Math.max(1, x(to) - x(from) - (x(1) - x(0) > 4 ? 1 : 0)),
-        h,
-      );
+      ctx.fillRect(x(from), HEIGHT - 4 - h, Math.max(1, x(to) - x(from) - gap), h);
     }
   }
 
@@ -123,11 +107,7 @@ export function createTimeline({ reading, store, look, playing }) {
   });
 
   return {
-    element,
-    canvas,
-    toggle,
-    stop,
-    draw,
+    element, canvas, toggle, stop, draw,
     update() {
       const { token } = store.state;
       slider.max = reading.T - 1;

@@ -151,6 +151,9 @@ export function node(tag, attributes = {}, ...children) {
   return made;
 }
 
+/** A button with a text, a name for those who do not see it, and what it does. */
+export const button = (text, label, run) => node("button", { "aria-label": label, onclick: run }, text);
+
 /** "#rrggbb" or "rgb(r, g, b)" -> [r, g, b]. */
 export const rgb = (colour) =>
   colour[0] === "#" ? [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16))

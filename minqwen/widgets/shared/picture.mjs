@@ -15,10 +15,24 @@ export const PICTURE_CSS = `
 }
 `;
 
-/** Picture i of a trace; patch(t): the element of token t. `most`: pixels across. */
-export function pictureOf(trace, i, patch, most = 300) {
+const WIDTH = 300; // pixels across
+
+/** Tokens [from, to) as elements, with the pictures that are whole among them in their
+ * places: token(t) and patch(t) make a token's element. */
+export function textParts(trace, from, to, token, patch) {
+  const { pictures = [] } = trace.meta;
+  const parts = [];
+  for (let t = from; t < to;) {
+    const i = pictures.findIndex((p) => p.start === t && t + p.rows * p.columns <= to);
+    parts.push(i < 0 ? token(t) : pictureOf(trace, i, patch));
+    t += i < 0 ? 1 : pictures[i].rows * pictures[i].columns;
+  }
+  return parts;
+}
+
+function pictureOf(trace, i, patch) {
   const { kind, start, rows, columns, name = `picture.${i}` } = trace.meta.pictures[i];
-  const side = Math.max(10, Math.min(34, Math.floor(most / columns)));
+  const side = Math.max(10, Math.min(34, Math.floor(WIDTH / columns)));
   const canvas = paintPixels(trace.tensor(name));
   const patches = Array.from({ length: rows * columns }, (_, p) => patch(start + p));
   const label = `${kind}, ${rows} rows and ${columns} columns of patches`;

@@ -92,8 +92,7 @@ const ROW_NAMES = { known: "gets back", value: "value", error: "error", output: 
  */
 export function drawMemory(canvas, width, { parts, memory, step, limits, K, V }, colours) {
   const place = memoryLayout(width, K, V);
-  const context = sizeCanvas(canvas, width, place.height);
-  clear(context, width, place.height, colours);
+  const context = empty(canvas, width, place.height, colours);
   drawMatrix(context, place.matrix, memory, K, V, limits.memory, colours);
   const vectors = [
     ["key", place.key, peak(parts.key), false],
@@ -106,10 +105,8 @@ export function drawMemory(canvas, width, { parts, memory, step, limits, K, V },
   for (const [name, box, limit, across] of vectors) {
     const known = name !== "output" || step === "answer";
     const values = known ? parts[name] : new Float32Array(parts[name].length);
-    drawVector(context, box, values, limit, across, colours);
-    const on = ACTIVE[step].includes(name);
-    outline(context, box, on, colours);
-    label(context, across ? ROW_NAMES[name] : name[0], box, across, on, colours);
+    const named = { name: across ? ROW_NAMES[name] : name[0], values, limit };
+    drawVector(context, box, named, across, ACTIVE[step].includes(name), colours);
   }
   outline(context, place.matrix, ACTIVE[step].includes("matrix"), colours);
   drawScale(context, place.matrix.x, place.height - 12, limits.memory, colours);
@@ -119,15 +116,12 @@ export function drawMemory(canvas, width, { parts, memory, step, limits, K, V },
 /** A step's own matrix, in the same place as the memory's, and the sums of its columns. */
 export function drawStepMatrix(canvas, width, { values, sums, limit, K, V }, colours) {
   const place = memoryLayout(width, K, V);
-  const context = sizeCanvas(canvas, width, place.height);
-  clear(context, width, place.height, colours);
+  const context = empty(canvas, width, place.height, colours);
   drawMatrix(context, place.matrix, values, K, V, limit, colours);
   outline(context, place.matrix, true, colours);
   if (sums) {
     const box = place.rows.known;
-    drawVector(context, box, sums.values, sums.limit, true, colours);
-    outline(context, box, true, colours);
-    label(context, sums.name, box, true, true, colours);
+    drawVector(context, box, sums, true, true, colours);
     text(context, "columns add up to", place.matrix.x, box.y + 2 * STRIP + 4, colours.muted);
   }
   drawScale(context, place.matrix.x, place.height - 12, limit, colours);
@@ -138,8 +132,7 @@ export function drawStepMatrix(canvas, width, { values, sums, limit, K, V }, col
 export function drawCompare(canvas, width, { parts, K, V }, colours) {
   const limit = Math.max(peak(parts.value), peak(parts.known), peak(parts.error)) || 1;
   const place = memoryLayout(width, K, V);
-  const context = sizeCanvas(canvas, width, place.height);
-  clear(context, width, place.height, colours);
+  const context = empty(canvas, width, place.height, colours);
   const { x, w } = place.matrix;
   const high = Math.floor((place.height - 34) / 3) - 10;
   ["value", "known", "error"].forEach((name, i) => {
@@ -159,11 +152,14 @@ export function drawCompare(canvas, width, { parts, K, V }, colours) {
   return place;
 }
 
-export function clear(context, width, height, colours) {
+/** The canvas' context, at this size, with nothing but paper on it. */
+export function empty(canvas, width, height, colours) {
+  const context = sizeCanvas(canvas, width, height);
   context.fillStyle = colours.paper;
   context.fillRect(0, 0, width, height);
   context.font = FONT;
   context.textBaseline = "middle";
+  return context;
 }
 
 function drawMatrix(context, { x, y, w, h }, values, rows, columns, limit, colours) {
@@ -171,9 +167,11 @@ function drawMatrix(context, { x, y, w, h }, values, rows, columns, limit, colou
   context.drawImage(image(values, rows, columns, limit, colours), x, y, w, h);
 }
 
-function drawVector(context, box, values, limit, across, colours) {
+function drawVector(context, box, { name, values, limit }, across, strong, colours) {
   const [rows, columns] = across ? [1, values.length] : [values.length, 1];
   drawMatrix(context, box, values, rows, columns, limit, colours);
+  outline(context, box, strong, colours);
+  label(context, name, box, across, strong, colours);
 }
 
 function outline(context, { x, y, w, h }, strong, colours) {
@@ -184,15 +182,15 @@ function outline(context, { x, y, w, h }, strong, colours) {
 
 function label(context, words, { x, y, w, h }, across, strong, colours) {
   context.font = strong ? `bold ${FONT}` : FONT;
-  context.textAlign = across ? "left" : "center";
-  const at = across ? [x + w + 6, y + h / 2] : [x + w / 2, y - 9];
-  text(context, words, ...at, strong ? colours.accent : colours.muted);
-  context.textAlign = "left";
+  const colour = strong ? colours.accent : colours.muted;
+  if (across) text(context, words, x + w + 6, y + h / 2, colour);
+  else text(context, words, x + w / 2, y - 9, colour, "center");
   context.font = FONT;
 }
 
-export function text(context, words, x, y, colour) {
+export function text(context, words, x, y, colour, align = "left") {
   context.fillStyle = colour;
+  context.textAlign = align;
   context.fillText(words, x, y);
 }
 

@@ -53,13 +53,9 @@ const HELP =
 /** A titled canvas; words say what is in it to those who do not see it. */
 function panel(name, title, about, ...more) {
   const canvas = node("canvas", { role: "img", "aria-label": `${title}. ${about}` });
-  const figure = node(
-    "figure", { class: name },
-    node("figcaption", {}, node("h3", {}, title), node("p", { class: "muted" }, about), more),
-    canvas,
-  );
   const tip = pointerText(canvas);
-  figure.append(tip.element);
+  const said = [node("h3", {}, title), node("p", { class: "muted" }, about), more];
+  const figure = node("figure", { class: name }, node("figcaption", {}, said), canvas, tip.element);
   return { figure, canvas, tip };
 }
 
@@ -73,29 +69,19 @@ function slider(name, words) {
 export function build(T, attention, rival) {
   const select = node("select", { "aria-label": "Head" });
   const steps = STEPS.map((step, n) =>
-    node(
-      "button", { "aria-pressed": "false", title: FORMULAS[step] },
-      `${n + 1} ${step[0].toUpperCase()}${step.slice(1)}`,
-    ),
-  );
-  const [playSteps, playTokens] = ["steps", "tokens"].map((what) =>
-    node("button", { "aria-pressed": "false" }, `▶ ${what}`),
-  );
+    node("button", { title: FORMULAS[step] }, `${n + 1} ${step[0].toUpperCase()}${step.slice(1)}`));
+  const [playSteps, playTokens] = [node("button"), node("button")];
   const token = slider("now", "Token, now");
   const probe = slider("probe", "Token whose key is asked, the probe");
   for (const { input } of [token, probe]) input.max = T - 1;
   const around = { role: "group", "aria-label": "The tokens around now", tabindex: 0 };
   const text = node("div", { class: "text", ...around });
   const say = node("div", { class: "say", "aria-live": "polite", role: "status" });
-  const kinds = Object.keys(KINDS).map((kind) =>
-    node("input", { type: "radio", name: "kind", value: kind }),
-  );
+  const kinds = Object.keys(KINDS).map((value) => node("input", { type: "radio", name: "kind", value }));
   const panels = {
     memory: panel("memory", "The memory S", "Rows belong to the key, columns to the value."),
     step: panel("step", "This step", ""),
-    heads: panel(
-      "heads", "All heads", "Dots can be opened; of rings only these two numbers are known.",
-    ),
+    heads: panel("heads", "All heads", "Dots can be opened; of rings only these two numbers are known."),
     kept: panel(
       "kept", "What is still known",
       "How much of its value each token's key gets back at each later token. Below: the " +
@@ -105,36 +91,21 @@ export function build(T, attention, rival) {
     delta: panel(
       "delta", "Where the output comes from",
       "Each token's share of the output's weights. Below: the probe's.",
-      node(
-        "div", { class: "bar kinds", role: "radiogroup", "aria-label": "Shares of" },
-        kinds.map((input) => node("label", {}, input, KINDS[input.value])),
-      ),
-    ),
+      node("div", { class: "bar kinds", role: "radiogroup", "aria-label": "Shares of" },
+        kinds.map((input) => node("label", {}, input, KINDS[input.value])))),
   };
   const other = node("select", { "aria-label": "Head of true attention" });
-  if (attention) {
-    panels.attention = panel(
-      "attention", "True attention, for comparison",
-      "The weights of a full layer's head over the same tokens.", other,
-    );
-  }
-  const controls = [
-    node(
-      "div", { class: "bar", role: "group", "aria-label": "Steps of the rule" },
-      steps, playSteps, playTokens,
-    ),
-    node("div", { class: "sliders" }, token.label, probe.label),
-    text, say,
-  ];
+  const compared = "The weights of a full layer's head over the same tokens.";
+  if (attention) panels.attention = panel("attention", "True attention, for comparison", compared, other);
+  const group = { class: "bar", role: "group", "aria-label": "Steps of the rule" };
   const all = [
-    node(
-      "div", { class: "bar heads" },
-      node("h2", {}, "A memory as it is written"), node("label", {}, "head", select),
-    ),
-    node("div", { class: "top" }, controls),
+    node("div", { class: "bar heads" },
+      node("h2", {}, "A memory as it is written"), node("label", {}, "head", select)),
+    node("div", { class: "top" },
+      node("div", group, steps, playSteps, playTokens),
+      node("div", { class: "sliders" }, token.label, probe.label), text, say),
     node("div", { class: "panels" }, Object.values(panels).map(({ figure }) => figure)),
     node("p", { class: "muted" }, HELP),
   ];
-  const lists = { select, other, steps, kinds };
-  return { all, ...lists, playSteps, playTokens, token, probe, text, say, panels };
+  return { all, select, other, steps, kinds, playSteps, playTokens, token, probe, text, say, panels };
 }

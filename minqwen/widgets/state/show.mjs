@@ -2,7 +2,7 @@
 
 import { retention, softmaxWeights } from "./delta.mjs";
 import { node, rgb, visible } from "../shared/look.mjs";
-import { pictureOf } from "../shared/picture.mjs";
+import { textParts } from "../shared/picture.mjs";
 import { STEPS, deltaShares, memoryDuring, peak, stepMatrix } from "./data.mjs";
 import { brief, drawCompare, drawMemory, drawStepMatrix, memoryLayout } from "./draw.mjs";
 import { drawHeads, drawSquare } from "./squares.mjs";
@@ -12,7 +12,7 @@ import {
 
 /** Draws the view as it stands; returns where its canvases put things. */
 export function show(view) {
-  const { ui, head, token, probe, step, replay, window } = view;
+  const { ui, token, probe, replay, window } = view;
   const { tokens } = view.trace;
   const parts = replay.step(token);
   const kept = keptOf(view, replay, probe, window[1]);
@@ -20,7 +20,7 @@ export function show(view) {
   const shares = deltaShares(replay, token, view.kind);
   const seen = view.attention && softmaxWeights(view.attention, token);
   view.limits.memory = Math.max(replay.peak, peak(parts.before));
-  const now = { ...view, head, tokens, token, probe, step, parts, kept, theirs, shares, seen };
+  const now = { ...view, tokens, parts, kept, theirs, shares, seen };
   showControls(view);
   tint(view);
   say(view, now);
@@ -87,9 +87,8 @@ function showMemory({ ui, heads, recorded, opened, limits, held, shown }, now) {
   const wide = (panel) => panel.figure.clientWidth;
   const { memory, step: own, heads: all } = ui.panels;
   const data = { parts, memory: memoryDuring(parts, step), step, limits, K, V };
-  const place = recorded[opened];
-  const selected = heads.findIndex((h) => h.layer === place.layer && h.head === place.head);
-  all.canvas.setAttribute("aria-label", `All heads. Open: ${headWords(heads[selected])}`);
+  const selected = heads.indexOf(recorded[opened]);
+  all.canvas.setAttribute("aria-label", `All heads. Open: ${headWords(recorded[opened])}`);
   memory.canvas.setAttribute("aria-label", `The memory, ${K} by ${V} numbers, during: ${step}`);
   own.canvas.setAttribute("aria-label", `This step: ${ABOUT[step]}`);
   own.figure.querySelector("h3").textContent = `This step: ${FORMULAS[step]}`;
@@ -105,10 +104,9 @@ function showMemory({ ui, heads, recorded, opened, limits, held, shown }, now) {
   return {
     heads: drawHeads(all.canvas, wide(all), { heads, selected, height }, colours),
     memory: drawMemory(memory.canvas, wide(memory), data, colours),
-    step:
-      step === "compare"
-        ? drawCompare(own.canvas, wide(own), { parts, K, V }, colours)
-        : drawStepMatrix(own.canvas, wide(own), { ...matrix, K, V }, colours),
+    step: step === "compare"
+      ? drawCompare(own.canvas, wide(own), { parts, K, V }, colours)
+      : drawStepMatrix(own.canvas, wide(own), { ...matrix, K, V }, colours),
   };
 }
 
@@ -127,20 +125,16 @@ function showSquares({ ui, squares, held, window }, now) {
     const place = { token, probe, square: squares[name], ...data };
     return drawSquare(canvas, figure.clientWidth, place, held.colours());
   };
-  const column = (square) => ({
-    column: Array.from({ length: square.side }, (_, n) => square.at(window[0] + n, token)),
-  });
-  const rowOf = (square) =>
-    Array.from({ length: window[1] - probe }, (_, n) => square.at(probe, probe + n));
+  const { side } = squares.kept;
   const inside = probe >= window[0] && probe < window[1];
   const weights = (square, all) => {
+    const values = Array.from({ length: window[1] - probe }, (_, n) => square.at(probe, probe + n));
     const top = Math.max(0.05, peak(all));
-    const rows = inside ? [{ values: rowOf(square) }] : [];
-    return { column: Array.from(all.slice(window[0])), rows, top };
+    return { column: Array.from(all.slice(window[0])), rows: inside ? [{ values }] : [], top };
   };
   const places = {
     kept: draw("kept", {
-      ...column(squares.kept), top: 1,
+      column: Array.from({ length: side }, (_, n) => squares.kept.at(window[0] + n, token)), top: 1,
       rows: [
         { values: kept.share }, { values: kept.cosine, dash: [4, 3], colour: "muted" },
         ...(theirs ? [{ values: theirs.share, dash: [2, 3], colour: "ink" }] : []),
@@ -155,20 +149,13 @@ function showSquares({ ui, squares, held, window }, now) {
 /** The tokens of the window, as text with its pictures; line breaks are kept and marked. */
 export function showText(view) {
   const { ui, trace, window: [from, to] } = view;
-  const { pictures = [] } = trace.meta;
   const words = (t) => visible(trace.tokens[t]).replaceAll("\n", "⏎\n") || "·";
   const token = (t, shown = words(t)) => {
     const patch = shown === "" ? " patch" : "";
     return (view.spans[t - from] = node("span", { class: `token${patch}`, "data-token": t }, shown));
   };
   view.spans = [];
-  const parts = [];
-  for (let t = from; t < to;) {
-    const i = pictures.findIndex((p) => p.start === t && t + p.rows * p.columns <= to);
-    parts.push(i < 0 ? token(t) : pictureOf(trace, i, (each) => token(each, "")));
-    t += i < 0 ? 1 : pictures[i].rows * pictures[i].columns;
-  }
-  ui.text.replaceChildren(...parts);
+  ui.text.replaceChildren(...textParts(trace, from, to, (t) => token(t), (t) => token(t, "")));
 }
 
 /** Colours each token by how much of its value it would get back now. */

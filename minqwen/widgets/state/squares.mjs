@@ -1,7 +1,6 @@
 // Maps of token by token, and the overview of all heads, on canvas.
 
-import { sizeCanvas } from "../shared/look.mjs";
-import { brief, clear, image, text } from "./draw.mjs";
+import { brief, empty, image, text } from "./draw.mjs";
 
 const LEFT = 48; // a margin with room for 0.0512
 
@@ -9,8 +8,8 @@ const LEFT = 48; // a margin with room for 0.0512
  * A Square of numbers: tokens to the right ("now"), tokens asked about downwards, with
  * the column of the present token beside it and the row of the probe below it.
  * data: {square, token, probe, column, rows, top}; column: numbers of the window's
- * tokens; rows: [{values from the probe on, dash, colour}]; top: the full scale, beyond which what
- * is drawn ends in a point or a tick.
+ * tokens; rows: [{values from the probe on, dash, colour}]; top: the full scale; what goes
+ * beyond it ends in a point or a tick.
  */
 export function drawSquare(canvas, width, data, colours) {
   const { square, token, probe, top } = data;
@@ -20,8 +19,7 @@ export function drawSquare(canvas, width, data, colours) {
   const cell = space < 3 * side ? space / side : Math.min(24, Math.floor(space / side));
   const heat = { x: left, y: 16, w: cell * side, h: cell * side };
   const height = heat.y + heat.h + 22 + below;
-  const context = sizeCanvas(canvas, width, height);
-  clear(context, width, height, colours);
+  const context = empty(canvas, width, height, colours);
   const picture = image(square.values, side, side, top, colours);
   context.imageSmoothingEnabled = false;
   context.drawImage(picture, heat.x, heat.y, heat.w, heat.h);
@@ -40,18 +38,11 @@ function drawAxes(context, { cell, heat, from, side }, colours) {
   const every = [1, 2, 5, 10, 20, 50].find((n) => n * cell >= 34) ?? 100;
   for (let n = Math.ceil(from / every) * every; n < from + side; n += every) {
     const at = (n - from + 0.5) * cell;
-    context.textAlign = "center";
-    text(context, String(n), heat.x + at, heat.y + heat.h + 9, colours.muted);
-    context.textAlign = "right";
-    text(context, String(n), heat.x - 5, heat.y + at, colours.muted);
+    text(context, n, heat.x + at, heat.y + heat.h + 9, colours.muted, "center");
+    text(context, n, heat.x - 5, heat.y + at, colours.muted, "right");
   }
-  context.textAlign = "left";
   text(context, "↓ this token", heat.x, heat.y - 8, colours.muted);
-  if (heat.w > 150) {
-    context.textAlign = "right";
-    text(context, "now →", heat.x + heat.w, heat.y - 8, colours.muted);
-    context.textAlign = "left";
-  }
+  if (heat.w > 150) text(context, "now →", heat.x + heat.w, heat.y - 8, colours.muted, "right");
 }
 
 /** Zero's place and a unit's length on an axis that shows up to `top` and what is below. */
@@ -81,9 +72,7 @@ function drawAside(context, { cell, heat, from, side }, { column, top, token }, 
   }
   text(context, "at now", x, heat.y - 8, colours.muted);
   text(context, "0", x + zero - 3, heat.y + heat.h + 9, colours.muted);
-  context.textAlign = "right";
-  text(context, brief(top), x + wide, heat.y + heat.h + 9, colours.muted);
-  context.textAlign = "left";
+  text(context, brief(top), x + wide, heat.y + heat.h + 9, colours.muted, "right");
 }
 
 /** The row of the probe: lines over the tokens since it was written. */
@@ -108,31 +97,24 @@ function drawBelow(context, { cell, heat, from, side }, { rows, top, probe }, co
     context.stroke();
   }
   context.setLineDash([]);
-  context.textAlign = "right";
-  text(context, brief(top), heat.x - 5, y, colours.muted);
-  text(context, "0", heat.x - 5, ground, colours.muted);
-  context.textAlign = "left";
+  text(context, brief(top), heat.x - 5, y, colours.muted, "right");
+  text(context, "0", heat.x - 5, ground, colours.muted, "right");
 }
 
 /** Lines through the present token and the probe. */
 function drawCross(context, { cell, heat, from, side }, token, probe, colours) {
   context.strokeStyle = colours.accent;
   context.lineWidth = 1;
-  const within = (n) => n >= from && n < from + side;
-  if (within(token)) {
-    const x = heat.x + (token - from + 0.5) * cell;
-    context.beginPath();
-    context.moveTo(x, heat.y);
-    context.lineTo(x, heat.y + heat.h + 80);
-    context.stroke();
-  }
-  if (within(probe)) {
-    const y = heat.y + (probe - from + 0.5) * cell;
-    context.beginPath();
-    context.moveTo(heat.x, y);
-    context.lineTo(heat.x + heat.w + 72, y);
-    context.stroke();
-  }
+  const [x, y] = [heat.x, heat.y].map((at, i) => at + ([token, probe][i] - from + 0.5) * cell);
+  context.beginPath();
+  line(context, x, heat.y, x, heat.y + heat.h + 80);
+  if (probe >= from && probe < from + side) line(context, heat.x, y, heat.x + heat.w + 72, y);
+  context.stroke();
+}
+
+function line(context, x, y, toX, toY) {
+  context.moveTo(x, y);
+  context.lineTo(toX, toY);
 }
 
 /**
@@ -141,8 +123,7 @@ function drawCross(context, { cell, heat, from, side }, token, probe, colours) {
  */
 export function drawHeads(canvas, width, { heads, selected, height }, colours) {
   const box = { x: LEFT, y: 14, w: width - LEFT - 26, h: height - 52 };
-  const context = sizeCanvas(canvas, width, height);
-  clear(context, width, height, colours);
+  const context = empty(canvas, width, height, colours);
   const top = Math.max(...heads.map(({ norm }) => norm)) * 1.08 || 1;
   const decades = heads.map(({ halfLife }) => decade(halfLife));
   const [low, high] = [Math.floor(Math.min(...decades)), Math.ceil(Math.max(...decades) + 0.01)];
@@ -154,27 +135,19 @@ export function drawHeads(canvas, width, { heads, selected, height }, colours) {
     const life = 10 ** n;
     context.fillStyle = colours.line;
     context.fillRect(Math.round(across(life)), box.y, 1, box.h);
-    context.textAlign = "center";
-    text(context, life.toLocaleString("en"), across(life), box.y + box.h + 10, colours.muted);
+    const words = life.toLocaleString("en");
+    text(context, words, across(life), box.y + box.h + 10, colours.muted, "center");
   }
-  text(context, "half-life in tokens", box.x + box.w / 2, height - 10, colours.muted);
-  context.textAlign = "right";
-  text(context, brief(top), box.x - 5, box.y + 4, colours.muted);
-  text(context, "0", box.x - 5, box.y + box.h, colours.muted);
-  context.textAlign = "left";
+  text(context, "half-life in tokens", box.x + box.w / 2, height - 10, colours.muted, "center");
+  text(context, brief(top), box.x - 5, box.y + 4, colours.muted, "right");
+  text(context, "0", box.x - 5, box.y + box.h, colours.muted, "right");
   text(context, "norm", 2, box.y + box.h / 2, colours.muted);
-  const dots = heads.map(({ halfLife, norm }) => [
-    across(halfLife), box.y + box.h * (1 - norm / top),
-  ]);
-  heads.forEach(({ recorded }, n) => {
-    drawDot(context, dots[n], recorded, n === selected, colours);
-  });
+  const dots = heads.map(({ halfLife, norm }) => [across(halfLife), box.y + box.h * (1 - norm / top)]);
+  heads.forEach(({ recorded }, n) => drawDot(context, dots[n], recorded, n === selected, colours));
   if (selected >= 0) {
     const [[x, y], { layer, head }] = [dots[selected], heads[selected]];
-    const right = x > box.x + box.w - 70;
-    context.textAlign = right ? "right" : "left";
-    text(context, `layer ${layer}, head ${head}`, x + (right ? -11 : 11), y, colours.ink);
-    context.textAlign = "left";
+    const [by, align] = x > box.x + box.w - 70 ? [-11, "right"] : [11, "left"];
+    text(context, `layer ${layer}, head ${head}`, x + by, y, colours.ink, align);
   }
   return { height, dots };
 }

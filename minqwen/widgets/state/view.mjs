@@ -28,8 +28,7 @@ export function mount(el, model) {
     view = null;
     held.root.replaceChildren();
     try {
-      const trace = parseTrace(model.get("trace"));
-      view = new View(held, model, trace);
+      view = new View(held, model, parseTrace(model.get("trace")));
     } catch (error) {
       held.root.append(node("p", { role: "alert" }, error.message));
     }
@@ -47,11 +46,10 @@ export function mount(el, model) {
 class View {
   constructor(held, model, trace) {
     Object.assign(this, { held, model, trace, playing: "", kind: "writes" });
-    this.recorded = recordedHeads(trace, "delta");
-    if (!this.recorded.length) {
-      throw new Error("the trace holds no head of a delta layer; record it with states=[...].");
-    }
     this.heads = overview(trace);
+    this.recorded = this.heads.filter(({ recorded }) => recorded);
+    if (!this.recorded.length)
+      throw new Error("the trace holds no head of a delta layer; record it with states=[...].");
     this.others = recordedHeads(trace, "attention");
     this.second = besideMemory(model, trace);
     const { other, said, names } = this.second;
@@ -79,8 +77,7 @@ class View {
     const { select, other } = this.ui;
     const fill = (list, places, words) =>
       places.forEach((place, n) => list.append(node("option", { value: n }, words(place))));
-    const numbers = new Map(this.heads.map((head) => [`${head.layer}.${head.head}`, head]));
-    fill(select, this.recorded, ({ layer, head }) => headWords(numbers.get(`${layer}.${head}`)));
+    fill(select, this.recorded, headWords);
     fill(other, this.others, ({ layer, head }) => `layer ${layer}, head ${head}`);
     this.openOther(0);
   }
@@ -97,21 +94,19 @@ class View {
     const at = (name, first) => Math.max(0, Math.min(last, (this.model.get(name) ?? first) | 0));
     const [layer, head] = this.model.get("head") ?? [];
     const n = this.recorded.findIndex((place) => place.layer === layer && place.head === head);
-    const chosen = this.recorded[n >= 0 ? n : this.longest()];
-    const { fullest } = this.heads.find((each) => each.layer === chosen.layer && each.head === chosen.head);
-    this.first ??= fullest; // where it opens; to another head it keeps its place
+    const chosen = n >= 0 ? n : this.longest();
+    this.first ??= this.recorded[chosen].fullest; // where it opens; another head keeps the place
     this.token = at("token", this.first);
     this.probe = at("probe", this.first / 3);
     this.step = STEPS.includes(this.model.get("step")) ? this.model.get("step") : STEPS.at(-1);
-    this.open(n >= 0 ? n : this.longest());
+    this.open(chosen);
     this.redraw();
   };
 
   /** The recorded head that forgets least: the one with most to see. */
   longest() {
-    const known = this.heads.filter(({ recorded }) => recorded);
-    const longer = (best, { halfLife }, n) => (halfLife > known[best].halfLife ? n : best);
-    return known.reduce(longer, 0);
+    const longer = (best, { halfLife }, n) => (halfLife > this.recorded[best].halfLife ? n : best);
+    return this.recorded.reduce(longer, 0);
   }
 
   open(n) {

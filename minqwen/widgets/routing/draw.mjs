@@ -10,6 +10,9 @@ const LEVELS = 32; // of how much of a cell only one trace chose
 const KINDS = 16; // more than there are kinds of token
 const MANY = 3000; // cells
 
+/** How much rows grow when columns are `zoom` times as wide: a `row` of up to 26 pixels. */
+export const rowZoom = (zoom, row) => Math.min(zoom, Math.max(1, 26 / row));
+
 /**
  * Where things are, in CSS pixels, for a canvas `width` wide. `view` is { zoom, x, y }:
  * zoom 1 shows all experts; x and y are the shares of columns and rows left of and above
@@ -21,7 +24,7 @@ export function geometry({ width, L, E, view, sides, halves, scale = 1 }) {
   const row = Math.min(most, Math.max(halves ? 7 : least, Math.floor(high / L)));
   const plot = { x: LEFT, y: TOP, w: width - LEFT - right - 2, h: L * row };
   const cw = (plot.w / E) * view.zoom;
-  const ch = row * Math.min(view.zoom, Math.max(1, 26 / row));
+  const ch = row * rowZoom(view.zoom, row);
   const snap = (v) => Math.round(v * scale) / scale;
   const left = (column) => snap(plot.x + (column - view.x * E) * cw);
   const top = (layer) => snap(plot.y + (layer - view.y * L) * ch);
@@ -47,12 +50,10 @@ export function geometry({ width, L, E, view, sides, halves, scale = 1 }) {
 }
 
 /** The view held inside the map: nothing beyond its edges is ever shown. */
-export function clampView({ zoom, x, y }, { L, E, row }) {
-  const most = Math.max(1, E / 8);
-  const z = Math.min(most, Math.max(1, zoom));
-  const down = Math.min(z, Math.max(1, 26 / row));
+export function clampView({ zoom, x, y }, { E, row }) {
+  const z = Math.min(Math.max(1, E / 8), Math.max(1, zoom));
   const hold = (v, seen) => Math.min(Math.max(0, v), 1 - seen);
-  return { zoom: z, x: hold(x, 1 / z), y: hold(y, 1 / down) };
+  return { zoom: z, x: hold(x, 1 / z), y: hold(y, 1 / rowZoom(z, row)) };
 }
 
 /** The colours from faint to strong: grey where two traces agree, so that others stand out. */
@@ -77,10 +78,9 @@ export function palette(theme, comparing) {
 }
 
 /**
- * Draws the map. scene: { g, theme, palette, styles (a Map, to keep what
- * palette gave), cells, found, columnOf, columns, axis, full,
- * font, layer, marked: {layer, expert} or null, pointed: the same }, and `lit`: a canvas
- * on which drawLit has drawn this already, if there is one.
+ * Draws the map. scene: { g, theme, palette, styles (a Map, to keep what palette gave), cells,
+ * found, columnOf, columns, axis, full, font, layer, marked: {layer, expert} or null, pointed:
+ * the same }, and `lit`: a canvas on which drawLit has drawn this already, if there is one.
  */
 export function drawMap(ctx, scene) {
   const { g, theme } = scene;
@@ -189,6 +189,11 @@ function drawFound(ctx, { g, theme, columnOf, found }) {
   }
 }
 
+function print(ctx, words, x, y, colour, align = "left") {
+  [ctx.fillStyle, ctx.textAlign, ctx.textBaseline] = [colour, align, "middle"];
+  ctx.fillText(words, x, y);
+}
+
 /** The row in focus, the expert in focus, and the cell under the pointer. */
 function drawRings(ctx, { g, theme, columnOf, layer, marked, pointed }) {
   const inside = (y) => y >= g.plot.y - 1 && y <= g.plot.y + g.plot.h + 1;
@@ -199,10 +204,7 @@ function drawRings(ctx, { g, theme, columnOf, layer, marked, pointed }) {
     const [y, end] = [g.top(layer) - 0.5, g.top(layer + 1) - 0.5];
     ctx.strokeRect(g.plot.x - 0.5, y, g.plot.w + 1, end - y);
   }
-  for (const [cell, width] of [
-    [pointed, 1.5],
-    [marked, 2.5],
-  ]) {
+  for (const [cell, width] of [[pointed, 1.5], [marked, 2.5]]) {
     if (!cell) continue;
     const { x, y, w, h } = g.box(columnOf[cell.layer * g.E + cell.expert], cell.layer);
     if (x + w < g.plot.x || x > g.plot.x + g.plot.w || !inside(y)) continue;
@@ -220,8 +222,6 @@ function drawRings(ctx, { g, theme, columnOf, layer, marked, pointed }) {
 function drawLayers(ctx, scene) {
   const { g, theme, full, layer: focus } = scene;
   ctx.font = `${Math.min(11, Math.max(9, g.ch))}px ${scene.font}`;
-  ctx.textAlign = "right";
-  ctx.textBaseline = "middle";
   const every = [1, 2, 5, 10, 20, 50].find((n) => n * g.ch >= 12) ?? 100;
   for (let layer = 0; layer < g.L; layer++) {
     const middle = (g.top(layer) + g.top(layer + 1)) / 2;
@@ -232,33 +232,27 @@ function drawLayers(ctx, scene) {
     }
     const near = focus !== null && Math.abs(layer - focus) * g.ch < 10;
     if (layer !== focus && (layer % every || near)) continue;
-    ctx.fillStyle = layer === focus ? theme.accent : theme.muted;
-    ctx.fillText(layer, g.plot.x - 13, middle);
+    print(ctx, layer, g.plot.x - 13, middle, layer === focus ? theme.accent : theme.muted, "right");
   }
 }
 
 function drawExperts(ctx, scene) {
   const { g, theme, axis } = scene;
   ctx.font = `11px ${scene.font}`;
-  ctx.textBaseline = "middle";
-  ctx.fillStyle = theme.muted;
   const y = g.plot.y - 9;
-  ctx.textAlign = "left";
-  ctx.fillText("layer ↓", 0, y);
-  ctx.fillText("expert →", g.plot.x, y - 15);
+  print(ctx, "layer ↓", 0, y, theme.muted);
+  print(ctx, "expert →", g.plot.x, y - 15, theme.muted);
   if (axis) {
-    ctx.fillText(axis[0], g.plot.x, y);
-    ctx.textAlign = "right";
-    ctx.fillText(axis[1], g.plot.x + g.plot.w, y);
+    print(ctx, axis[0], g.plot.x, y, theme.muted);
+    print(ctx, axis[1], g.plot.x + g.plot.w, y, theme.muted, "right");
     return;
   }
   const every = [1, 2, 4, 8, 16, 32, 64, 128, 256].find((n) => n * g.cw >= 34) ?? 512;
   const first = Math.ceil(Math.max(0, g.columnAt(g.plot.x)) / every) * every;
-  ctx.textAlign = "center";
   for (let e = first; e < g.E; e += every) {
     const x = g.left(e) + g.cw / 2;
     if (x > g.plot.x + g.plot.w - 8) break;
-    ctx.fillText(e, Math.max(x, g.plot.x + 3), y);
+    print(ctx, e, Math.max(x, g.plot.x + 3), y, theme.muted, "center");
   }
 }
 
@@ -267,13 +261,11 @@ function drawBars(ctx, scene) {
   const { g, theme, columns, layer: focus } = scene;
   columns.forEach(({ title, values, top, label }, i) => {
     const x = g.plot.x + g.plot.w + i * SIDE + 10;
-    ctx.textAlign = "left";
-    ctx.fillStyle = theme.muted;
     ctx.font = `11px ${scene.font}`;
-    ctx.fillText(title, x, g.plot.y - 24);
+    print(ctx, title, x, g.plot.y - 24, theme.muted);
     ctx.font = `10px ${scene.font}`;
     const beyond = values.some((value) => value > top);
-    ctx.fillText(`0 to ${label(top)}${beyond ? " ▸" : ""}`, x, g.plot.y - 9);
+    print(ctx, `0 to ${label(top)}${beyond ? " ▸" : ""}`, x, g.plot.y - 9, theme.muted);
     for (let layer = 0; layer < g.L; layer++) {
       const { y, h } = g.box(0, layer);
       if (y < g.plot.y - 1 || y + h > g.plot.y + g.plot.h + 2) continue;
@@ -283,8 +275,8 @@ function drawBars(ctx, scene) {
       ctx.fillRect(x, y, BAR * Math.min(1, Math.max(0, values[layer] / top)), h);
       if (values[layer] > top) drawBeyond(ctx, x + BAR, y, h, theme);
       if (h < 9 && (layer !== focus || g.row < 6)) continue;
-      ctx.fillStyle = layer === focus ? theme.accent : theme.muted;
-      ctx.fillText(label(values[layer]), x + BAR + 5, y + h / 2);
+      const colour = layer === focus ? theme.accent : theme.muted;
+      print(ctx, label(values[layer]), x + BAR + 5, y + h / 2, colour);
     }
   });
 }

@@ -1,9 +1,9 @@
 // The panels of a layer and of a text: load, how even it is, and what stands out.
 import { node, sizeCanvas } from "../shared/look.mjs";
-import { countChoices, largest, spread } from "./data.mjs";
+import { largest, spread } from "./data.mjs";
 import { expertButton, facts, heading, note, number, subheading, table } from "./parts.mjs";
-import { kindOf } from "./reading.mjs";
-import { LAYER_KINDS, mean } from "./say.mjs";
+import { kindOf, mean } from "./reading.mjs";
+import { LAYER_KINDS } from "./say.mjs";
 import { KINDS, percent, whole } from "./words.mjs";
 
 export function layerView(tools) {
@@ -24,14 +24,14 @@ export function layerView(tools) {
           `as ${effective.toFixed(0)} experts used evenly`,
         beside(`${theirs?.bits.toFixed(2)} bits`),
       ]],
-      ...(trace.routerEntropy ? [["Entropy of the router, mean over tokens", routerSays(reading, layer)]] : []),
+      trace.routerEntropy && ["Entropy of the router, mean over tokens", routerSays(reading, layer)],
       ["Busiest", [
         expertButton(tools, layer, busiest, `expert ${busiest}`),
         `, ${peak.toFixed(1)} times the even share`,
         beside(`expert ${theirs?.busiest}, ${theirs?.peak.toFixed(1)} times`),
       ]],
       ["Never chosen", [whole(E - used), beside(whole(E - (theirs?.used ?? 0)))]],
-      ...(second ? [["Choices that differ", percent(reading.differ().perLayer[layer] / (T * K))]] : []),
+      second && ["Choices that differ", percent(reading.differ().perLayer[layer] / (T * K))],
     ]),
     subheading("Load, the busiest expert first"),
     loadPicture(tools, layer),
@@ -56,17 +56,19 @@ function routerSays({ trace, T, L, E }, layer) {
   return `${bits.toFixed(2)} of ${Math.log2(E).toFixed(2)} bits: as ${(2 ** bits).toFixed(1)} experts alike`;
 }
 
+/** An empty picture and its context; `words` are for those who do not see it. */
+function picture(words, width, height) {
+  const canvas = node("canvas", { role: "img", "aria-label": words });
+  return [canvas, sizeCanvas(canvas, width, height)];
+}
+
 function loadPicture({ reading, look }, layer) {
   const { E, K, T } = reading;
   const row = [...reading.counts().subarray(layer * E, (layer + 1) * E)].sort((a, b) => b - a);
-  const canvas = node("canvas", {
-    role: "img",
-    "aria-label":
-      `Load of ${E} experts: from ${percent(row[0] / T)} of tokens ` +
-      `down to ${percent(row.at(-1) / T)}`,
-  });
+  const [most, least] = [row[0], row.at(-1)].map((n) => percent(n / T));
   const [width, height] = [280, 56];
-  const ctx = sizeCanvas(canvas, width, height);
+  const words = `Load of ${E} experts: from ${most} of tokens down to ${least}`;
+  const [canvas, ctx] = picture(words, width, height);
   const theme = look.colours();
   const even = (K / E) * T;
   const top = Math.max(row[0], 2 * even);
@@ -78,7 +80,6 @@ function loadPicture({ reading, look }, layer) {
   });
   ctx.fillStyle = theme.accent;
   ctx.fillRect(0, height - (even / top) * height, width, 1);
-  const [most, least] = [percent(row[0] / T), percent(row.at(-1) / T)];
   return [canvas, note(`From ${most} of tokens down to ${least}; the line is the even share, ${percent(K / E)}.`)];
 }
 
@@ -98,13 +99,12 @@ function kindsMap({ reading, store, look }, layer) {
     });
     const [most] = largest(lift, 1);
     const said = `most in expert ${expertAt[layer * E + most]}, ${lift[most].toFixed(1)} times the usual`;
-    const canvas = node("canvas", { role: "img", "aria-label": said });
-    const ctx = sizeCanvas(canvas, wide, high);
+    const [canvas, ctx] = picture(said, wide, high);
     ctx.fillStyle = look.colours().panel;
     ctx.fillRect(0, 0, wide, high);
     ctx.fillStyle = look.colours().ramp[2];
     lift.forEach((times, column) => {
-      ctx.globalAlpha = Math.min(1, Math.max(0, Math.log2(times) / 3));
+      ctx.globalAlpha = liftAlpha(times);
       ctx.fillRect((column * wide) / E, 0, Math.max(1, wide / E - 0.5), high);
     });
     return [name, canvas];
@@ -117,40 +117,29 @@ function kindsMap({ reading, store, look }, layer) {
   ];
 }
 
+/** From nothing at the usual to full at eight times that. */
+const liftAlpha = (times) => Math.min(1, Math.max(0, Math.log2(times) / 3));
+
 /** The busiest experts by themselves: darker where two share tokens more than chance. */
 function togetherPicture({ reading, look }, layer) {
   const { E, T } = reading;
   const counts = reading.counts().subarray(layer * E, (layer + 1) * E);
-  const busy = [...counts.keys()]
-    .filter((e) => counts[e])
-    .sort((a, b) => counts[b] - counts[a])
-    .slice(0, 32);
+  const busy = largest(counts, 32).filter((e) => counts[e]);
   const together = reading.together(layer);
   const side = Math.max(6, Math.floor(256 / busy.length));
-  const canvas = node("canvas", {
-    role: "img",
-    "aria-label":
-      `The ${busy.length} busiest experts by each other; ` +
-      "the table above lists the strongest pairs",
-  });
-  const ctx = sizeCanvas(canvas, side * busy.length, side * busy.length);
+  const words = `The ${busy.length} busiest experts by each other; the table above lists the strongest pairs`;
+  const [canvas, ctx] = picture(words, side * busy.length, side * busy.length);
   const theme = look.colours();
-  busy.forEach((a, y) =>
-    busy.forEach((b, x) => {
-      const lift = (together[a * E + b] * T) / (counts[a] * counts[b]);
-      ctx.fillStyle = a === b ? theme.line : theme.panel;
-      ctx.fillRect(x * side, y * side, side - 1, side - 1);
-      if (a === b || lift <= 1) return;
-      ctx.globalAlpha = Math.min(1, Math.log2(lift) / 3);
-      ctx.fillStyle = theme.ramp[2];
-      ctx.fillRect(x * side, y * side, side - 1, side - 1);
-      ctx.globalAlpha = 1;
-    }),
-  );
-  return [
-    canvas,
-    note(`The ${busy.length} busiest by each other, busiest first; full at 8 times chance.`),
-  ];
+  const paint = (x, y, style, alpha) => {
+    [ctx.fillStyle, ctx.globalAlpha] = [style, alpha];
+    ctx.fillRect(x * side, y * side, side - 1, side - 1);
+  };
+  busy.forEach((a, y) => busy.forEach((b, x) => {
+    paint(x, y, a === b ? theme.line : theme.panel, 1);
+    const lift = (together[a * E + b] * T) / (counts[a] * counts[b]);
+    if (a !== b) paint(x, y, theme.ramp[2], liftAlpha(lift));
+  }));
+  return [canvas, note(`The ${busy.length} busiest by each other, busiest first; full at 8 times chance.`)];
 }
 
 export function textView(tools) {
@@ -159,25 +148,17 @@ export function textView(tools) {
   const { selected } = store.state;
   const part = kindOf(selected) === "tokens";
   const positions = reading.selectedTokens(selected);
-  const counts = part ? countChoices(trace, positions) : reading.counts();
+  const counts = reading.countsOf(positions);
   const used = Array.from({ length: L }, (_, l) => spread(counts, l, E).used);
-  const title = part
-    ? `Tokens ${whole(positions[0])} to ${whole(positions.at(-1))}`
-    : "The whole text";
   return [
-    heading(title),
+    heading(part ? `Tokens ${whole(positions[0])} to ${whole(positions.at(-1))}` : "The whole text"),
     node("p", {}, `${whole(positions.length)} tokens, ${L} layers, ${K} of ${whole(E)} experts each.`),
-    facts(
-      [
-        [
-          "Experts touched in a layer",
-          `${mean(used).toFixed(0)} (${Math.min(...used)} to ${Math.max(...used)}) of ${whole(E)}`,
-        ],
-        !part &&
-          T > 1 && ["Kept from the token before", `${percent(reading.carried())} of experts`],
-        reading.other && ["Choices that differ", differText(reading, positions)],
-      ].filter(Boolean),
-    ),
+    facts([
+      ["Experts touched in a layer",
+        `${mean(used).toFixed(0)} (${Math.min(...used)} to ${Math.max(...used)}) of ${whole(E)}`],
+      !part && T > 1 && ["Kept from the token before", `${percent(reading.carried())} of experts`],
+      reading.other && ["Choices that differ", differText(reading, positions)],
+    ]),
     !part && reading.other && trace.routerMargin && byMargin(reading),
     part ? raised(tools, counts, positions.length) : standOut(tools),
   ];
@@ -190,11 +171,11 @@ function differText(reading, positions) {
 
 /** The experts that a span chose more than the whole text did, by the difference. */
 function raised(tools, counts, n) {
-  const { E, T } = tools.reading;
+  const { T } = tools.reading;
   const all = tools.reading.counts();
   const more = Float64Array.from(counts, (count, cell) => count / n - all[cell] / T);
   const rows = largest(more, 10).filter((cell) => more[cell] > 0).map((cell) => {
-    const [layer, expert] = [Math.floor(cell / E), cell % E];
+    const { layer, expert } = tools.reading.place(cell);
     const shares = [counts[cell] / n, all[cell] / T].map(percent);
     return [expertButton(tools, layer, expert, `${layer} · ${expert}`), ...shares];
   });
@@ -235,14 +216,13 @@ function byMargin(reading) {
 /** The experts that are most particular about the kind of token they read. */
 function standOut(tools, only = null) {
   const { reading } = tools;
-  const { E } = reading;
   if (!reading.kinds) return null;
   const { bits, leading, byKind } = reading.special();
-  const own = only === null ? bits : bits.map((x, cell) => (Math.floor(cell / E) === only ? x : 0));
+  const own = only === null ? bits : bits.map((x, cell) => (reading.place(cell).layer === only ? x : 0));
   const cells = largest(own, only === null ? 10 : 5).filter((cell) => own[cell] > 0.05);
   if (!cells.length) return null;
   const rows = cells.map((cell) => {
-    const [layer, expert] = [Math.floor(cell / E), cell % E];
+    const { layer, expert } = reading.place(cell);
     const share = byKind[cell * KINDS.length + leading[cell]] / reading.counts()[cell];
     const label = only === null ? `${layer} · ${expert}` : expert;
     return [expertButton(tools, layer, expert, label), reading.kindNames[leading[cell]], percent(share)];

@@ -1,6 +1,6 @@
 // The map as something to point at: a canvas, its zoom, and what lies under the pointer.
 import { node, sizeCanvas } from "../shared/look.mjs";
-import { clampView, drawLit, drawMap, geometry, palette } from "./draw.mjs";
+import { clampView, drawLit, drawMap, geometry, palette, rowZoom } from "./draw.mjs";
 import { kindOf } from "./reading.mjs";
 
 const REACH = 14; // pixels from the pointer to a lit cell that it snaps to
@@ -17,11 +17,8 @@ export function createMap({ reading, store, look, hint }) {
   const { L, E } = reading;
   const full = reading.trace.layerTypes.map((kind) => kind === "full_attention");
   const canvas = node("canvas", {
-    class: "map",
-    tabindex: "0",
-    role: "application",
-    "aria-roledescription": "map of layers and experts",
-    "aria-describedby": "keys",
+    class: "map", tabindex: "0", role: "application",
+    "aria-roledescription": "map of layers and experts", "aria-describedby": "keys",
     "aria-label": `Map of ${L} layers and ${E} experts`,
   });
   let view = { zoom: 1, x: 0, y: 0 };
@@ -39,10 +36,7 @@ export function createMap({ reading, store, look, hint }) {
     const theme = look.colours();
     if (colours?.theme !== theme || colours.comparing !== comparing)
       colours = {
-        theme,
-        comparing,
-        palette: palette(theme, comparing),
-        styles: new Map(),
+        theme, comparing, palette: palette(theme, comparing), styles: new Map(),
         font: getComputedStyle(canvas).fontFamily,
       };
     const scale = window.devicePixelRatio || 1;
@@ -63,11 +57,7 @@ export function createMap({ reading, store, look, hint }) {
     drawMap(ctx, {
       ...scene,
       lit: canvas.drawing ? null : lit,
-      columns,
-      found,
-      full,
-      pointed,
-      axis: AXES[order],
+      columns, found, full, pointed, axis: AXES[order],
       layer: kindOf(selected) === "all" && expert === null ? null : layer,
       marked: expert === null ? null : { layer, expert },
     });
@@ -91,8 +81,8 @@ export function createMap({ reading, store, look, hint }) {
       column: (x - g.plot.x) / g.cw + view.x * E,
       layer: (y - g.plot.y) / g.ch + view.y * L,
     };
-    const { zoom } = clampView({ ...view, zoom: view.zoom * factor }, { L, E, row: g.row });
-    const [cw, ch] = [(g.plot.w / E) * zoom, g.row * Math.min(zoom, Math.max(1, 26 / g.row))];
+    const { zoom } = clampView({ ...view, zoom: view.zoom * factor }, g);
+    const [cw, ch] = [(g.plot.w / E) * zoom, g.row * rowZoom(zoom, g.row)];
     move({
       zoom,
       x: (before.column - (x - g.plot.x) / cw) / E,
@@ -101,7 +91,7 @@ export function createMap({ reading, store, look, hint }) {
   }
 
   function move(next) {
-    view = clampView(next, { L, E, row: g.row });
+    view = clampView(next, g);
     draw();
   }
 
@@ -114,14 +104,8 @@ export function createMap({ reading, store, look, hint }) {
       at === null || (at >= start * n && at + 1 <= start * n + seen)
         ? start
         : (at + 0.5 - seen / 2) / n;
-    view = clampView(
-      {
-        ...view,
-        x: into(view.x, g.visibleColumns, column, E),
-        y: into(view.y, g.visibleRows, layer, L),
-      },
-      { L, E, row: g.row },
-    );
+    const [x, y] = [into(view.x, g.visibleColumns, column, E), into(view.y, g.visibleRows, layer, L)];
+    view = clampView({ ...view, x, y }, g);
   }
 
   /** { layer, expert } at a point: the lit cell that is near, else the cell or the row. */
@@ -185,9 +169,7 @@ export function createMap({ reading, store, look, hint }) {
       if (held && !held.moved) choose(at(...point(event)));
       held = null;
     },
-    pointercancel: () => {
-      held = null;
-    },
+    pointercancel: () => (held = null),
     pointerleave() {
       pointed = null;
       hint(null);
@@ -207,10 +189,7 @@ export function createMap({ reading, store, look, hint }) {
     canvas.addEventListener(name, run, { passive: false });
 
   return {
-    canvas,
-    draw,
-    zoomAt,
-    reveal,
+    canvas, draw, zoomAt, reveal,
     fit: () => move({ zoom: 1, x: 0, y: 0 }),
     /** New cells and bars, after selection or colour changed; whether colours compare. */
     show(next, bars, compare) {

@@ -41,9 +41,9 @@ export function table(titles, rows) {
     node("thead", {}, node("tr", {}, head)), node("tbody", {}, rows.map(line)));
 }
 
-/** A list of [what, value]. */
+/** A list of [what, value]; false and the like are left out. */
 export const facts = (rows) =>
-  node("dl", {}, rows.map(([what, value]) => [node("dt", {}, what), node("dd", {}, value)]));
+  node("dl", {}, rows.filter(Boolean).map(([what, value]) => [node("dt", {}, what), node("dd", {}, value)]));
 
 export const heading = (...parts) => node("h3", {}, sentence(parts));
 export const subheading = (text) => node("h4", {}, text);

@@ -8,7 +8,7 @@ import { percent, whole } from "./words.mjs";
 export const LAYER_KINDS = { linear_attention: "delta rule", full_attention: "full attention", unknown: "" };
 
 export const sentence = (parts) =>
-  parts.flat().map((part) =>
+  parts.flat().flatMap((part) =>
     part.text === undefined ? part : ["“", node("bdi", { class: "token" }, part.text), "”"]);
 
 /** What rows, columns and lit cells are at this moment: the line above the map. */

@@ -2,7 +2,7 @@
 //
 //   trace -> reading.mjs (what is lit) -> map.mjs, text.mjs, timeline.mjs, panel.mjs
 //   select.mjs holds what is selected; each change goes through `update` below.
-import { frame, node, pointerText, visible } from "../shared/look.mjs";
+import { button, frame, node, pointerText, visible } from "../shared/look.mjs";
 import { beside, countingShared, onlyTokens } from "../shared/pair.mjs";
 import { saveMenu } from "../shared/save.mjs";
 import { cellsOf, colourOf } from "./colour.mjs";
@@ -81,7 +81,9 @@ function build(look, { reading, model }, { page = false }) {
   const map = createMap({ reading, store, look, hint });
   const tip = pointerText(map.canvas);
   const text = createText({ reading, store, look });
-  const timeline = createTimeline({ reading, store, look, playing });
+  const timeline = createTimeline({
+    reading, store, look, playing: (now) => says.setAttribute("aria-live", now ? "off" : "polite"),
+  });
   const panel = createPanel({ reading, store, look });
   const top = node("p", { class: "caption" });
   const invite = node("span", { class: "muted" }, " Click a token, a cell, or a layer's number.");
@@ -89,22 +91,17 @@ function build(look, { reading, model }, { page = false }) {
   const legend = createLegend({ reading, store, look });
   const tools = toolbar(reading, store, map);
   const find = createFind({ reading, store, model, mark });
-  const main = node(
-    "div", { class: "main" },
+  const main = node("div", { class: "main" },
     legend.element, top, map.canvas, tip.element, says,
     node("div", { class: "bar" }, tools.element, find.element, saveMenu(
       () => [["experts", map.canvas], ["text", timeline.canvas]], () => (map.draw(), timeline.draw()),
-      () => numbersOf(reading, store.state.selected))),
-  );
+      () => numbersOf(reading, store.state.selected))));
   const words = node("div", { class: "words" }, text.list, text.pages, tinted, timeline.element);
   const found = node("p", { class: "finding" });
   const show = node("button", { class: "primary", onclick: () => showFinding() });
   const misfit = !reading.other && reading.said;
   root.append(
-    node(
-      "div", { class: "bar head" },
-      node("h2", { class: page && "unseen" }, title(reading)), found,
-    ),
+    node("div", { class: "bar head" }, node("h2", { class: page && "unseen" }, title(reading)), found),
     misfit ? node("p", { role: "alert" }, misfit) : "",
     node("div", { class: "body" }, words, main, panel.element),
     keysHelp(),
@@ -113,7 +110,7 @@ function build(look, { reading, model }, { page = false }) {
 
   let columns = [];
   let hinted = null;
-  let [soon, resting, followed, first] = [null, null, 0, null];
+  let [soon, resting, followed, first, warming] = [null, null, 0, null, null];
 
   /** Draws what follows from the state; `before` is the state it had, if any. */
   function update(before, grown = false) {
@@ -122,7 +119,7 @@ function build(look, { reading, model }, { page = false }) {
     const drawn = ({ selected, order }, colour) => JSON.stringify([selected, order, colour]);
     if (grown || !before || drawn(before, colourOf(reading, before)) !== drawn(state, colour)) {
       columns = sideColumns(reading, state.selected);
-      top.replaceChildren(...sentence(caption(reading, state.selected, colour)).flat(), invite);
+      top.replaceChildren(...sentence(caption(reading, state.selected, colour)), invite);
       map.show(cellsOf(reading, state.selected, colour), columns, colour === "differ");
       legend.update();
     } else {
@@ -134,7 +131,7 @@ function build(look, { reading, model }, { page = false }) {
     text.update();
     tools.update();
     find.update();
-    say(status(reading, state, columns));
+    says.replaceChildren(...sentence(status(reading, state, columns)));
     if (before?.token !== state.token) text.reveal();
     const wait = followed + SOON - performance.now();
     if (wait <= 0 && soon === null) follow();
@@ -199,18 +196,12 @@ function build(look, { reading, model }, { page = false }) {
     map.mark(cells);
   }
 
-  const say = (parts) => says.replaceChildren(...sentence(parts).flat());
-
   /** What the map has at (x, y), said there; counted again only when it is another cell. */
   function hint(place, x, y) {
     if (!place) return tip.hide();
     const key = JSON.stringify([place, store.state.selected]);
-    if (hinted?.key !== key) hinted = { key, parts: sentence(pointedAt(reading, store.state, place, columns)).flat() };
+    if (hinted?.key !== key) hinted = { key, parts: sentence(pointedAt(reading, store.state, place, columns)) };
     tip.show(x, y, ...hinted.parts);
-  }
-
-  function playing(now) {
-    says.setAttribute("aria-live", now ? "off" : "polite");
   }
 
   function repaint() {
@@ -237,7 +228,6 @@ function build(look, { reading, model }, { page = false }) {
   if (other)
     pieces.push(reading.second.counts, reading.differ, () => countOnly(trace, other, everything),
       () => countOnly(other, trace, everything));
-  let warming = null;
 
   update(null);
   ahead();
@@ -268,28 +258,24 @@ function toolbar(reading, store, map) {
     if (expert.value === "") store.layer(store.state.layer);
     else store.expert(store.state.layer, Number(expert.value));
   });
-  const button = (text, label, run) =>
-    node("button", { "aria-label": label, onclick: run }, text);
   const here = button("Token", "Select the token", () => store.token(store.state.token));
   const all = button("Whole text", "Select the whole text", () => store.all());
-  const element = node(
-    "div", { class: "bar numbers" },
+  const element = node("div", { class: "bar numbers" },
     here, all, node("label", {}, "Layer", layer), node("label", {}, "Expert", expert),
     button("−", "Zoom out", () => map.zoomAt(0.5)),
     button("+", "Zoom in", () => map.zoomAt(2)),
-    button("Fit", "Show all experts", () => map.fit()),
-  );
+    button("Fit", "Show all experts", () => map.fit()));
   return {
     element,
     update() {
       const { state } = store;
       layer.value = state.layer;
       expert.value = state.expert ?? "";
-      const on = { layer: store.kind() === "layer", expert: store.kind() === "expert" };
-      layer.parentElement.classList.toggle("on", on.layer || on.expert);
-      expert.parentElement.classList.toggle("on", on.expert);
-      here.setAttribute("aria-pressed", store.kind() === "token");
-      all.setAttribute("aria-pressed", store.kind() === "all");
+      const kind = store.kind();
+      layer.parentElement.classList.toggle("on", kind === "layer" || kind === "expert");
+      expert.parentElement.classList.toggle("on", kind === "expert");
+      here.setAttribute("aria-pressed", kind === "token");
+      all.setAttribute("aria-pressed", kind === "all");
     },
   };
 }

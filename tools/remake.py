@@ -34,7 +34,7 @@ PICTURE = "assets/seven.png"  # drawn once; nothing makes it again
 NOTE, SEEN, FILM = (
     f"assets/{name}.safetensors" for name in ("note", "picture", "film")
 )
-EXPERIMENTS = "assets/tiny/experiments/*.json"  # but for damage, trained when asked
+EXPERIMENTS = "assets/tiny/experiments/*.json"  # but for two, trained when asked
 CARD = "python -m tools.card"
 CORPUS = "minqwen/train/corpus/**/*.py"
 MEASURES = ("minqwen/train/abilities.py", "minqwen/train/cases.py")
@@ -72,6 +72,11 @@ TARGETS = (
         "damage", "python -m tools.experiment damage",
         ("assets/tiny/experiments/damage.json",),
         (*CHECKPOINT, *MEASURES, CORPUS, "tools/experiment.py"),
+    ),
+    Target(
+        "causes", "python -m tools.experiment causes",
+        ("assets/tiny/experiments/causes.json",),
+        (*CHECKPOINT, MEASURES[0], CORPUS, "tools/causes.py", "minqwen/analyse/*.py"),
     ),
     Target(
         "card's page", f"{CARD} --page", ("assets/tiny/README.md",),

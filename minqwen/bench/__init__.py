@@ -1,12 +1,12 @@
-"""How fast, beside what else is installed: the same weights, turn and turn about.
+"""How fast minqwen is beside other libraries that are installed, by taking turns.
 
     minqwen bench [--size small] [--contexts 128 1024 4096] [--out FOLDER]
 
-Machines differ, and one machine differs from minute to minute; a ratio of two runs side
-by side differs least. So every contestant is a process of its own (worker.py), all run
-once a round, one at a time, and what is told is the ratio in each round: its median,
-least and largest. A second figure is how near decoding comes to the speed at which the
-machine can read the bytes that a token needs at all (`budget.step_bytes`), which is
+Machines differ, and one machine differs from minute to minute; the ratio of two runs
+side by side varies least. So every contestant is a process of its own (worker.py), each
+runs once a round, one at a time, and the table gives the median, least and largest
+ratio of all rounds. A second figure is how near decoding comes to reading the bytes
+that a token needs (`budget.step_bytes`) at the speed of the machine's memory, which is
 measured in every round too. `minqwen bench --growth` is growth.py.
 """
 
@@ -31,17 +31,19 @@ from . import report
 from .machine import bandwidth, hardware, version_of
 from .worker import LLAMA, PEERS, READ, llama_bench
 
-SMALL = dict(
-    model_type="qwen3_5_moe_text", vocab_size=32000, hidden_size=512,
-    num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1, head_dim=256,
-    full_attention_interval=4,
-    linear_num_key_heads=2, linear_num_value_heads=8, linear_key_head_dim=128,
-    linear_value_head_dim=128, linear_conv_kernel_dim=4, rms_norm_eps=1e-6,
-    max_position_embeddings=262144, num_experts=64, num_experts_per_tok=8,
-    moe_intermediate_size=128, shared_expert_intermediate_size=128,
+# What models of every released size share.
+FAMILY = dict(
+    head_dim=256, linear_key_head_dim=128, linear_value_head_dim=128,
+    linear_conv_kernel_dim=4, rms_norm_eps=1e-6, max_position_embeddings=262144,
     rope_parameters=dict(rope_type="default", rope_theta=10_000_000,
                          partial_rotary_factor=0.25, mrope_section=[11, 11, 10],
                          mrope_interleaved=True))  # fmt: skip
+SMALL = FAMILY | dict(
+    model_type="qwen3_5_moe_text", vocab_size=32000, hidden_size=512,
+    num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=1,
+    full_attention_interval=4, linear_num_key_heads=2, linear_num_value_heads=8,
+    num_experts=64, num_experts_per_tok=8, moe_intermediate_size=128,
+    shared_expert_intermediate_size=128)  # fmt: skip
 SLICE = 4  # layers of a released size: three with delta memories, one with attention
 FORM_OF = {"float32": "fp32", "bfloat16": "bf16"}
 
@@ -92,9 +94,9 @@ def llama_files(gguf, dtypes):
 
 
 def checkpoint(size, folder):
-    """A folder that every contestant can load, or only a config: what is to be made.
+    """A folder that every contestant can load; with a config alone they make weights.
 
-    InputError for a size that needs a GPU where there is none.
+    Raises InputError for a size that needs a GPU where there is none.
     """
     if size == "tiny":
         return ASSETS / "tiny"
@@ -117,7 +119,7 @@ def checkpoint(size, folder):
 
 
 def peers(folder, gguf):
-    """{name: what it loads}: ours, and of the others those that are here."""
+    """{name: what it loads}: ours, and those of the others that are installed."""
     names = [n for n in PEERS if n.startswith("minqwen") or version_of("transformers")]
     return dict.fromkeys(names, folder) | ({LLAMA: gguf} if gguf else {})
 
@@ -143,7 +145,7 @@ def contest(workers, context, steps, repeats):
     workers = {n: w for n, w in workers.items() if read or n != LLAMA}
     seen = {name: {"prefill": [], "decode": [], "peak": 0} for name in workers}
     for worker in workers.values():
-        worker.run(context, 2)  # caches fill, loops compile: not counted
+        worker.run(context, 2)  # fills caches and compiles loops: not counted
     speeds = []
     for _ in tqdm(range(repeats), desc=f"{context}", leave=False):
         speeds.append(bandwidth())
@@ -197,22 +199,21 @@ def fastest(run, part, library):
 
 
 def shares(run, name):
-    """Bytes that decoding moved over those that memory gave, in each round."""
+    """The share of the memory's speed that decoding reached, in each round."""
     took = run["contestants"][name]["decode"]
     pairs = zip(took, run["bytes a second"], strict=True)
     return sorted(run["moved"] / seconds / speed for seconds, speed in pairs)
 
 
 def tell(run):
-    """Lines for one dtype and context; ratios are to transformers' faster way."""
+    """Lines for one dtype and context; ratios are to the faster of transformers'."""
     lines = [f"{run['dtype']}, context {run['context']:,}"]
     if not run["read"]:
         lines[0] += " (filled in at random, not read)"
     for part in ("prefill", "decode") if run["read"] else ("decode",):
-        count = run["context"] if part == "prefill" else 1
         rival = fastest(run, part, "transformers") or "minqwen torch"
         for name, times in run["contestants"].items():
-            speed = count / statistics.median(times[part])
+            speed = report.tokens_a_second(run, part, name)
             text = f"  {part:8}{name:26}{speed:9,.0f} tokens/s"
             text += f"{times['peak'] / 1e9:7.2f} GB"
             times = ratios(run, part, name, rival)

@@ -1,17 +1,17 @@
-"""What a longer context costs: the 3:1 hybrid beside attention in every layer.
+"""What a longer context costs: the 3:1 hybrid against attention in every layer.
 
     minqwen bench --growth [--memory 8GiB] [--threads 2] [--out FOLDER]
 
-Two random models of four layers, as wide as 397B's but with 16 of its 512 experts and
-a small vocabulary, so that weights and memory weigh against each other as they do
-there: three delta layers and one with attention, and four with attention. (On a CPU
-sixteen queries for a key are bound by arithmetic, so time grows faster than bytes.)
+Two random models of four layers: three delta layers and one with attention, and four
+with attention. They are as wide as 397B's, with 16 of its 512 experts and a small
+vocabulary, so that weights and caches are in proportion. (On a CPU sixteen queries for
+a key are bound by arithmetic, so time grows faster than bytes.)
 
 In bfloat16 and one process, they take turns at the same context. Their caches are
-filled in, not read: random keys and values, and the states of a short prompt. Time a
-token is told for one text, and tokens a second for as many texts as the memory holds.
-Last, the time a token of reading with delta layers alone (the bench's small model),
-which should not depend on how many there are.
+filled in, not read: random keys and values, and the states of a short prompt. Printed
+are the time a token for one text, and tokens a second for as many texts as the memory
+holds. Last comes the time a token of reading with delta layers alone (the bench's small
+model), which should not depend on their number.
 """
 
 import statistics

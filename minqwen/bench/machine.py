@@ -1,23 +1,23 @@
-"""What the figures hold for: processor, versions, and how fast memory can be read."""
+"""What figures are valid for: processor, versions, and the speed of its memory."""
 
 import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
+
+from ..plan.doctor import cpu
 
 LIBRARIES = ("minqwen", "torch", "numba", "triton", "transformers",
              "flash-linear-attention")  # fmt: skip
 
 
 def hardware(threads):
-    found = {name: version_of(name) for name in LIBRARIES}
     return {
         "processor": processor(),
         "threads": threads,
         "python": platform.python_version(),
-        "versions": {name: v for name, v in found.items() if v},
+        "versions": {name: v for name in LIBRARIES if (v := version_of(name))},
     }
 
 
@@ -31,16 +31,12 @@ def version_of(name):
 def processor():
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(x.split(": ")[1] for x in lines if x.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return cpu()[0]
 
 
 def bandwidth(size=1 << 29, times=5):
-    """Bytes a second that all threads can read: 512 MB summed up, the best of a few."""
-    # No cache holds so much, and nothing but reading takes time.
+    """Bytes a second that all threads read: the best of a few sums of 512 MB."""
+    # Too much for any cache, and reading is what takes the time.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     x = torch.ones(size // 4, device=device)
     best = float("inf")

@@ -1,12 +1,12 @@
-"""What this machine gives a model: its disk and its memory, read as they will be read.
+"""How fast this machine's disk and memory are, read in the way that decoding reads.
 
     minqwen plan 35B-A3B --measure
 
-The disk by the reads that fetch experts: whole, large ones, several under way, from a
-file that the system does not hold in memory. Small reads mis-rate a disk many times.
-Memory by the loops that decode, for each form of weights: what widens int4 as it goes
-is far from what the memory itself could give. Both take some seconds, except that
-numba compiles the first time on a machine. The figures are kept, for --stats.
+The disk is read as experts are fetched: large blocks, several at once, from a file that
+is not in the page cache. Memory is read by the loops that decode, once for each form of
+weights, because widening int4 is much slower than the memory itself. Both take some
+seconds, or a minute where numba compiles for the first time. The figures are kept for
+--stats.
 """
 
 import json
@@ -33,31 +33,27 @@ from ..weights.disk.pages import AT_ONCE, THREADS
 from ..weights.quantised.codecs import FORMS as PACKED
 from ..weights.quantised.modules import pack
 from ..weights.quantised.settings import Scheme
+from . import FAMILY
 from .machine import processor
 from .worker import now, step_seconds
 
 PATIENCE = 3.0  # seconds that one of the measurements may take
 TRIED = 1 << 30  # bytes of a file that is made to be read
 F_NOCACHE = 48  # macOS's way to read past its cache
-# Pairs of layers, wide enough that a step is loops and not the calls between them.
-MEASURED = dict(
+# Pairs of layers, wide enough that a step's time goes into loops and not into calls.
+MEASURED = FAMILY | dict(
     model_type="qwen3_5_text", vocab_size=4096, hidden_size=1024,
-    num_attention_heads=8, num_key_value_heads=2, head_dim=256,
-    linear_num_key_heads=16, linear_num_value_heads=32, linear_key_head_dim=128,
-    linear_value_head_dim=128, linear_conv_kernel_dim=4, rms_norm_eps=1e-6,
-    max_position_embeddings=4096, intermediate_size=8192, tie_word_embeddings=False,
-    rope_parameters=dict(rope_type="default", rope_theta=10_000_000,
-                         partial_rotary_factor=0.25, mrope_section=[11, 11, 10],
-                         mrope_interleaved=True))  # fmt: skip
+    num_attention_heads=8, num_key_value_heads=2, linear_num_key_heads=16,
+    linear_num_value_heads=32, intermediate_size=8192,
+    tie_word_embeddings=False)  # fmt: skip
 
 
 def measure(place):
-    """{"disk": bytes a second, "loops": {form: that}, ...}; kept.
+    """Bytes a second: {"disk": speed, "loops": {form: speed}, ...}; kept for `kept`.
 
-    "memory" is what is free where the loops ran, "what" was read, by which "processor".
-
-    `place`: a checkpoint's folder or file, or any folder on the disk that counts;
-    where there is none of that name, the folder we are in.
+    "memory" is free bytes where the loops ran, "what" was read, on which "processor".
+    `place`: a checkpoint's folder or file, or any folder on the disk in question; one
+    that does not exist stands for the current folder.
     """
     with readable(place) as (path, what):
         disk = disk_speed(path)
@@ -66,7 +62,7 @@ def measure(place):
     free = torch.cuda.mem_get_info()[0] if cuda else available()
     found = {"disk": disk, "loops": loops, "what": what, "memory": free}
     found["processor"] = processor()
-    with suppress(InputError, OSError):  # a home that cannot be written is no obstacle
+    with suppress(InputError, OSError):  # a home may be read-only
         keeper().parent.mkdir(parents=True, exist_ok=True)
         write_whole(keeper(), as_json(found))
     return found
@@ -89,7 +85,7 @@ def kept():
 
 @contextmanager
 def readable(place):
-    """A large file on the disk of `place`, and what it is: there, or made and gone."""
+    """A large file on the disk of `place`, perhaps temporary, and words for it."""
     place = Path(place) if os.path.exists(place) else Path()
     with telling(place, "read"):
         files = [place] if place.is_file() else [*place.glob("*.safetensors")]
@@ -110,7 +106,7 @@ def readable(place):
 
 
 def disk_speed(path):
-    """Bytes a second of reads as experts are read, out of a file nobody holds."""
+    """Bytes a second of reading a file as experts are read, past the page cache."""
     with Reader(path) as file, ThreadPoolExecutor(THREADS) as threads:
         size = file.stat().st_size
         if hasattr(os, "posix_fadvise"):
@@ -135,9 +131,9 @@ def disk_speed(path):
 
 @torch.inference_mode()
 def loop_speed(form):
-    """Bytes a second of weights in a form that decoding gets through here."""
+    """Bytes a second of weights that decoding reads here, held in a form."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pairs = 1 if form in PACKED else 3  # those that are widened take long
+    pairs = 1 if form in PACKED else 3  # widening takes long
     layers = ["linear_attention", "full_attention"] * pairs
     text = MEASURED | {"num_hidden_layers": len(layers), "layer_types": layers}
     model = made(Config.from_dict(text), form).to(device)
@@ -156,7 +152,7 @@ def loop_speed(form):
 
 
 def made(cfg, form):
-    """A model whose bytes are all alike: small positive numbers in every form."""
+    """A model all of whose bytes are equal: small positive numbers in every form."""
     dtype = torch.float32 if form == "fp32" else torch.bfloat16
     with torch.device("meta"):
         model = Qwen(cfg).to(dtype).eval()

@@ -1,4 +1,4 @@
-"""What a bench measured, kept as JSON and drawn."""
+"""What a bench measured, as JSON and as a picture."""
 
 import io
 import statistics
@@ -23,16 +23,9 @@ def keep_result(folder, name, result, draw):
     write_whole(folder / f"{name}.png", picture.getvalue())
 
 
-def speed_points(runs, part, name):
-    """Contexts that a contestant took part in, and its tokens a second there."""
-    x, speed = [], []
-    for run in runs:
-        times = run["contestants"].get(name)
-        if times and (part == "decode" or run["read"]):
-            x.append(run["context"])
-            count = run["context"] if part == "prefill" else 1
-            speed.append(count / statistics.median(times[part]))
-    return x, speed
+def tokens_a_second(run, part, name):
+    count = run["context"] if part == "prefill" else 1
+    return count / statistics.median(run["contestants"][name][part])
 
 
 def draw_speeds(result):
@@ -48,7 +41,10 @@ def draw_speeds(result):
         for axis, part in zip(axis_row, ("prefill", "decode"), strict=True):
             names = dict.fromkeys(n for run in runs for n in run["contestants"])
             for name, marker in zip(names, "osv^D", strict=False):
-                x, speed = speed_points(runs, part, name)
+                there = [run for run in runs if name in run["contestants"]]
+                there = [run for run in there if part == "decode" or run["read"]]
+                speed = [tokens_a_second(run, part, name) for run in there]
+                x = [run["context"] for run in there]
                 axis.plot(x, speed, marker=marker, label=name)
             axis.set_xscale("log", base=2)
             axis.set_ylim(bottom=0)

@@ -1,4 +1,4 @@
-"""One contestant in a process of its own, told over a pipe what to run, and when.
+"""One contestant in a process of its own, which runs what a pipe asks for.
 
     python -m minqwen.bench.worker NAME SOURCE DTYPE THREADS
 
@@ -6,8 +6,7 @@ SOURCE is a checkpoint's folder, or for llama.cpp a GGUF. A folder with a config
 makes random weights, on the GPU. A line of JSON in, `{"context": T, "steps": n}`, is a
 run: read T tokens, then write n. The answer is `{"prefill": seconds, "decode": seconds
 a token, "peak": bytes}`, prefill null where the context was filled in and not read.
-While it waits it computes nothing, so that others can be timed in turn on the same
-machine.
+While it waits it computes nothing, so that others can be timed on the same machine.
 """
 
 import json

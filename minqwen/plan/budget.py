@@ -1,8 +1,8 @@
 """What fits where: bytes of every part, and the speed that moving them allows.
 
-Sums over the tensors a config asks for, never a table of sizes. One token of one text
-moves, once each: every weight it passes through, the recurrent states in and out, and
-the keys and values of all tokens before it. No engine is faster than its bytes.
+All are sums over the tensors that a config asks for. To write a token, every weight on
+its way is read, the recurrent states are read and written, and the keys and values of
+all earlier tokens are read. No engine can be faster than that.
 """
 
 from collections import namedtuple
@@ -18,10 +18,10 @@ from ..weights.quantised.codecs import FORMS as PACKED
 from ..weights.quantised.modules import stored_bytes
 from ..weights.quantised.settings import Scheme
 
-# Bits a weight takes where a form applies to it, scales included: Qwen's FP8 has one
-# BF16 for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
+# Bits per weight of those that a form applies to, scales included: Qwen's FP8 has one
+# BF16 scale for 128 x 128 weights, ours and GPTQ one for each group of 128 in a row.
 FORMS = {"bf16": 16, "fp8": 8 + 16 / 128**2, "int8": 8 + 16 / 128, "int4": 4 + 16 / 128}
-# Experts in the files, and what stays in memory, where they are left on disk.
+# Forms of experts left on disk, and of the weights in memory beside them.
 PAGED = (("bf16", "bf16"), ("bf16", "int8"), ("bf16", "int4"), ("fp8", "fp8"),
          ("fp8", "int8"), ("int4", "int8"), ("int4", "int4"))  # fmt: skip
 PARTS = {  # the first that a tensor's name contains
@@ -30,11 +30,11 @@ PARTS = {  # the first that a tensor's name contains
     "full layers": ".self_attn.", "other MLPs, routers": ".mlp.",
     "embedding": "embed_tokens", "output head": "lm_head", "norms": "norm",
 }  # fmt: skip
-SPARE = 0.9  # of a memory that may be filled; the rest is for what passes through
+SPARE = 0.9  # share of a memory that may be filled; the rest is for activations
 BUFFERS = 300_000_000  # bytes: the interpreter, torch, and the chunks of loading
 
 
-# bytes of memory, and bytes a second it can be read at (vendors' figures)
+# Bytes, and bytes a second of reading them: the vendors' figures.
 GPU = namedtuple("GPU", "memory speed")
 GPUS = {
     "A100-40GB": GPU(40e9, 1.555e12), "A100-80GB": GPU(80e9, 2.039e12),
@@ -68,7 +68,7 @@ def weight_bytes(cfg, form="bf16", experts=None):
 
 
 def memory_bytes(cfg, context, batch, width=2):
-    """{what: bytes} of what a model remembers of `batch` texts; width: of a number."""
+    """{what: bytes} that a model keeps for `batch` texts; `width`: bytes per number."""
     t = cfg.text
     full = t.layer_types.count(FULL)
     heads = 2 * t.num_key_value_heads * t.head_dim * width  # keys and values
@@ -87,7 +87,7 @@ def memory_bytes(cfg, context, batch, width=2):
 
 
 def distinct(cfg, batch):
-    """Experts of a layer that `batch` tokens visit, if each chose evenly."""
+    """Experts of a layer that `batch` tokens reach, if they choose evenly."""
     t = cfg.text
     return t.num_experts * (1 - (1 - t.num_experts_per_tok / t.num_experts) ** batch)
 
@@ -114,8 +114,8 @@ def step_bytes(cfg, context, batch, form="bf16", experts=None):
 
 
 def moved(cfg, context, batch, form="bf16", experts=None):
-    """The same apart: weights that every token reads, routed experts, what is kept."""
-    # Of the embedding only rows are read, and text passes neither tower nor draft head.
+    """Its terms: weights that every token reads, routed experts, caches."""
+    # Only rows of the embedding are read; text needs neither tower nor draft head.
     idle = ("routed experts", "embedding", "vision tower", "draft head")
     weights = weight_bytes(cfg, form)
     always = sum(size for part, size in weights.items() if part not in idle)
@@ -128,7 +128,7 @@ def moved(cfg, context, batch, form="bf16", experts=None):
 
 
 def step_seconds(cfg, context, batch, form, experts, speeds):
-    """What that takes where `speeds` {form: bytes a second} are those of the loops."""
+    """Seconds of such a step; `speeds`: {form: bytes a second} of the loops."""
     always, routed, kept = moved(cfg, context, batch, form, experts)
     plain = speeds["fp32" if form == "fp32" else "bf16"]
     return always / speeds[form] + routed / speeds[experts or form] + kept / plain
@@ -136,13 +136,13 @@ def step_seconds(cfg, context, batch, form, experts, speeds):
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to lay a model out, its need of memory, and its speed if it fits."""
+    """One way to hold a model: the memory it needs, and its speed if it fits."""
 
-    form: str  # of what lies in memory
-    disk: str | None  # the form of the files that the routed experts are left in
-    need: int  # bytes, the cache of experts not counted
-    cache: int  # bytes for such a cache, 0 if there is none
-    hits: float  # share of choices found there, if tokens choose evenly
+    form: str  # of the weights in memory
+    disk: str | None  # of routed experts on disk
+    need: int  # bytes, without a cache of experts
+    cache: int  # bytes for such a cache, or 0
+    hits: float  # share of choices found in it, if tokens choose evenly
     speed: float  # steps a second at most; 0 where it does not fit
 
     @property
@@ -151,9 +151,9 @@ class Choice:
 
 
 def choices(cfg, context, batch, memory, disk_speed, speeds):
-    """All Choices, the exact ones first within "in memory" and "on disk".
+    """All Choices: in memory, then with experts on disk, the exact first in both.
 
-    disk_speed in bytes a second; `speeds` that of reading memory, or {form: that}.
+    Bytes a second: disk_speed, and `speeds` of reading memory, or a dict {form: speed}.
     """
     if not isinstance(speeds, dict):
         speeds = dict.fromkeys(FORMS, speeds)
@@ -166,24 +166,20 @@ def choices(cfg, context, batch, memory, disk_speed, speeds):
     if not cfg.is_moe:
         return found
     layers = cfg.text.num_hidden_layers
+    experts = layers * cfg.text.num_experts
+    drafting = cfg.text.mtp_num_hidden_layers * cfg.text.num_experts  # on disk as well
     for disk, form in PAGED:
         weights, one = weight_bytes(cfg, form, disk), expert_bytes(cfg, disk)
-        need = held + sum(weights.values()) - _on_disk(cfg, weights, disk)
-        cache = min(int((room - need) // one), layers * cfg.text.num_experts)
-        # With less than one step's worth each is gone again before it returns.
-        hits = cache / (layers * cfg.text.num_experts)
-        hits = hits if cache >= layers * distinct(cfg, batch) else 0.0
+        on_disk = weights["routed experts"] + drafting * one
+        need = held + sum(weights.values()) - on_disk
+        cache = min(int((room - need) // one), experts)
+        # A cache smaller than one step's experts has dropped each before it is needed.
+        hits = cache / experts if cache >= layers * distinct(cfg, batch) else 0.0
         read = (1 - hits) * routed_bytes(cfg, disk, batch)
         seconds = step_seconds(cfg, context, batch, form, disk, speeds)
         speed = 1 / (read / disk_speed + seconds) if cache > 0 else 0.0
         found.append(Choice(form, disk, need, max(0, cache) * one, hits, speed))
     return found
-
-
-def _on_disk(cfg, weights, form):
-    """Bytes of the experts on disk: those of the layers and of the draft head."""
-    mtp = cfg.text.mtp_num_hidden_layers * cfg.text.num_experts
-    return weights["routed experts"] + mtp * expert_bytes(cfg, form)
 
 
 # Suffix of the released repository -> the forms of its weights and of its experts.
@@ -193,7 +189,7 @@ RELEASED = {
 
 
 def per_gpu(cfg, release, count, context, batch):
-    """Bytes on each of `count` GPUs: matrices split evenly, heads no finer than one."""
+    """Bytes on each of `count` GPUs: split evenly, but no key/value head is divided."""
     weights = weight_bytes(cfg, *RELEASED[release])
     if release == "-GPTQ-Int4" and "draft head" in weights:
         weights["draft head"] = weight_bytes(cfg)["draft head"]  # left in bf16

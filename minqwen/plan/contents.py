@@ -1,4 +1,4 @@
-"""What a checkpoint is made of, told from its headers without reading a weight."""
+"""What a checkpoint is made of, from its headers, without reading a weight."""
 
 import math
 import os

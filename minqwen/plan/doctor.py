@@ -1,7 +1,7 @@
-"""`minqwen doctor`: what is installed, what will run here, and what mends the rest.
+"""`minqwen doctor`: what is installed, what runs here, and how to repair the rest.
 
-Imports nothing at first that might be missing or broken, torch included: it is asked
-exactly then.
+Libraries that may be missing or broken, torch included, are imported inside functions:
+that is when this command is needed.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from ..errors import show
 
 NEEDED = re.compile(r'([\w-]+)(?:[>=]=([\d.]+))?(?:;.*extra == "(\w+)")?')
 MODULE = {"pillow": "PIL"}  # where it is not the package's own name
-# The extras that a model may want, and for what.
+# Optional extras, and what they give.
 WANTED = {
     "cpu": "compiled loops, several times faster on a CPU",
     "gguf": "quantised weights in .gguf files",
@@ -30,7 +30,7 @@ WIDTH = 17  # of the left column
 
 
 def main():
-    """Print the report; returns 0, or 1 where something is needed and not there."""
+    """Print the report; returns 0, or 1 if something needed is missing."""
     faults, hints = [], []
     lines = [("python", f"{platform.python_version()}, {platform.platform()}")]
     lines += libraries(faults, hints)
@@ -41,18 +41,15 @@ def main():
             lines.append((part.__name__, f"cannot be told: {show(error)}"))
     print("\n".join(f"{label:<{WIDTH}}{text}".rstrip() for label, text in lines))
     for title, found in ("to mend:", faults), ("would help:", hints):
-        print(*([title] if found else []), *(f"  {each}" for each in found), sep="\n",
-              end="\n" if found else "")  # fmt: skip
-    print(
-        "something that is needed is missing"
-        if faults
-        else "all that is needed is here"
-    )
+        if found:
+            print(title, *found, sep="\n  ")
+    fine = "all that is needed is here"
+    print("something that is needed is missing" if faults else fine)
     return int(bool(faults))
 
 
 def libraries(faults, hints):
-    """Each library by name: its version, and what to do where that will not do."""
+    """(name, version) of each library; notes how to repair those that do not work."""
     try:
         listed = requires("minqwen") or []
     except PackageNotFoundError:
@@ -64,22 +61,19 @@ def libraries(faults, hints):
             continue
         said, fine = state(name, low)
         idle = extra == "gpu" and not nvidia()
-        use = (
-            WANTED.get(extra) if not fine else "no NVIDIA GPU for it" if idle else None
-        )
+        use = ("no NVIDIA GPU for it" if idle else "") if fine else WANTED.get(extra)
         yield name, f"{said} ({use})" if use else said
         if not fine and not idle:
             how = "--force-reinstall" if "imported" in said else "--upgrade"
             what = f"'minqwen[{extra}]'" if extra else f"'{name}>={low}'"
-            (hints if extra else faults).append(
-                f"{name} {said}: {pip(f'{how} {what}')}"
-            )
+            notes = hints if extra else faults
+            notes.append(f"{name} {said}: {pip(f'{how} {what}')}")
     with suppress(PackageNotFoundError):
         yield "transformers", f"{version('transformers')} (to compare with; not needed)"
 
 
 def state(name, low):
-    """What is to be said of a library, and whether it will do."""
+    """A library's version or what is wrong with it, and whether it works."""
     try:
         found = version(name)
     except PackageNotFoundError:
@@ -103,15 +97,21 @@ def pip(what):
 
 
 def nvidia():
-    """Is there an NVIDIA GPU, whatever torch says?"""
+    """Whether there is an NVIDIA GPU, even one that torch does not see."""
     return bool(shutil.which("nvidia-smi")) or Path("/proc/driver/nvidia").exists()
 
 
-def processor(faults, hints):
-    told = Path("/proc/cpuinfo")
-    told = told.read_text() if told.exists() else ""
+def cpu():
+    """The processor's name, and all that Linux says about it."""
+    told = ""
+    with suppress(OSError):
+        told = Path("/proc/cpuinfo").read_text()
     name = re.search(r"model name\s*: (.*)", told)
-    name = name[1] if name else platform.processor() or platform.machine()
+    return name[1] if name else platform.processor() or platform.machine(), told
+
+
+def processor(faults, hints):
+    name, told = cpu()
     has = ", ".join(each for each in FEATURES if re.search(rf"\b{each}\b", told))
     yield "processor", f"{name}, {os.cpu_count()} cores{has and f'; {has}'}"
     from ..units import human
@@ -129,13 +129,8 @@ def gpu(faults, hints):
         for i in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(i)
             old = "" if card.major >= 8 else "; our kernels need 8.0, so torch's run"
-            yield (
-                "gpu",
-                (
-                    f"{card.name}, {human(card.total_memory)}, compute capability "
-                    f"{card.major}.{card.minor}{old}"
-                ),
-            )
+            of = f"{human(card.total_memory)}, compute capability"
+            yield "gpu", f"{card.name}, {of} {card.major}.{card.minor}{old}"
         return
     if not nvidia():
         yield "gpu", "none that is used here"

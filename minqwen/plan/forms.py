@@ -1,5 +1,4 @@
-"""How a checkpoint is quantised: what its config says, what its tensors are, and
-what becomes of them when they are loaded."""
+"""How a checkpoint is quantised: by its config, by its tensors, and once loaded."""
 
 import re
 import warnings
@@ -31,7 +30,7 @@ SHOWN = 3  # names of a list
 
 
 def quantisation(path, cfg, tensors):
-    """(label, text) lines; `tensors`: {name: (shape, dtype's name)}, at hand or not."""
+    """(label, text) lines; `tensors`: {name: (shape, dtype's name)}."""
     here = Path(path)
     if here.exists() and find_gguf(here):
         kinds = sorted({kind for _, kind in tensors.values()} - {*FLOATS})
@@ -45,10 +44,8 @@ def quantisation(path, cfg, tensors):
     if said is None and all(kind in FLOATS for _, kind in tensors.values()):
         yield "quantised", "no"
         return
-    yield (
-        "quantised",
-        in_words(said) if said else "yes, but config.json is silent on it",
-    )
+    silent = "yes, but config.json is silent on it"
+    yield "quantised", in_words(said) if said else silent
     said = said or {}
     lists = [said[key] for key in PLAIN if isinstance(said.get(key), list)]
     plain = [name for found in lists for name in found if isinstance(name, str)]
@@ -69,7 +66,7 @@ def quantisation(path, cfg, tensors):
 
 
 def in_words(said):
-    """Method, bits and groups, as far as a config tells."""
+    """Method, bits and groups, as far as the config says them."""
     named = [str(said[key]) for key in NAMED if isinstance(said.get(key), str)]
     bits = dict.fromkeys(told(said, ("bits", "num_bits", "w_bit")))
     found = re.findall(r"(?:FP|INT|W|load_in_)(\d)", " ".join([*named, *said]))
@@ -85,13 +82,14 @@ def in_words(said):
 
 
 def in_files(table, model, forms, plan):
-    """What is quantised of the tensors, and what each is in memory."""
+    """Which tensors are quantised, and their forms in memory."""
     kinds = {}
     for source, name, _ in plan:
         entry = table[source]
         foreign = isinstance(entry, Foreign)
         form = forms.get(name, forms.get(name.removesuffix("_scale_inv")))
-        kinds[source] = kind_of(entry) if foreign else LABELS.get(form, form)
+        kind = entry.dtype.replace("INT4", f"INT{entry.bits}") if foreign else None
+        kinds[source] = kind or LABELS.get(form, form)
     yield from by_part((n, kind) for n, kind in kinds.items() if kind != "as trained")
     wide = {kind for s, kind in kinds.items() if isinstance(table[s], Foreign)}
     kept = {*kinds.values()} - wide - {"as trained"}
@@ -106,15 +104,11 @@ def in_files(table, model, forms, plan):
 
 
 def memory(model, forms):
-    """Bytes of a model whose parameters are held in such forms."""
+    """Bytes of a model's parameters in these forms: {name: form}."""
     return sum(
         stored_bytes(forms[name], name, p.shape, p.dtype)
         for name, p in model.named_parameters()
     )
-
-
-def kind_of(foreign):
-    return foreign.dtype.replace("INT4", f"INT{foreign.bits}")
 
 
 def by_part(kinds):

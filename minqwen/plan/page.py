@@ -9,19 +9,19 @@ from . import budget
 from .contents import survey
 from .forms import quantisation
 
-# Released in all forms, and those that came later in bf16 and FP8.
+# Released in all forms, and later models, released in bf16 and FP8.
 QUANTISED = "397B-A17B", "122B-A10B", "35B-A3B", "27B"
 LATER = tuple(key for key in SIZES if key.startswith("Qwen"))
-WORTH = 1.05  # times faster, for which a coarser form is proposed
-USUAL = "H100-80GB"  # what is proposed where no GPUs were named
+WORTH = 1.05  # times faster that a coarser form must be to be proposed
+USUAL = "H100-80GB"  # proposed where no GPUs were named
 
 
 def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
            memory_speed=5e10, gpu=None, measured=None):  # fmt: skip
     """The page for a folder, hub id or name. Sizes in bytes, speeds in bytes a second.
 
-    `memory`: of a machine without GPUs that count; `gpu`: such as "8xH100-80GB";
-    `measured`: what measure.py found here, which then counts instead of the speeds.
+    `memory`: of a machine without GPUs; `gpu`: such as "8xH100-80GB"; `measured`: what
+    measure.py found here, which replaces the speeds.
     """
     cfg, tensors, _ = survey(path)
     key = member(path)
@@ -46,7 +46,7 @@ def advise(path, context=None, batch=1, memory=None, disk_speed=5e9,
 
 
 def size_table(cfg, context, batch):
-    """Weights by part and form, what is remembered, and what a step moves."""
+    """Bytes of the weights by part and form, of a step, and of the caches."""
     sizes = {form: budget.weight_bytes(cfg, form) for form in budget.FORMS}
     yield ""
     yield table_row("weights", *budget.FORMS)
@@ -65,7 +65,7 @@ def table_row(label, *cells):
 
 
 def in_memory(cfg, name, context, batch, memory, disk_speed, speeds, measured):
-    """Each way to lie in one memory, and the commands for those that fit."""
+    """Each way to run from one memory, and commands for those that fit."""
     if measured:
         disk_speed, speeds = measured["disk"], measured["loops"]
     yield ""
@@ -97,8 +97,7 @@ def in_memory(cfg, name, context, batch, memory, disk_speed, speeds, measured):
         return
     yield "here, from the exact to the fast:" if len(fitting) > 1 else "here:"
     best = 0.0
-    order = list(budget.FORMS)
-    for choice in sorted(fitting, key=lambda c: coarseness(c, order)):
+    for choice in sorted(fitting, key=coarseness):
         commands = local_commands(name, choice)
         if choice.speed > WORTH * best and commands:
             yield from commands
@@ -109,14 +108,15 @@ def duration(seconds):
     return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.2g} s"
 
 
-def coarseness(choice, order):
-    """What a Choice takes from the numbers, to sort by: its coarser form first."""
+def coarseness(choice):
+    """A key to sort by: the exact first, then the faster."""
+    order = list(budget.FORMS)
     forms = [order.index(form) for form in (choice.form, choice.disk) if form]
     return max(forms), sum(forms), -choice.speed
 
 
 def local_commands(name, choice):
-    """The commands for a Choice; none where no files of its form are to be had."""
+    """The commands for a Choice; none if no files of its form exist."""
     short = member(name) or name
     words, before = ["--dtype stored"], []
     if "fp8" in (choice.form, choice.disk):
@@ -173,10 +173,9 @@ def servers(cfg, name, context, batch, gpu):
 
 
 def server_commands(repository, count, context, batch):
-    """To run it here, in vLLM and in SGLang; beyond 8 GPUs on nodes of 8."""
+    """To run it here, in vLLM and in SGLang; more than 8 GPUs as nodes of 8."""
     nodes, each = math.ceil(count / 8), min(count, 8)
-    # GPTQ is widened here, which takes the room of bf16, and packed weights are not
-    # shared between processes.
+    # Here GPTQ is widened to the size of bf16, and processes cannot share FP8.
     ours = each == 1 if "-FP8" in repository else "-GPTQ" not in repository
     if nodes == 1 and ours:
         several = f"torchrun --nproc-per-node {each} -m minqwen"

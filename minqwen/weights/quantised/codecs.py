@@ -1,14 +1,14 @@
-"""The forms of a weight matrix: what is stored of it, and how it becomes numbers again.
+"""The forms of a quantised weight matrix: what is stored, and how it is widened.
 
-    fp8    the released one: F8_E4M3, and beside it BF16 scales `_scale_inv`, one for
-           each block of 128 x 128
-    int8   ours: a row is its scales, BF16, one for each 128 neighbours, then its codes
+    fp8    as released: F8_E4M3, and BF16 scales `_scale_inv`, one for each block of
+           128 x 128
+    int8   ours: each row is its BF16 scales, one for every 128 columns, then its codes
     int4   the same with two codes a byte, the even column in the low half
 
-A row of ours is all there is to know of it, so that an expert, being rows, lies in one
-piece of the file and is read at once. Every form gives back the same numbers wherever
-it is widened: a product of two short numbers is exact in float32. Only weights are
-quantised; what they are multiplied with is not.
+A row of ours needs nothing else to be widened, so an expert, being rows, lies in one
+piece of the file and is read at once. A form gives the same numbers wherever it is
+widened, since the product of two short numbers is exact in float32. Only weights are
+quantised, not what they are multiplied with.
 """
 
 import torch
@@ -19,18 +19,18 @@ from ...errors import InputError, show
 SIDE = 128  # rows and columns of fp8's blocks, columns of our groups
 TOP = 448.0  # the largest E4M3 number
 CONTIGUOUS = torch.contiguous_format  # `contiguous` leaves odd strides to axes of 1
-# Kept as they are in every form: small, or read by rows, or easily hurt.
+# Never quantised: small, read by rows, or sensitive.
 KEPT = ("embed_tokens", "lm_head", "norm", "conv1d", "A_log", "dt_bias", "in_proj_a",
         "in_proj_b", "mlp.gate.", "shared_expert_gate", "visual", "mtp.fc")  # fmt: skip
 
 
 def quantisable(name):
-    """Is the parameter of this name one of the large matrices that forms are for?"""
+    """Is the parameter of this name one of the large matrices that are quantised?"""
     return not any(word in name for word in KEPT)
 
 
 def scale(x, by):
-    """x [..., W] times, in place, by [..., ceil(W / 128)], one for each 128 columns."""
+    """Multiply x [..., W] in place by [..., ceil(W / 128)], one for 128 columns."""
     whole = x.shape[-1] // SIDE
     full = x[..., : whole * SIDE].unflatten(-1, (whole, SIDE))
     full.mul_(by[..., :whole, None])
@@ -65,7 +65,7 @@ class Blocks:
         }
 
     def pack(self, w):
-        """{suffix: tensor} that stands for w [..., R, C], float32."""
+        """{suffix: tensor} that encodes w [..., R, C], float32."""
         tops = by_group(w.abs()).amax(-1)  # [..., R, ceil(C / 128)]
         tops = by_group(tops.mT).amax(-1).mT.clone(memory_format=CONTIGUOUS)
         scales = nonzero((tops / TOP).to(self.scale_dtype))
@@ -82,11 +82,11 @@ class Blocks:
         return scale(codes.float(), self._rows(scales.float(), codes.shape[-2]))
 
     def _rows(self, scales, rows):
-        """One row of scales for each of the matrix."""
+        """A row of scales for each row of the matrix."""
         return scales.repeat_interleave(SIDE, -2)[..., :rows, :]
 
     def fault(self, parts, width):
-        """What is no number in some of the parts, as a phrase, or None."""
+        """What is wrong with some of the parts, as a phrase, or None."""
         scales, codes = parts.get("_scale_inv"), parts.get("")
         if scales is not None and not (scales.isfinite() & (scales > 0)).all():
             return "has scales that are NaN, infinite, zero or negative"
@@ -157,7 +157,7 @@ FORMS = {
 
 
 def nonzero(scales):
-    """Where all weights are as good as zero, 1 will do; no scale may divide by zero."""
+    """Put 1 where a scale is (nearly) zero, since weights are divided by it."""
     return scales.masked_fill_(scales.abs() < torch.finfo(torch.bfloat16).tiny, 1)
 
 

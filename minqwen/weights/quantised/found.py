@@ -16,8 +16,8 @@ from .modules import parts_of
 from .settings import PACKS
 
 BESIDE = re.compile(
-    r"(.+\.(?:weight|gate_up_proj|down_proj))(?:(_scale)_inv|"
-    r"(_packed|_scale|_scale_2|_global_scale|_zero_point|_shape|_g_idx))"
+    r"(.+\.(?:weight|gate_up_proj|down_proj))"
+    r"(_packed|_scale|_scale_inv|_scale_2|_global_scale|_zero_point|_shape|_g_idx)"
     r"|(.+\.)(qweight|qzeros|scales|g_idx)"
 )
 IDLE = re.compile(r".+[._](input|activation)_(global_)?(scale|zero_point)(_inv)?")
@@ -41,12 +41,12 @@ def gather(table, scheme):
     out, matrices = split(table)
     keep = {name for name, parts in matrices.items() if released(name, parts, scheme)}
     plain = {name for name, entry in out.items() if entry.dtype in FLOATS}
-    # Experts are kept packed only if all of their layer are.
-    mixed = {experts_of(name) for name in (plain | matrices.keys()) - keep}
+    # An expert stays packed only if all experts of its layer do.
+    mixed = {experts_of(name) for name in (plain | matrices.keys()) - keep} - {None}
     for name, parts in matrices.items():
         if not parts.keys() & CODES:  # the loader says what is missing
             out |= {entry.name: entry for entry in parts.values()}
-        elif name in keep and experts_of(name) not in mixed - {None}:
+        elif name in keep and experts_of(name) not in mixed:
             out[name + "_scale_inv"] = parts["_scale"]
         else:
             out[name] = foreign(name, parts, scheme)
@@ -58,8 +58,8 @@ def split(table):
     out, matrices = {}, {}
     for name, entry in table.items():
         if found := BESIDE.fullmatch(name):
-            stem, suffix = found[1] or found[4] + "weight", found[found.lastindex]
-            parts = matrices.setdefault(stem, {})
+            suffix = (found[2] or found[4]).removesuffix("_inv")
+            parts = matrices.setdefault(found[1] or found[3] + "weight", {})
             if suffix in parts:  # `_scale` and `_scale_inv`: the loader refuses one
                 out[name] = entry
             else:
@@ -105,15 +105,17 @@ def foreign(name, parts, scheme):
         stored = (f"{e.name.rpartition('.')[2]} {e.dtype}" for e in parts.values())
         stored = f"is made of {show(', '.join(stored))}, which is no form read here"
         raise damaged(first, name, stored)
-    turn = 1
+    turn, bits = 1, 0
     if kind == "GPTQ":
         turn, parts = -1, {TURNED[suffix]: entry for suffix, entry in parts.items()}
         if scheme.ordered and "_g_idx" not in parts:
             index = name.removesuffix("weight") + "g_idx"
             raise damaged(first, index, "is missing, though config.json says desc_act")
-    of_kind = of_words if kind in ("INT4", "GPTQ") else of_bytes
     sizes = {suffix: entry.shape[::turn] for suffix, entry in parts.items()}
-    shape, bits, wanted = of_kind(kind, sizes, scheme)
+    if kind in ("INT4", "GPTQ"):
+        shape, wanted, bits = of_words(sizes, scheme)
+    else:
+        shape, wanted = of_bytes(kind, sizes, scheme)
     for suffix, entry in parts.items():
         want = wanted.get(suffix, sizes[suffix])
         if want != sizes[suffix]:
@@ -125,18 +127,18 @@ def foreign(name, parts, scheme):
 
 
 def of_bytes(kind, sizes, scheme):
-    """The matrix's shape, 0, and the shapes that its other parts must have."""
+    """The matrix's shape, and the shapes that its other parts must have."""
     shape = sizes.get("_packed", sizes.get(""))
     if not 2 <= len(shape) <= 3:
-        return shape, 0, {}
+        return shape, {}
     if kind not in GROUP:
-        return shape, 0, {s: of_scales(shape, n, scheme) for s, n in sizes.items() if s}
+        return shape, {s: of_scales(shape, n, scheme) for s, n in sizes.items() if s}
     *lead, width = shape
     wanted = {"_scale": (*lead, -(-2 * width // GROUP[kind]))}
     for one in {"_scale_2", "_global_scale"} & sizes.keys():
         if math.prod(sizes[one]) != 1 and sizes[one] != tuple(lead[:-1]):
             wanted[one] = (1,)
-    return (*lead, 2 * width), 0, wanted
+    return (*lead, 2 * width), wanted
 
 
 def of_scales(shape, found, scheme):
@@ -151,13 +153,11 @@ def of_scales(shape, found, scheme):
     return found if both and len(each) < 3 else (*experts, rows, 1)
 
 
-def of_words(kind, sizes, scheme):
-    """The same of codes packed into int32, and their bits; GPTQ's sizes reversed."""
-    codes, scales = sizes["_packed"], sizes["_scale"]
-    if len(codes) != 2 or len(scales) != 2:
-        wrong = (s for s in ("_packed", "_scale") if len(sizes[s]) != 2)
-        return codes, 0, dict.fromkeys(wrong, (1, 1))
-    (rows, words), count = codes, scales[1]
+def of_words(sizes, scheme):
+    """The same, and the bits of a code, for int32 words; GPTQ's sizes come reversed."""
+    if wrong := [s for s in ("_packed", "_scale") if len(sizes[s]) != 2]:
+        return (), dict.fromkeys(wrong, (1, 1)), 0
+    (rows, words), (_, count) = sizes["_packed"], sizes["_scale"]
 
     def fits(bits):
         width = 32 * words // bits
@@ -168,7 +168,6 @@ def of_words(kind, sizes, scheme):
     bits = (index or [*filter(fits, scheme.bits)] or scheme.bits)[0]
     width, zeros = 32 * words // bits, -(-rows * bits // 32)
     count = count if span(width, count, scheme.sides) else 1
-    return (rows, width), bits, {
-        "_scale": (rows, count), "_zero_point": (zeros, count),
-        "_g_idx": (width,), "_shape": (2,),
-    }  # fmt: skip
+    wanted = {"_scale": (rows, count), "_zero_point": (zeros, count),
+              "_g_idx": (width,), "_shape": (2,)}  # fmt: skip
+    return (rows, width), wanted, bits

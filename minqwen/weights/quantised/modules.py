@@ -1,7 +1,7 @@
-"""Weights that stay in a form of codecs.py, widened when they are used.
+"""Weights that stay in a form of codecs.py, and are widened when they are used.
 
-A piece at a time, in a buffer of bounded size: the numbers are those of the whole
-matrix widened first, without its memory.
+A piece at a time, in a buffer of bounded size: the results are those of widening the
+whole matrix first, without its memory.
 """
 
 import math
@@ -23,7 +23,7 @@ for form in FORMS:
 
 
 class Packed(Stored):
-    """A parameter, called `kind` in its module, in a form: buffers by suffix."""
+    """A parameter in a form: a buffer for each suffix; `kind`: its name in a module."""
 
     def __init__(self, form, kind, shape, dtype):
         super().__init__(form, shape, dtype)
@@ -33,12 +33,12 @@ class Packed(Stored):
             self.register_buffer("part" + suffix, buffer, persistent=False)
 
     def parts(self, index=None):
-        """{suffix: tensor} of it, or of some of its experts."""
+        """{suffix: tensor} of the parameter, or of some of its experts."""
         found = {s: self.get_buffer("part" + s) for s in FORMS[self.form].suffixes}
         return found if index is None else {s: t[index] for s, t in found.items()}
 
     def widened(self, index=None):
-        """The numbers it stands for, or those of some of its experts."""
+        """The parameter's numbers, or those of some of its experts."""
         parts = self.parts(index)
         return widen(self.form, parts, self.kind, self.shape[-1], self.dtype)
 
@@ -49,7 +49,7 @@ class Packed(Stored):
         return FORMS[self.form].fault(scales, self.shape[-1])
 
     def _apply(self, fn, recurse=True):
-        """Moves reach what is stored, casts only the dtype that is computed in."""
+        """Moves apply to the buffers, casts only to the dtype that is computed in."""
         for name, buffer in self._buffers.items():
             self._buffers[name] = fn(buffer.view(torch.uint8)).view(buffer.dtype)
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
@@ -72,13 +72,13 @@ def parts_of(form, name, shape, dtype=None):
 
 
 def stored_bytes(form, name, shape, dtype):
-    """What a parameter takes in a form, or as trained where that is None."""
+    """How many bytes a parameter takes in a form; None: as trained."""
     parts = parts_of(form, name, shape, dtype).values()
     return sum(math.prod(size) * kind.itemsize for size, kind in parts)
 
 
 def widen(form, parts, kind, width, dtype):
-    """What `parts` of a parameter `kind` stand for, in dtype."""
+    """The numbers that `parts` of a parameter `kind` stand for, in dtype."""
     if kind == "gate_up_proj":
         parts = {s: t.unflatten(1, (2, -1)) for s, t in parts.items()}
     wide = FORMS[form].widen(parts, width).to(dtype)
@@ -86,7 +86,7 @@ def widen(form, parts, kind, width, dtype):
 
 
 def linear(x, weight):
-    """`forms.linear` for a Packed weight, so many of its rows at a time."""
+    """`forms.linear` for a Packed weight, some of its rows at a time."""
     rows, width = weight.shape
     step = max(1, BUFFER // 4 // width // 128) * 128
     parts, out = weight.parts(), []
@@ -97,7 +97,7 @@ def linear(x, weight):
 
 
 def experts(x, weights, ids, gate_up_proj, down_proj):
-    """`moe.experts` for Packed ones, of which only those chosen are widened."""
+    """`moe.experts` for Packed experts, of which only those chosen are widened."""
     one = 4 * sum(p.shape[1] * p.shape[2] for p in (gate_up_proj, down_proj))
     some = partial(widened_experts, gate_up_proj, down_proj)
     return in_waves(some, max(1, BUFFER // one), x, weights, ids)
@@ -111,7 +111,7 @@ def widened_experts(gate_up_proj, down_proj, x, weights, ids, chosen):
 
 
 def in_waves(some, room, x, weights, ids):
-    """`moe.experts`, by calls of some(x, weights, ids, chosen) for `room` at most."""
+    """`moe.experts` by calls of some(x, weights, ids, chosen), each for <= room."""
     chosen = ids.unique().tolist()
     if len(chosen) <= room:
         return some(x, weights, ids, chosen)
@@ -127,7 +127,7 @@ def in_waves(some, room, x, weights, ids):
 
 
 def pack(model, form_of):
-    """Let every parameter whose form_of(name) is one be Packed, on the meta device."""
+    """Replace parameters by Packed ones, on meta, where form_of(name) is a form."""
     with torch.device("meta"):
         for prefix, module in list(model.named_modules()):
             if not isinstance(module, Experts | nn.Linear):

@@ -232,8 +232,7 @@ def _read_all(model, table, plan, forms):
 
 def _check_experts(experts, expert_cache):
     if experts not in ("memory", "disk"):
-        said = show(repr(experts))
-        raise InputError(f"experts={said} is neither 'memory' nor 'disk'.")
+        raise InputError(f"experts={show(repr(experts))} is not 'memory' or 'disk'.")
     if expert_cache is not None:
         number(expert_cache, "expert_cache, a number of bytes,", int, 1)
         if experts != "disk":

@@ -1,9 +1,9 @@
 """Weights of a hub repository, into the hub client's cache, in one run or several.
 
-The client takes up a broken connection while it runs, but when it ends it throws away
-what it has of a file, and one of 397B's shards has 8.6 GB. So shards are fetched here:
-what has arrived waits beside the client's blobs, named as they are after the content,
-and the next run asks for the rest. The client finds the blobs, and does all else.
+The client resumes a broken connection while it runs, but when it ends it discards what
+it has of a file, and one of 397B's shards has 8.6 GB. So shards are fetched here: what
+has arrived waits beside the client's blobs, and the next run asks for the rest. The
+client finds the blobs and does everything else.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from ...units import human
 
 @dataclass(frozen=True)
 class Shard:
-    """A file to fetch from `url`; `etag` names its content, for weights by sha256."""
+    """A file to fetch from `url`; `etag` names its content, mostly by sha256."""
 
     name: str
     url: str
@@ -51,7 +51,7 @@ def fetch(repository, revision):
         disable_progress_bars()
     try:
         shards = missing_shards(repository, revision)
-    except Exception:  # the client meets it as well, and may have all in its cache
+    except Exception:  # the client will meet it too, or have everything in its cache
         return
     if not shards:
         return
@@ -67,7 +67,7 @@ def fetch(repository, revision):
     try:
         for shard in shards:
             get_shard(shard)
-    except Exception as err:  # of the disk, or of an HTTP library that has changed once
+    except Exception as err:  # of the disk, or of whichever HTTP library there is
         raise Incomplete(err, sum(s.kept() for s in shards), total) from err
 
 
@@ -101,7 +101,7 @@ def missing_shards(repository, revision):
 
 
 def get_shard(shard):
-    """Fetch what is missing of a shard; leaves a blob, or what has arrived of it."""
+    """Fetch the rest of a shard; leaves a blob, or what has arrived of it."""
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
@@ -116,7 +116,7 @@ def get_shard(shard):
                 expected_size=shard.size, displayed_filename=shard.name,
             )  # fmt: skip
             file.flush()
-            os.fsync(file.fileno())  # the name below says that all is there
+            os.fsync(file.fileno())  # before the name that says it is complete
         if begun and not intact(shard):
             shard.partial.unlink()
             raise OSError(f"{shard.name} arrived damaged and was removed")
@@ -124,7 +124,7 @@ def get_shard(shard):
 
 
 def intact(shard):
-    """Is a file that came in several runs what its etag says, if that is a sha256?"""
+    """Does a file that came in several runs have its etag's sha256, if it is one?"""
     if len(shard.etag) != 64:
         return True
     with open(shard.partial, "rb") as file:

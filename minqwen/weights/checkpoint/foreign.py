@@ -1,4 +1,4 @@
-"""What is no checkpoint of safetensors files, told from the names in a folder."""
+"""Folders and files that are no safetensors checkpoint, and what they are instead."""
 
 from ...errors import InputError, show
 from ...files import read_json, read_whole, telling
@@ -16,16 +16,15 @@ def refuse_pickle(path):
 
 
 def refuse_folder(folder):
-    """One sentence for a folder without weights, by what lies there instead."""
+    """InputError for a folder without weights, by what lies there instead."""
     with telling(folder, "read"):
         files = sorted(f for f in folder.iterdir() if f.name[:2] != "._")
     weights = [f for f in files if f.suffix == ".safetensors"]
     if any(not f.name.startswith("adapter") for f in weights):
         return
     if weights or (folder / ADAPTER).exists():
-        said = {}
-        if (folder / ADAPTER).exists():
-            said = read_json(read_whole(folder / ADAPTER), ADAPTER)
+        there = (folder / ADAPTER).exists()
+        said = read_json(read_whole(folder / ADAPTER), ADAPTER) if there else {}
         base = show(said.get("base_model_name_or_path") or "a model it does not name")
         raise InputError(
             f"{show(folder)} is a LoRA adapter for {base}, no model by itself; load "

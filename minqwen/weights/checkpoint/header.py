@@ -1,12 +1,9 @@
 """Where every tensor of a file lies, learnt from its header alone.
 
-A safetensors file is eight bytes (the header's length, little endian), a JSON
-header, and the tensors' bytes, end to end. The header maps a name to dtype, shape
-and first and last byte. We parse it ourselves, since paging and slicing need the
-offsets, so every promise of the format is checked here again: a header that lies
-would otherwise become a read outside the file, or a model quietly wrong.
-
-Nothing here reads a tensor, runs code from a checkpoint, or opens a pickle.
+A safetensors file is eight bytes (the header's length, little endian), a JSON header
+(name -> dtype, shape, first and last byte), and the tensors' bytes, end to end. We
+parse it ourselves, since paging and slicing need the offsets, and check every promise
+of the format: a header that lies could mean reads outside the file, or a wrong model.
 """
 
 import json
@@ -20,14 +17,14 @@ from ...files import Reader, read_json
 
 MAX_HEADER = 100_000_000  # bytes; the reference implementation's bound
 FIELDS = {"dtype", "shape", "data_offsets"}
-MAX_RANK = 64  # no tensor has more axes in torch; keeps hostile products cheap
+MAX_RANK = 64  # torch's limit; keeps the products of hostile shapes cheap
 BITS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "BOOL": 8, "U8": 8, "I8": 8,
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
-# What lies in a file's place after a download that went another way.
+# How what was downloaded in a file's place begins, and what it is.
 ELSE = {
     b"version ": "what git leaves without LFS; run git lfs pull in its folder",
     b"PK": "a pickle or an archive, which is refused; take .safetensors or GGUF",
@@ -44,8 +41,8 @@ class Entry:
     shape: tuple[int, ...]
     start: int
     end: int
-    stamp: tuple = ()  # what `unchanged` compares when the bytes have been read
-    name: str = ""  # in the file, where it is not the released one
+    stamp: tuple = ()  # of the file, for `unchanged`
+    name: str = ""  # in the file, if it is not the released one
 
     @property
     def nbytes(self):
@@ -53,7 +50,7 @@ class Entry:
 
 
 def unchanged(entry, file):
-    """InputError if the entry's file, a Reader, is not as when its header was read."""
+    """InputError if the entry's file, a Reader, has changed since it was first read."""
     if entry.stamp != stamp_of(file.stat()):
         raise InputError(
             f"{show(entry.file.name)} was changed while it was in use, so its weights "
@@ -113,10 +110,8 @@ def parse_header(raw, data_size, name):
     and tensors that cover the data without gap or overlap.
     """
     header = read_json(raw, f"{name}: the header")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in metadata.values()
-    ):
+    said = header.pop("__metadata__", {})
+    if not isinstance(said, dict) or any(type(v) is not str for v in said.values()):
         raise InputError(f"{name}: __metadata__ must map strings to strings.")
     table = {tensor: _parse_info(name, tensor, info) for tensor, info in header.items()}
 
@@ -130,7 +125,7 @@ def parse_header(raw, data_size, name):
             f"{name} {fault}: its header describes {at} bytes of tensors, the file "
             f"holds {data_size}; copy or download it again."
         )
-    return metadata, table
+    return said, table
 
 
 def check_place(name, tensor, start, at):
@@ -168,18 +163,16 @@ def _parse_info(name, tensor, info):
 
 
 def _whole(values):
-    """Is this a list of a tensor's sizes or offsets?"""
-    if not isinstance(values, list) or len(values) > MAX_RANK:
-        return False
-    # bool is an int in Python, but not in a shape.
-    return all(type(v) is int and 0 <= v < 2**63 for v in values)
+    """Can this be a list of a tensor's sizes or offsets? Truth values are no sizes."""
+    short = isinstance(values, list) and len(values) <= MAX_RANK
+    return short and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def lay_out(tensors, metadata):
     """The header of a file of {name: (dtype, shape)}, and {name: its first byte}.
 
-    The places are in the file's order, which is that of `tensors` but for width: wide
-    dtypes first keep every tensor aligned for readers that map the file.
+    Wide dtypes come first, so that every tensor is aligned for readers that map the
+    file; the places are in that order.
     """
     header, ends = {"__metadata__": metadata}, [0]
     for name, (dtype, shape) in sorted(tensors.items(), key=lambda t: -BITS[t[1][0]]):

@@ -1,9 +1,8 @@
 """From what the user typed to a folder on this machine.
 
-A name like `org/model` that is no path here is fetched from the Hugging Face Hub
-into its usual cache: only safetensors, JSON, templates and text, never a pickle or
-code. A broken connection, and a run that was broken off, are taken up where they
-stopped.
+A name like `org/model` that is no path here is fetched from the Hugging Face Hub into
+its usual cache: only safetensors, JSON, templates and text, never a pickle or code. A
+download that broke off is resumed.
 """
 
 import os
@@ -23,10 +22,9 @@ WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
 def resolve(path_or_hub_id, revision=None, wanted=WANTED):
     """The local folder or file meant by a path or a hub id; downloads if needed.
 
-    `revision` is a branch, tag or commit of the hub repository, `wanted` the names or
-    patterns of the files to fetch. Raises InputError when there is neither such a path
-    nor such a repository, when it may not be read, or when the network is needed and
-    not there.
+    `revision` is a branch, tag or commit of the repository, `wanted` the names or
+    patterns of the files to fetch. Raises InputError if there is neither such a path
+    nor such a repository, if it may not be read, or if the network is missing.
     """
     if not isinstance(path_or_hub_id, str | os.PathLike):
         kind = type(path_or_hub_id).__name__
@@ -56,7 +54,7 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
 
 
 def _snapshot(path):
-    """The folder of weights where `path` is a repository's folder in the hub cache."""
+    """`path`, or its snapshot if it is a repository's folder in the hub cache."""
     repository = path.parent if path.name == "snapshots" else path
     if not repository.name.startswith("models--") or not path.is_dir():
         return path
@@ -102,23 +100,19 @@ def _download(name, revision, wanted):
         fault = "is neither a local path nor a possible hub id"
     except InputError:
         raise
-    except Incomplete as err:
-        cause = err
-        fault = (
-            f"was not downloaded completely ({show(err)}): {human(err.kept)} of "
-            f"{human(err.total)} are kept; run the same command again to continue"
-        )
     except Exception as err:  # the HTTP library beneath differs between releases
-        cause, answer = err, getattr(err, "response", None)
-        fault = (
-            f"was not downloaded completely ({show(str(err) or type(err).__name__)}); "
-            "run the same command again to continue"
-        )
-        if getattr(answer, "status_code", None) in (401, 403):
+        cause, fault = err, show(str(err) or type(err).__name__)
+        status = getattr(getattr(err, "response", None), "status_code", None)
+        kept = ""
+        if isinstance(err, Incomplete):
+            kept = f": {human(err.kept)} of {human(err.total)} are kept"
+        fault = f"was not downloaded completely ({fault}){kept}; run the same command"
+        fault += " again to continue"
+        if status in (401, 403):
             fault = (
-                f"may not be read by you (HTTP {answer.status_code}); log in with "
-                "`hf auth login`, or set HF_TOKEN to a token that may read it"
+                f"may not be read by you (HTTP {status}); log in with `hf auth login`, "
+                "or set HF_TOKEN to a token that may read it"
             )
-    if Path(name).parent.is_dir():  # which somebody who means a path would give
+    if Path(name).parent.is_dir():  # so a path may have been meant
         name = f"{name} is no folder here, and as a hub id"
     raise InputError(f"{name} {fault}.") from cause

@@ -133,9 +133,8 @@ def _read_index(folder):
     """The index's name or None, its content, and its {tensor: file}."""
     found = sorted(folder.glob("*" + INDEX))
     found = [f for f in found if not f.name.startswith(("._", "adapter"))]
-    if len(found) > 1:
-        # Variants (model.fp16.safetensors.index.json) may lie beside the plain one.
-        found = [file for file in found if file.name == "model" + INDEX] or found
+    # Variants (model.fp16.safetensors.index.json) may lie beside the plain one.
+    found = [file for file in found if file.name == "model" + INDEX] or found
     if len(found) > 1:
         names = ", ".join(show(file.name) for file in found)
         raise InputError(

@@ -1,10 +1,9 @@
 """Which tensors a checkpoint of a config holds, and where each goes in the model.
 
-The model's parameters are named as the released files name theirs, with two
-exceptions. Experts: fused in one tensor, or three small tensors an expert; both are
-in circulation, and one release uses both (fused in the layers, single in the MTP
-head). And the levels above `layers` or `visual`, which text-only files, and files saved
-from a part of the model, write otherwise.
+The model's parameters have the names of the released files, with two exceptions.
+Experts may be fused in one tensor, or three small tensors each; one release uses both
+(fused in the layers, single in the MTP head). And text-only files, and files saved from
+a part of the model, have other levels above `layers` or `visual`.
 """
 
 import re
@@ -23,7 +22,7 @@ STORED = DTYPES | {"F8_E4M3": torch.float8_e4m3fn, "U8": torch.uint8}
 LABELS = {dtype: label for label, dtype in STORED.items()}
 BODY = "model.language_model."
 FUSED = (".experts.gate_up_proj", ".experts.down_proj")
-# What a part's names begin with, behind levels that savers leave out or repeat.
+# Levels that savers leave out or repeat, and what follows them.
 LEVELS = re.compile(
     r"(?:(?:model|language_model)\.)*"
     r"(?=(?:layers\.\d|embed_tokens\.|norm\.|(visual|lm_head|mtp)\.))"
@@ -32,10 +31,10 @@ ABOVE = {None: BODY, "visual": "model.", "lm_head": "", "mtp": ""}
 
 
 def released(name):
-    """The name that the released files give a stored tensor; None: not of the family.
+    """A stored tensor's name in the released files, or None if it is not the family's.
 
-    For Qwen3.5 `model.layers.0.x`, `layers.0.x` and `language_model.model.layers.0.x`
-    are all model.language_model.layers.0.x, as others save it.
+    `layers.0.x`, `model.layers.0.x` and `language_model.model.layers.0.x`, as others
+    save it, are all `model.language_model.layers.0.x`.
     """
     found = LEVELS.match(name)
     return found and ABOVE[found[1]] + name[found.end() :]
@@ -47,10 +46,10 @@ def part_of(name):
 
 
 class Lean(TorchFunctionMode):
-    """Models on the meta device, without importing torch's compiler: a second less.
+    """Models on the meta device without importing torch's compiler: a second less.
 
-    Two things would import it: first values, of which there are none without memory,
-    and `empty_like` from there, which is `empty` of the same shape.
+    Initial values, pointless without memory, would import it, and so would `empty_like`
+    of a tensor there, which is `empty` of its shape.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -65,8 +64,8 @@ class Lean(TorchFunctionMode):
 def skeleton(cfg, dtype, source="config.json"):
     """The model on the meta device: names, shapes and dtypes without memory.
 
-    Casting leaves the model's fp32 islands (`A_log`, the gated norms) in fp32, as
-    the released files do. InputError if no tensor can have the sizes asked for.
+    `A_log` and the gated norms stay fp32, as in the released files. InputError if no
+    tensor can have such sizes.
     """
     try:
         with torch.device("meta"), Lean():
@@ -90,7 +89,7 @@ def per_expert(name, shape):
 
 
 def slice_of(tensor, part):
-    """The part of a parameter that one stored tensor holds; all of it if None."""
+    """The part of a parameter, or all of it if `part` is None."""
     return tensor if part is None else tensor[part[0], part[1] : part[2]]
 
 

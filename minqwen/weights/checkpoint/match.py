@@ -1,4 +1,4 @@
-"""Which stored tensors make up which parameter, and whether all of them are right."""
+"""Which stored tensors make up which parameter, and what is wrong with them."""
 
 import re
 import warnings
@@ -16,7 +16,7 @@ from ..quantised.settings import Scheme, check_scheme, stored_form
 from .layout import DTYPES, FUSED, LABELS, STORED, per_expert, released
 
 LISTED = 10  # faults spelled out in one error
-LONGEST = 200  # letters of a name that is looked into, and as many names of a kind
+LONGEST = 200  # letters of the names that are analysed, and how many of them are
 SINGLE = re.compile(r"(.+\.experts)\.\d+\.(?:gate|up|down)_proj\.weight")
 UNQUANTISED = Scheme()
 # What other programs store beside the weights: buffers that follow from config.json,
@@ -26,7 +26,7 @@ ASIDE = re.compile(
     r"|(?:.+\.)?(?!lm_head)(?:\w*_head|score|classifier)\.\w+(?:\.\w+)*"
     r"|mtp\.(?:embed_tokens|lm_head|shared_head\.head)\.weight"
 )
-# What wraps a model and leaves its word in names.
+# Words in names, and what puts them there when it wraps a model.
 PEFT = ", which PEFT left: call merge_and_unload before saving"
 WRAPPERS = {
     "_orig_mod": ", which torch.compile left",
@@ -37,7 +37,7 @@ WRAPPERS = {
 
 
 def by_name(table):
-    """{released name: Entry}; a name that the family does not know stays as it is."""
+    """{released name: Entry}; names that are not the family's stay as they are."""
     found = {}
     for stored, entry in table.items():
         name = released(stored) or stored
@@ -52,22 +52,20 @@ def by_name(table):
 
 
 def match_tensors(path, model, table, scheme=UNQUANTISED):
-    """Forms of all parameters, and the steps that cover each of them exactly once.
+    """{parameter: its form in the files}, and the steps that cover each exactly once.
 
-    {parameter: form in the files}, and [(released name, name, part)], where a form's
-    scales go to the parameter's name and their suffix. Raises one InputError for all
-    tensors that are missing, unexpected, mis-shaped or of another dtype, and warns of
-    those that are left aside. `model` may be on the meta device.
+    A step is (released name, parameter's name, part); for scales the parameter's name
+    has their suffix. Raises one InputError for all tensors that are missing,
+    unexpected, mis-shaped or of another dtype, and warns of those that are left aside.
+    `model` may be on the meta device.
     """
-    names = table.keys()
-    single = {m[1] for m in map(SINGLE.fullmatch, names) if m}
+    single = {m[1] for m in map(SINGLE.fullmatch, table) if m}
     doubted = doubtful(table)
     forms, modules, kinds, plan, faults = {}, {}, {}, [], []
     for name, p in model.named_parameters():
-        wanted = [(name, None)]
-        if name.endswith(FUSED) and name not in table:
-            if name.rpartition(".")[0] in single:
-                wanted = list(per_expert(name, p.shape))
+        wanted, apart = [(name, None)], name.endswith(FUSED) and name not in table
+        if apart and name.rpartition(".")[0] in single:
+            wanted = list(per_expert(name, p.shape))
         # Both matrices of an expert are of one form.
         twin = name.replace(".down_proj", ".gate_up_proj")
         if ".experts." not in name or name == twin:
@@ -82,7 +80,7 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
             for step, fault in _steps(*at, table, doubted):
                 plan.append(step)
                 faults += [fault] if fault else []
-    left = sorted(names - {source for source, _, _ in plan})
+    left = sorted(table.keys() - {source for source, _, _ in plan})
     odd = [n for n in left if len(n) > LONGEST or not ASIDE.fullmatch(n)]
     if faults or odd:
         raise misfit(path, table, faults, odd)
@@ -98,7 +96,7 @@ def match_tensors(path, model, table, scheme=UNQUANTISED):
 
 
 def misfit(path, table, faults, odd):
-    """An InputError for what is missing or wrong, and for names nobody asks for."""
+    """An InputError for what is missing or wrong, and for unexpected names."""
     if said := renamed(odd, {fault.removeprefix("missing ") for fault in faults}):
         return InputError(f"{show(path)}: {said}")
     odd = [f"unexpected {show(n)} in {show(table[n].file.name)}" for n in odd]
@@ -110,7 +108,7 @@ def misfit(path, table, faults, odd):
 
 
 def renamed(odd, missing):
-    """A sentence on words that all unknown names have too many, or None."""
+    """A sentence on a word that most unexpected names have too much, or None."""
     extra = Counter()
     odd = [name for name in odd if len(name) <= LONGEST][:LONGEST]
     for name in odd:
@@ -133,7 +131,7 @@ def renamed(odd, missing):
 
 
 def unfit(path, asked, faults, question):
-    """An InputError that tells the first LISTED faults of tensors, and how many."""
+    """An InputError with the first LISTED faults of tensors, and their number."""
     count = f"{len(faults)} tensors do" if len(faults) > 1 else "1 tensor does"
     more = f"; and {len(faults) - LISTED} more" if len(faults) > LISTED else ""
     listed = "; ".join(faults[:LISTED]) + more
@@ -141,11 +139,12 @@ def unfit(path, asked, faults, question):
 
 
 def doubtful(table):
-    """Names of 16-bit tensors, in files of both kinds, that seem to have a wrong label.
+    """Names of tensors whose label, F16 or BF16, seems to be wrong.
 
-    Both kinds have two bytes, so the wrong one would load as other numbers without a
-    sign. But BF16 read as F16 lies between 1/8 and 4, whatever it was; and F16 read as
-    BF16 is next to nothing. Norms near one are believed if another F16 tensor is sure.
+    Both have two bytes, so with the wrong label other numbers would load without a
+    sign. But BF16 read as F16 always lies between 1/8 and 4, and F16 read as BF16 is
+    next to nothing. Norms near one are believed if another F16 tensor is certain. Only
+    asked where a checkpoint has both.
     """
     halves = {n: e for n, e in table.items() if e.dtype in ("F16", "BF16") and e.nbytes}
     if len({e.dtype for e in halves.values()}) < 2:
@@ -166,7 +165,7 @@ def doubtful(table):
 
 
 def _steps(source, name, part, shape, form, table, doubted):
-    """(step, fault or None) for each tensor stored of a parameter, or a part of it."""
+    """(step, fault or None) for each tensor of a parameter, or of a part of one."""
     for suffix, (size, dtype) in parts_of(form, name, shape).items():
         place = part
         if part is not None:
@@ -178,12 +177,12 @@ def _steps(source, name, part, shape, form, table, doubted):
 
 
 def base(name):
-    """The parameter that a step's name, perhaps with a form's suffix, belongs to."""
+    """A step's parameter: its name without the suffix of scales."""
     return name.removesuffix("_scale_inv")
 
 
 def _fault(name, entry, shape, doubted, packed=None):
-    """What is wrong with one stored tensor, as a phrase, or None; packed: its dtype."""
+    """What is wrong with a stored tensor, or None; `packed` is a form's own dtype."""
     if entry is None:
         return f"missing {show(name)}"
     where = f"{show(entry.file.name)}: {show(entry.name or name)}"

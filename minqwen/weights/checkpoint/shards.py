@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint to be written in some form, and their places in files."""
+"""The tensors of a checkpoint to be written, and how they are divided into files."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ FORMAT = {"format": "pt"}  # the metadata that transformers asks for
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor: what it is called, and the part of a parameter that it stands for."""
+    """A tensor to be written, and the part of a parameter that it holds."""
 
     stored: str
     shape: tuple
@@ -31,9 +31,8 @@ class Slot:
 def slots(model, scheme):
     """A model's Slots in its own order; those of a part follow each other.
 
-    fp8 has its experts one by one, as the release; our own forms have all fused. As
-    trained, also as the releases, those of the MTP head alone are one by one, and in a
-    text-only model none.
+    As in the releases, fp8 experts are one by one, and as trained those of the MTP head
+    alone, or in a text-only model none; our own forms have all fused.
     """
     apart = model.cfg.vision is not None
     for name, p in model.named_parameters():
@@ -59,8 +58,7 @@ def expected_tensors(cfg, dtype=torch.bfloat16):
 def split(groups, limit):
     """{file name: its items} of [(items, bytes)], groups that stay together.
 
-    At most `limit` bytes a file where no group is larger, named as transformers names
-    one file, or shards.
+    A file has at most `limit` bytes, or a single larger group. Names are transformers'.
     """
     files, size = [[]], 0
     for items, more in groups:
@@ -69,12 +67,11 @@ def split(groups, limit):
             size = 0
         files[-1] += items
         size += more
-    if len(files) == 1:
+    count = len(files)
+    if count == 1:
         return {"model.safetensors": files[0]}
-    return {
-        f"model-{i:05d}-of-{len(files):05d}.safetensors": part
-        for i, part in enumerate(files, 1)
-    }
+    names = (f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1))
+    return dict(zip(names, files, strict=True))
 
 
 def index_of(shards, total):

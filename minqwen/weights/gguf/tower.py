@@ -43,22 +43,22 @@ def tower(path, gguf, settings, width):
     language model's.
     """
     fit, left = _fitting(path, gguf, width)
+    if not fit:
+        if not left and "vision.block_count" in settings.vision:
+            left = ["its vision tower, which its keys tell of and which is not there"]
+        return {}, {}, left
     words = gguf.keys.get("tokenizer.ggml.tokens")
     words = {t: i for i, t in enumerate(words)} if isinstance(words, list) else {}
     ids = {key: settings.vision.get(key, words.get(t)) for key, t in TOKENS.items()}
     for key, word in TOKENS.items():
         odd = isinstance(ids[key], np.ndarray | list)
-        if fit and word in words and (odd or ids[key] != words[word]):
+        if word in words and (odd or ids[key] != words[word]):
             raise settings.fault(key, ids[key], f"{words[word]}, which {word} is")
-    if len(fit) > 1 or fit and any(i is None for i in ids.values()):
+    if len(fit) > 1 or any(i is None for i in ids.values()):
         why = "one alone could be meant" if len(fit) > 1 else "whose tokens none names"
-        left.append(f"{', '.join(what for _, what in fit)}, of which {why}")
-        fit = []
-    if not fit and not left and "vision.block_count" in settings.vision:
-        left.append("its vision tower, which its keys tell of and which is not there")
-    if not fit:
-        return {}, {}, left
-    return {"vision_config": _config(fit[0][0])} | ids, fit[0][0].tensors, left
+        return {}, {}, [f"{', '.join(what for _, what in fit)}, of which {why}"]
+    part = fit[0][0]
+    return {"vision_config": _config(part)} | ids, part.tensors, []
 
 
 def pictures(path, gguf):

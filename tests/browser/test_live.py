@@ -200,7 +200,7 @@ def test_what_is_switched_off_is_off_in_python(folder, model, processor, tmp_pat
         assert not np.isin(ids[:, 2], [5, 7]).any() and np.isin(ids, [5, 7]).any()
 
 
-@pytest.mark.parametrize("place, beta", [((0, 1), 0.0), ((4, 6), 0.25)])
+@pytest.mark.parametrize("place, beta", [((0, 1), 0.0), ((2, 4), 0.25)])
 def test_a_changed_write_is_pythons(
     folder, model, processor, tmp_path, place, beta, token=25
 ):
@@ -230,7 +230,7 @@ def test_a_changed_write_is_pythons(
     pairs = zip(*answers, strict=False)
     at = next((i for i, (a, b) in enumerate(pairs) if a != b), int(kl.argmax()))
     change = found[0]["change"]
-    assert change["bits"] == pytest.approx(kl[at].item(), abs=1e-3)
+    assert change["bits"] == pytest.approx(kl[at].item(), rel=1e-2)
     assert change["text"] == processor.decode(answers[0][:at])
     want = torch.maximum(p, q)[at].topk(5).indices
     for id, (text, before, after) in zip(want, change["rows"], strict=True):
@@ -238,6 +238,38 @@ def test_a_changed_write_is_pythons(
         assert (before, after) == pytest.approx(
             (p[at, id].item(), q[at, id].item()), abs=1e-3
         )
+
+
+def test_what_an_expert_does_is_pythons(folder, model, tmp_path, most=24):
+    """KL of the busiest experts, of which no more are masked when told to stop."""
+    found = told("""
+const model = loaded();
+const messages = [{ role: "user", text: input.text }];
+const { read } = await module_live_answer.answer(
+  model, tokenizer, { messages, most: 6 }, () => {}, async () => true);
+const told = [];
+const whole = await module_live_causes.causes(
+  model, read, (event) => told.push(event), async () => told.length <= input.most);
+const all = Array.from({ length: model.embedding.rows }, (_, id) => id);
+const ids = read.map(({ x }) =>
+  all.find((id) => model.embed(id).every((value, i) => value === x[i])));
+tell({ told, whole, ids });
+""", folder, {"text": "Who are you?", "most": most}, tmp_path)  # fmt: skip
+    assert not found["whole"]
+    (uses, *told_of) = found["told"]
+    assert len(told_of) >= most
+    experts = {}
+    for cause in told_of:
+        experts.setdefault(cause["layer"], []).append(cause["expert"])
+    ids = torch.tensor([found["ids"]])
+    want = analyse.causal_map(model, {"input_ids": ids}, experts=experts)
+    assert (np.array(uses["chosen"]) == want.load * ids.numel()).all()
+    busy = np.sort(want.load[want.load > 0] * ids.numel())[::-1]
+    assert [cause["count"] for cause in told_of] == busy[: len(told_of)].tolist()
+    for cause in told_of:
+        kl = want.kl[cause["layer"], cause["expert"]]
+        assert cause["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-5), cause
+    assert np.nanmax(want.kl) > 0.1
 
 
 def test_logits_are_those_of_python(folder, model, processor, tmp_path):
@@ -386,6 +418,9 @@ def test_axe_finds_nothing(new_page, html, scheme):
     page.goto(html.as_uri())
     waited(page, "performance.getEntriesByName('ready').length > 0")
     answered(page, "Hello")
+    page.get_by_role("button", name="What does each expert do?").click()
+    page.get_by_text("s left").wait_for()
+    page.get_by_role("button", name="Stop masking").click()
     page.get_by_role("button", name="Draw a picture").click()
     page.locator(".glow canvas").click(position={"x": 20, "y": 18 + 14 * 4 + 7})
     assert violations(page) == []
@@ -434,6 +469,31 @@ def test_a_write_is_deleted_at_a_token_and_the_next_one_moves(live):
     assert float(before) > 90 and float(now) < 50, said
     live.get_by_role("button", name="Change").click()  # once more: its own again
     assert live.get_by_text("Changed:").count() == 0
+
+
+def test_a_map_of_what_each_expert_does(live):
+    answered(live, "Hello")
+    live.get_by_role("button", name="What does each expert do?").click()
+    live.get_by_text("s left").wait_for()
+    read = re.search(r"(\d+) tokens read, (\d+) w", live.locator(".live").inner_text())
+    tokens = int(read[1]) + int(read[2])
+    live.get_by_text(f"the mean over the {tokens} tokens of this").wait_for()
+    waited(
+        live,
+        """document.querySelector("body > div").shadowRoot
+        .querySelectorAll(".effects .masked").length > 9""",
+    )
+    live.get_by_role("button", name="Stop masking").click()
+    live.get_by_text("Stopped: ").wait_for()
+    live.locator(".effects .masked").nth(3).click()
+    layer, expert = re.match(
+        r"layer (\d+), expert (\d+): ",
+        live.locator(".effects .masked").nth(3).get_attribute("title"),
+    ).groups()
+    live.get_by_role("heading", name=f"Layer {layer}, expert {expert}").wait_for()
+    live.get_by_role("button", name="What does each expert do?").click()
+    answered(live, "Hello again")  # which ends the map
+    assert live.locator(".effects").count() == 0
 
 
 def test_a_drawn_digit_is_read(live):

@@ -15,7 +15,8 @@ const PATIENCE = 25; // milliseconds of work before others get a turn
  * most: tokens to write at most, sampling, off as of `Model.step`}. tell(event) hears of every token that has
  * been read {kind: "read", done, of, lights}, and of every token written {kind: "token",
  * text, thinking}. turn() lets others have a turn, and says whether to go on. Returns
- * {bytes: the trace, text, reason, choices: of each next token {id, shares [V]}}.
+ * {bytes: the trace, text, reason, choices: of each next token {id,
+ * shares [V]}, read: of each token that was read {x, position}}.
  */
 export async function answer(model, tokenizer, asked, tell, turn, random) {
   const { messages, pictures = [], thinking = false, most = 256, sampling } = asked;
@@ -49,7 +50,7 @@ export async function answer(model, tokenizer, asked, tell, turn, random) {
     await run.goesOn();
   }
   if (!run.going) reason = "stopped";
-  return { text: text.trimStart(), reason, choices, bytes: run.trace(tokenizer, tokens, seen) };
+  return { text: text.trimStart(), reason, choices, read: run.fed, bytes: run.trace(tokenizer, tokens, seen) };
 }
 
 /**
@@ -74,6 +75,15 @@ export function divergence(p, q) {
   return p.reduce((sum, share, i) => sum + (share && share * Math.log2(share / q[i])), 0);
 }
 
+/** A function that gives others a turn where there was enough work; whether to go on. */
+export function paced(turn) {
+  let [going, since] = [true, performance.now()];
+  return async () => {
+    if (performance.now() - since > PATIENCE) [going, since] = [await turn(), performance.now()];
+    return going;
+  };
+}
+
 /** A picture through the tower: its vectors, its size in tokens and its pixels. */
 function see({ tower, config }, pixels) {
   const { patch_size: size, spatial_merge_size: m } = config.vision_config;
@@ -84,12 +94,13 @@ function see({ tower, config }, pixels) {
 
 class Run {
   constructor(model, turn, tell, off) {
-    Object.assign(this, { model, turn, tell, off, going: true, since: performance.now() });
+    Object.assign(this, { model, tell, off, going: true, pace: paced(turn), fed: [] });
     this.memory = model.memory();
     this.recorder = new Recorder(model);
   }
 
   read(id, x, position, of) {
+    this.fed.push({ x, position });
     const heard = (n) => this.recorder.heard(n);
     const state = this.model.step(x, position, this.memory, heard, this.off);
     const { layers } = this.recorder.keep(id, this.memory);
@@ -99,11 +110,7 @@ class Run {
   }
 
   async goesOn() {
-    if (performance.now() - this.since > PATIENCE) {
-      this.going = await this.turn();
-      this.since = performance.now();
-    }
-    return this.going;
+    return (this.going = await this.pace());
   }
 
   /** What was read and written, as a trace file's bytes. */

@@ -11,6 +11,9 @@ const TOP = 18;
 const GAP = 28; // between experts and memories
 const EDGE = 66; // for the names of layers
 
+const options = (count, mark = "", words = "") =>
+  Array.from({ length: count }, (_, n) => node("option", { value: `${mark}${n}` }, `${words}${n}`));
+
 export class Glow {
   /** text: config.json's text_config; changed() is called when a switch is. */
   constructor(text, look, changed) {
@@ -24,19 +27,10 @@ export class Glow {
       role: "img", "aria-label": "Which experts and memories the last tokens used",
       onclick: (event) => this.click(event),
     });
-    const numbers = (count) => Array.from({ length: count }, (_, n) => node("option", {}, String(n)));
-    this.layer = node("select", { "aria-label": "layer" }, numbers(this.kinds.length));
+    this.layer = node("select", { "aria-label": "layer" }, options(this.kinds.length));
     this.part = node("select", { "aria-label": "part" },
       node("option", { value: "mixer" }, "attention or memory"),
-      numbers(this.E).map((option, e) => {
-        option.value = e;
-        option.textContent = `expert ${e}`;
-        return option;
-      }),
-      numbers(this.H).map((option, h) => {
-        [option.value, option.textContent] = [`m${h}`, `memory ${h}`];
-        return option;
-      }));
+      options(this.E, "", "expert "), options(this.H, "m", "memory "));
     this.list = node("span", { class: "muted" });
     const flip = () => this.flip(Number(this.layer.value), this.part.value);
     this.root = node("div", { class: "glow" }, this.canvas,
@@ -54,35 +48,31 @@ export class Glow {
 
   /** Where one write is chosen: of which memory, at which token, and how strong it is to be. */
   writing() {
-    const numbered = (label, most, step) => node("input",
-      { type: "number", min: 0, max: most, step, value: 0, "aria-label": label, oninput: () => this.name() });
-    const delta = [...this.kinds.keys()].filter((n) => this.kinds[n] !== "full_attention");
-    this.writer = node("select", { "aria-label": "memory that writes" }, delta.flatMap((n) =>
-      Array.from({ length: this.H }, (_, h) => node("option", { value: `${n}.${h}` }, `layer ${n}, memory ${h}`))));
-    this.token = numbered("token of the write", null, 1);
-    this.beta = numbered("strength of the write", 1, "any");
-    this.texts = [];
+    const number = { type: "number", min: 0, value: 0, required: true, oninput: () => this.name() };
+    this.writer = node("select", { "aria-label": "memory that writes" }, this.kinds.flatMap((kind, n) =>
+      kind === "full_attention" ? [] : options(this.H, `${n}.`, `layer ${n}, memory `)));
+    this.token = node("input", { ...number, "aria-label": "token of the write" });
+    this.beta = node("input", { ...number, max: 1, step: "any", "aria-label": "strength of the write" });
     this.named = node("bdi", { class: "token" });
-    return node("div", { class: "bar" }, node("span", {}, "Write of"), this.writer,
-      node("span", {}, "at token"), this.token, this.named, node("span", {}, "with beta"), this.beta,
-      node("button", { type: "button", onclick: () => this.change() }, "Change"));
+    return node("div", { class: "bar" }, "Write of", this.writer, "at token", this.token, this.named,
+      "with beta", this.beta, node("button", { type: "button", onclick: () => this.change() }, "Change"));
   }
 
   /** What the reader looks at: head [layer, head] and token, if any, of these texts. */
   point(head, token, texts) {
     this.texts = texts;
-    if (head && [...this.writer.options].some(({ value }) => value === head.join("."))) this.writer.value = head.join(".");
-    if (token !== undefined) this.token.value = token;
+    this.writer.value = head?.join(".") ?? this.writer.value;
+    this.token.value = token ?? this.token.value;
     this.name();
   }
 
   name() {
-    const text = this.texts[this.token.value];
+    const text = this.texts?.[this.token.value];
     this.named.textContent = text === undefined ? "" : `“${quoted(text)}”`;
   }
 
   change() {
-    if (![this.token, this.beta].every((input) => input.value !== "" && input.reportValidity())) return;
+    if (![this.writer, this.token, this.beta].every((input) => input.value && input.reportValidity())) return;
     this.edit(...this.writer.value.split(".").map(Number), this.token.valueAsNumber, this.beta.valueAsNumber);
   }
 
@@ -90,10 +80,10 @@ export class Glow {
   edit(layer, head, token, beta = 0) {
     if (this.kinds[layer] !== "linear_attention" || !(head < this.H)) return;
     const { writes } = this.off[layer];
-    const there = writes.get(token) ?? new Map();
-    if (there.get(head) === beta) there.delete(head);
-    else there.set(head, beta);
-    writes.set(token, there);
+    if (!writes.has(token)) writes.set(token, new Map());
+    const there = writes.get(token);
+    if (there.get(head) !== beta) there.set(head, beta);
+    else there.delete(head);
     this.tell();
   }
 
@@ -145,8 +135,7 @@ export class Glow {
   }
 
   tell() {
-    const { words, edited } = this;
-    this.list.textContent = words && `${edited ? "Changed" : "Switched off"}: ${words}.`;
+    this.list.textContent = this.words && `${this.edited ? "Changed" : "Switched off"}: ${this.words}.`;
     this.draw();
     this.changed();
   }

@@ -44,18 +44,21 @@ export class Model {
    * One token: x [D], its embedding or what the tower saw there, at position [time, row,
    * column]; `memory` changes. heard(layer) gives the functions that layer's taps call;
    * off: of each layer {mixer: says nothing?, experts: a Set of those not to be chosen,
-   * heads: a Set of those of its memory that say nothing, writes as of `DeltaNet.step`}.
+   * heads: a Set of those of its memory that say nothing, writes as of `DeltaNet.step`};
+   * from: the layer that x comes into, if not the first.
    * Returns the state behind the logits.
    */
-  step(x, position, memory, heard, off = []) {
-    this.layers.forEach(({ mixer, norms, moe }, n) => {
+  step(x, position, memory, heard, off = [], from = 0) {
+    for (let n = from; n < this.layers.length; n++) {
+      const { mixer, norms, moe } = this.layers[n];
       const taps = heard(n);
+      taps.enters?.(x);
       const cut = off[n] ?? {};
       const h = rmsNorm(x, norms[0], this.eps);
       const mixed = mixer.step(h, memory[n], taps, position, cut);
       if (!cut.mixer) x = plus(x, mixed);
       x = plus(x, moe.step(rmsNorm(x, norms[1], this.eps), taps, cut.experts));
-    });
+    }
     return rmsNorm(x, this.norm, this.eps);
   }
 

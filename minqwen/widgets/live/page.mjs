@@ -18,7 +18,7 @@ export async function start() {
     const point = () => live.glow.point(page.model.get("head"), page.model.get("token"), page.traces.trace.tokens);
     page.model.on("change", point);
     point();
-  }, given);
+  }, given, (selected) => page.follow({ view: "experts", selected }));
   page.above(live.root);
   const [config, tokenizer, weights] = await Promise.all(
     ["config", "tokenizer", "weights"].map((name) => held(name)));

@@ -1,7 +1,9 @@
 // The conversation with the model in the page: what is written, what lights up meanwhile,
 // and, when an answer is done, its trace.
 
+import { bar, table } from "../routing/parts.mjs";
 import { node, quoted, visible } from "../shared/look.mjs";
+import { EFFECTS_CSS, Effects } from "./effects.mjs";
 import { Glow } from "./glow.mjs";
 import { Pad } from "./pad.mjs";
 
@@ -9,7 +11,7 @@ export const LIVE_CSS = `
 .live { display: grid; gap: 10px 24px; grid-template-columns: minmax(0, 1fr) auto; margin: 10px 0 16px; }
 @container (max-width: 800px) { .live { grid-template-columns: minmax(0, 1fr); } }
 .log { display: grid; gap: 6px; max-height: 260px; overflow: auto; }
-.said { display: grid; grid-template-columns: 4.5em minmax(0, 1fr); white-space: pre-wrap; }
+.said { display: grid; grid-template-columns: 5em minmax(0, 1fr); white-space: pre-wrap; }
 .said canvas { width: 64px; border: 1px solid var(--line); }
 .greeting { max-width: 46em; }
 .thought { color: var(--muted); font-style: italic; }
@@ -20,12 +22,12 @@ export const LIVE_CSS = `
 .pad { border: 1px solid var(--edge); touch-action: none; cursor: crosshair; image-rendering: pixelated; }
 .pad-box { display: grid; gap: 6px; justify-content: start; }
 .moved td, .moved th { padding: 0 10px 0 0; }
-.share { display: inline-block; width: 80px; height: 9px;
+.moved .level { display: inline-block; width: 80px; height: 9px;
   background: linear-gradient(to right, var(--first) var(--level), var(--line) 0); }
 .glow input { width: 4.5em; font: inherit; color: var(--ink); background: var(--panel);
   border: 1px solid var(--edge); border-radius: 4px; padding: 2px 4px; }
 .glow { max-width: 34em; min-width: 0; }
-`;
+${EFFECTS_CSS}`;
 const GREETING =
   "A whole model is in this page and runs in your browser; nothing is sent anywhere. It has " +
   "every part of Qwen3.5-397B-A17B, and is so small that it knows nothing of the world: it " +
@@ -42,24 +44,19 @@ const SAMPLES = [
 /** How the next token's distribution moved, as of `moved` in answer.mjs. */
 function movedTable({ text, bits, rows }) {
   const after = text ? ["after “…", node("bdi", { class: "token" }, visible([...text].slice(-40).join(""))), "”"] : "first of the answer";
-  const share = (value) => {
-    const bar = node("span", { class: "share", "aria-hidden": "true" });
-    bar.style.setProperty("--level", `${100 * value}%`);
-    return node("td", {}, bar, ` ${(100 * value).toFixed(1)} %`);
-  };
-  const head = ["next token", "before", "now"].map((title) => node("th", { scope: "col" }, title));
+  const share = (value) => [bar(value), ` ${(100 * value).toFixed(1)} %`];
   return node("div", { class: "moved" },
     node("p", { class: "muted" }, "How likely the next token is, ", after, `: moved by ${bits.toFixed(2)} bits (KL).`),
-    node("table", {}, node("thead", {}, node("tr", {}, head)),
-      node("tbody", {}, rows.map(([token, ...shares]) =>
-        node("tr", {}, node("td", {}, node("bdi", { class: "token" }, `“${quoted(token)}”`)), shares.map(share))))));
+    table(["next token", "before", "now"], rows.map(([token, ...shares]) =>
+      [node("bdi", { class: "token" }, `“${quoted(token)}”`), ...shares.map(share)])));
 }
 
 export class Live {
   /** worker: the model's; look: a frame; done(bytes, other) takes each answer's trace, and
-   * that of the same question asked again. given: {ask, without, write} of an address. */
-  constructor(worker, look, done, given) {
-    Object.assign(this, { worker, look, done, given, messages: [], pictures: [] });
+   * that of the same question asked again. given: {ask, without, write} of an address; open({layer, expert})
+   * shows an expert of the last answer. */
+  constructor(worker, look, done, given, open) {
+    Object.assign(this, { worker, look, done, given, open, messages: [], pictures: [] });
     this.log = node("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: 0 });
     this.clear();
     this.words = node("textarea", { "aria-label": "What to say to the model", placeholder: "Say something" });
@@ -116,6 +113,7 @@ export class Live {
     this.worker.postMessage({ kind: "stop" });
     Object.assign(this, { messages: [], pictures: [] });
     this.pending = this.before = null;
+    this.effects?.clear();
     this.log.replaceChildren(node("p", { class: "muted greeting" }, GREETING));
   }
 
@@ -152,6 +150,7 @@ export class Live {
     this.begun = performance.now();
     this.count = this.seen = 0;
     this.busy(true);
+    this.effects.clear();
     this.worker.postMessage({ kind: "ask", ...this.pending, off, again: Boolean(this.before) });
   }
 
@@ -173,6 +172,9 @@ export class Live {
     this.glow = new Glow(text, this.look, () => {
       this.status.textContent = this.pending ? "Ask again to see what changes." : "";
     });
+    this.effects = new Effects(text, this.worker, this.open);
+    for (const kind of ["uses", "cause", "mapped"]) this[kind] = (told) => this.effects[kind](told);
+    this.root.firstChild.append(this.effects.root);
     this.root.append(this.glow.root);
     const { ask = "", without: [layer, part = "mixer"] = [], write = [] } = this.given;
     this.words.value ||= ask;
@@ -206,6 +208,7 @@ export class Live {
     if (moved) this.log.append(movedTable(moved));
     this.log.scrollTop = this.log.scrollHeight;
     this.busy(false);
+    this.effects.offer(this.seen, each);
     this.last = bytes;
     this.done(this.before ?? bytes, this.before && bytes);
   }

@@ -2,17 +2,24 @@
 // {kind: "ask", ...} as `answer` takes it, `again` if it is the last one's question, and
 // {kind: "stop"}, and tells {kind: "ready"}, what `answer` tells, and {kind: "finished",
 // text, reason, bytes, moved: as of `moved`, of a question asked again} or {kind: "failed", words}.
+// To {kind: "map"} it tells what `causes` does of the last answer's text, and {kind: "mapped",
+// whole: was every expert masked?}.
 
 import { answer, moved } from "./answer.mjs";
+import { causes } from "./causes.mjs";
 import { Model } from "./model.mjs";
 import { Tokenizer } from "./tokenizer.mjs";
 import { readWeights } from "./weights.mjs";
 
 /** scope: a worker's own `self`, or what has its two methods. */
 export function serve(scope) {
-  let [model, tokenizer, going, last] = [null, null, false, null];
-  // Messages that wait, such as to stop, come between two turns of the event loop.
-  const turn = () => new Promise((go) => setTimeout(() => go(going)));
+  let [model, tokenizer, last, current] = [null, null, null, 0];
+  // Messages that wait, such as to stop, come between two turns of the event loop. What
+  // begins ends what went on.
+  function begin() {
+    const mine = ++current;
+    return () => new Promise((go) => setTimeout(() => go(mine === current)));
+  }
   const tell = (event, transfer = []) => scope.postMessage(event, transfer);
   const hear = {
     load({ config, tokenizer: words, weights }) {
@@ -21,14 +28,16 @@ export function serve(scope) {
       tell({ kind: "ready", text: model.text });
     },
     async ask(asked) {
-      going = true;
-      const { choices, ...found } = await answer(model, tokenizer, asked, tell, turn);
-      const change = asked.again && last && moved(last, choices, tokenizer);
-      last = choices;
+      const { choices, read, ...found } = await answer(model, tokenizer, asked, tell, begin());
+      const change = asked.again && last && moved(last.choices, choices, tokenizer);
+      last = { choices, read };
       tell({ kind: "finished", ...found, moved: change }, [found.bytes.buffer]);
     },
+    async map() {
+      tell({ kind: "mapped", whole: await causes(model, last.read, tell, begin()) });
+    },
     stop() {
-      going = false;
+      current += 1;
     },
   };
   scope.onmessage = async ({ data }) => {

@@ -1,4 +1,4 @@
-"""The `minqwen` command: what has to be so before anything else is imported."""
+"""The `minqwen` command: what must be set up before anything else is imported."""
 
 import os
 import signal
@@ -8,8 +8,8 @@ import sys
 def main():
     """Run one command, from sys.argv; returns the exit code (see commands.py).
 
-    Ctrl-C and SIGTERM end it at any moment, in one line at most, with 130 and 143. A
-    signal that whoever started us has ignored stays so, as in a shell's background.
+    Ctrl-C and SIGTERM end it at any moment with 130 and 143, printing one line at most.
+    A signal that was ignored at the start, as in a shell's background, stays ignored.
     """
     fill_streams()
     wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: stop}
@@ -24,12 +24,12 @@ def main():
     except KeyboardInterrupt:
         return 130
     finally:
-        for number in heard:  # from here on without a word, and nothing to be undone
+        for number in heard:  # from here on end silently: there is nothing to undo
             signal.signal(number, signal.SIG_DFL)
 
 
 def entry():
-    """The commands; where a library is missing or broken, what says so in one line."""
+    """The commands, or what reports in one line that a library is missing or broken."""
     try:
         from .commands import main
     except (ImportError, OSError) as error:
@@ -44,7 +44,7 @@ def entry():
 
 
 def stop(*_):
-    """On SIGTERM: what is half written goes, as on Ctrl-C."""
+    """On SIGTERM: half-written files are removed, as on Ctrl-C."""
     from ..terminal import complain
 
     complain("stopped by SIGTERM")
@@ -57,7 +57,7 @@ def end_at_once(number, _):
 
 
 def fill_streams():
-    """A stream that is closed would be taken by the next file that is opened."""
+    """Open closed streams: else the next opened file would take their number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)

@@ -33,8 +33,8 @@ from .options import (
     explore_options,
     plan_options,
     prompt_options,
-    ranged,
     trace_options,
+    train_options,
 )
 from .talk import CHOSEN, existing, lines, settle
 from .tour import tour
@@ -79,7 +79,7 @@ def main(argv=None):
 
 
 def drop_output():
-    """Write what is left to be written, or if that cannot be, nothing more."""
+    """Flush stdout, or if that fails, let it drop the rest."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -96,8 +96,9 @@ def parser():
         sub.set_defaults(run=run)
         return sub
 
-    command("tour", run_tour, "see the small model read, look and answer")
-    sub = command("info", run_info, "what a checkpoint, or a size by name, is made of")
+    command("tour", lambda _: tour(), "see the small model read, look and answer")
+    sub = command("info", lambda options: print(describe(options.path)),
+                  "what a checkpoint, or a size by name, is made of")  # fmt: skip
     sub.add_argument("path", help="folder, file, hub id, or a name such as 397B-A17B")
     text = "what is installed and will run here; exits with 1 if something is missing"
     command("doctor", run_doctor, text)
@@ -111,39 +112,14 @@ def parser():
     sub.set_defaults(**dict.fromkeys(CHOSEN))  # see `settle`
     sub = command("trace", run_trace, "answer a prompt, and keep what happened")
     trace_options(sub)
-    explore_options(
-        command(
-            "explore",
-            run_explore,
-            "look at a trace, or try a small model, in the browser",
-        )
-    )
-    sub = command("train", run_train, "train the small model, from nothing or further")
-    sub.add_argument("--out", required=True, metavar="FOLDER", help="where to save it")
-    sub.add_argument("--steps", type=ranged(int, 1), metavar="N",
-                     help="batches to learn from")  # fmt: skip
-    sub.add_argument("--threads", type=ranged(int, 1, 2), default=2, metavar="N",
-                     help="1 or 2 (default): each takes half a batch")  # fmt: skip
-    sub.add_argument("--seed", type=ranged(int, 0, 2**31))
-    sub.add_argument("--recipe", metavar="FILE", help="a recipe.toml of your own")
-    sub.add_argument("--from", dest="begin", metavar="FOLDER",
-                     help="train the model in there further (default recipe: "
-                     "further.toml)")  # fmt: skip
-    sub.add_argument("--resume", metavar="FILE",
-                     help="where a run keeps what it needs to go on after a kill, and "
-                     "finds it again (default: resume.pt in the folder)")  # fmt: skip
+    text = "look at a trace, or try a small model, in the browser"
+    explore_options(command("explore", run_explore, text))
+    text = "train the small model, from nothing or further"
+    train_options(command("train", run_train, text))
     sub = command("convert", run_convert, "write a checkpoint in another form")
     convert_options(sub)
     bench_options(command("bench", run_bench, "speed beside what else is installed"))
     return main
-
-
-def run_tour(options):
-    tour()
-
-
-def run_info(options):
-    print(describe(options.path))
 
 
 def run_doctor(options):
@@ -197,8 +173,7 @@ def run_bench(options):
 
 
 def run_generate(options):
-    processor = Processor.load(options.tokenizer or options.path)
-    inputs = asked(processor, options)  # before the weights: a mistake in the prompt
+    processor, inputs = asked(options)  # before the weights: a mistake in the prompt
     model = load_model(options)  # should not wait for them
     answer = reply(model, processor, inputs, options, show=not options.json)
     if options.json:
@@ -207,12 +182,11 @@ def run_generate(options):
 
 def run_trace(options):
     destination(options.out, "saved to")
-    processor = Processor.load(options.tokenizer or options.path)
-    inputs = asked(processor, options)
+    processor, inputs = asked(options)
     model = load_model(options)
     with record(model, options.state, options.norms, processor) as trace:
         answer = reply(model, processor, inputs, options)
-    # Its last token was written, but not read; a draft may have read others.
+    # The last token was written but never read; a draft may have read further ones.
     prompt = answer["prompt_tokens"]
     trace = trace.first(min(trace.length, prompt + answer["tokens"] - 1))
     name = os.path.basename(options.path.rstrip("/"))
@@ -260,28 +234,29 @@ def run_chat(options):
             pictures = []
 
 
-def asked(processor, options):
-    """The one question of `generate` and `trace`, as the model takes it."""
+def asked(options):
+    """The processor, and the question of `generate` and `trace` as tensors."""
+    processor = Processor.load(options.tokenizer or options.path)
     content = [{"type": "image", "image": path} for path in options.image]
     content += [{"type": "video", "video": path} for path in options.video]
     content.append({"type": "text", "text": options.prompt})
     messages = [{"role": "user", "content": content}]
-    return processor.chat(messages, thinking=options.thinking)
+    return processor, processor.chat(messages, thinking=options.thinking)
 
 
 def load_model(options):
     dtype = None if options.dtype == "stored" else getattr(torch, options.dtype)
     if ranks.count() > 1:
-        if options.experts == "disk":
-            raise InputError(
-                "--experts disk is for one process; several share the experts, each "
-                "with its own in memory. Leave it out, or start without torchrun."
-            )
-        if options.quantize:
-            raise InputError(
-                "--quantize is for one process; several share weights as they are "
-                "stored. Leave it out, or start without torchrun."
-            )
+        for option, given, shared in (
+            ("--experts disk", options.experts == "disk",
+             "the experts, each with its own in memory"),
+            ("--quantize", options.quantize, "weights as they are stored"),
+        ):  # fmt: skip
+            if given:
+                raise InputError(
+                    f"{option} is for one process; several share {shared}. "
+                    "Leave it out, or start without torchrun."
+                )
         return part.load(options.path, device=options.device, dtype=dtype)
     return load(
         options.path, device=options.device, dtype=dtype,
@@ -291,7 +266,7 @@ def load_model(options):
 
 
 def reply(model, processor, inputs, options, show=True):
-    """Answer, printing as it is written; returns text, thinking and counts."""
+    """Print the answer while it is written; returns text, thinking and counts."""
     chosen = {name: getattr(options, name) for name in SAMPLING}
     steps = generate(
         model, inputs, options.max_new_tokens, **chosen, stop=options.stop,

@@ -1,4 +1,4 @@
-"""What a terminal can draw: bars of characters, a picture in them."""
+"""Drawing in a terminal: bars and pictures made of characters."""
 
 import math
 import sys
@@ -9,7 +9,7 @@ COLUMNS = 32  # of a row of experts, so that a line fits 80
 
 
 def heat(count):
-    """A character an expert, the taller the oftener; many experts share one."""
+    """A character per expert, taller for more choices; many experts share one."""
     shades = ramp(" ▁▂▃▄▅▆▇█", " .:-=+*#@")
     each = math.ceil(len(count) / COLUMNS)
     sums = [int(part.sum()) for part in count.split(each)]
@@ -18,7 +18,7 @@ def heat(count):
 
 
 def sketch(path, width=28, height=14):
-    """The picture in characters: a terminal's are twice as high as wide."""
+    """A picture in characters, which are twice as high as wide."""
     from PIL import Image
 
     with Image.open(path) as picture:

@@ -1,8 +1,8 @@
 """Which part of the model wrote a token: the token's logit as a sum over the layers.
 
-The state behind the logits is the embedding plus what every layer's two halves added,
-and the last norm only scales it, so each part's share of a logit is exact. "Logit" here
-is that of the token less the mean of all, since what raises all alike says nothing.
+The last hidden state is the embedding plus what every layer's two halves added, and the
+final norm only scales it, so each part's share of a logit is exact. "Logit" here is the
+token's logit minus the mean of all, since raising all alike changes nothing.
 """
 
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ MIXERS = {True: "attention", False: "delta rule"}
 
 @dataclass(frozen=True)
 class Evidence:
-    """The shares {(layer, part): logits} of a token, and who looked at what.
+    """The shares {(layer, part): logits} of a token, and where it looked.
 
-    Layer -1 is the embedding. looks {layer: [H, T]}: attention of the token's own
-    place to all before it, of the full layers.
+    Layer -1 is the embedding. looks {layer: [H, T]}: in the full layers, attention
+    from the last position before the token to all up to it.
     """
 
     logit: float
@@ -28,15 +28,15 @@ class Evidence:
     looks: dict
 
     def best(self):
-        """The part that gave most: ((layer, part), logits)."""
+        """The part with the largest share: ((layer, part), logits)."""
         return max(self.shares.items(), key=lambda share: share[1])
 
 
 @torch.inference_mode()
 def evidence(model, inputs, written, at):
-    """Of token `at` of those `written` after the prompt `inputs`, an Evidence.
+    """Evidence for token `at` of the ids `written` after the prompt `inputs`.
 
-    `written` are ids; all are read once more, as one prompt.
+    The ids before it are read once more, as one prompt.
     """
     more = torch.tensor([written[:at]], dtype=torch.int64)
     ids = torch.cat([inputs["input_ids"], more], 1)

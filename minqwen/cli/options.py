@@ -1,4 +1,4 @@
-"""What may be asked on the command line: options, and how their values are read."""
+"""The command line's options, and how their values are read."""
 
 import argparse
 import sys
@@ -49,13 +49,28 @@ def plan_options(sub):
 
 
 def convert_options(sub):
-    sub.add_argument("path", help="checkpoint: a folder, a file or a hub id")
-    sub.add_argument("out", metavar="FOLDER", help="where it goes; not the same folder")
-    sub.add_argument("--quantize", default="bf16", metavar="FORM",
-                     help="bf16 (default), fp8, int8 or int4; experts and the rest "
-                     "apart as int4:int8 or int4:bf16")  # fmt: skip
-    sub.add_argument("--shard-size", type=size, default=5_000_000_000, metavar="SIZE",
-                     help="of a file, at most (default: 5GB)")  # fmt: skip
+    add = sub.add_argument
+    add("path", help="checkpoint: a folder, a file or a hub id")
+    add("out", metavar="FOLDER", help="where it goes; not the same folder")
+    add("--quantize", default="bf16", metavar="FORM", help="bf16 (default), fp8, int8 "
+        "or int4; experts and the rest apart as int4:int8 or int4:bf16")  # fmt: skip
+    add("--shard-size", type=size, default=5_000_000_000, metavar="SIZE",
+        help="of a file, at most (default: 5GB)")  # fmt: skip
+
+
+def train_options(sub):
+    add = sub.add_argument
+    add("--out", required=True, metavar="FOLDER", help="where to save it")
+    add("--steps", type=ranged(int, 1), metavar="N", help="batches to learn from")
+    add("--threads", type=ranged(int, 1, 2), default=2, metavar="N",
+        help="1 or 2 (default): each takes half a batch")  # fmt: skip
+    add("--seed", type=ranged(int, 0, 2**31))
+    add("--recipe", metavar="FILE", help="a recipe.toml of your own")
+    add("--from", dest="begin", metavar="FOLDER", help="train the model in there "
+        "further (default recipe: further.toml)")  # fmt: skip
+    add("--resume", metavar="FILE", help="where a run keeps what it needs to go on "
+        "after a kill, and finds it again (default: resume.pt in the "
+        "folder)")  # fmt: skip
 
 
 def bench_options(sub):
@@ -72,9 +87,8 @@ def bench_options(sub):
     add("--threads", type=ranged(int, 1, 1024), default=2, metavar="N")
     add("--gguf", nargs="+", default=(), metavar="FILE",
         help="the same weights for llama.cpp, a file for each of --dtypes")  # fmt: skip
-    add("--growth", action="store_true",
-        help="instead, decode time against context: 3:1 layers beside attention "
-        "in every layer")  # fmt: skip
+    add("--growth", action="store_true", help="instead, decode time against context: "
+        "3:1 layers beside attention in every layer")  # fmt: skip
     add("--memory", type=size, default="8GiB", metavar="SIZE",
         help="with --growth, for weights and caches of a batch "
         "(default: 8GiB)")  # fmt: skip
@@ -84,10 +98,9 @@ def bench_options(sub):
 def prompt_options(sub):
     """What `generate` and `trace` share."""
     sub.add_argument("--prompt", required=True, help="what to answer")
-    sub.add_argument("--image", action="append", default=[], metavar="FILE",
-                     help="a picture before the prompt; repeatable")  # fmt: skip
-    sub.add_argument("--video", action="append", default=[], metavar="FILE",
-                     help="a film before the prompt; repeatable")  # fmt: skip
+    for name, what in ("--image", "picture"), ("--video", "film"):
+        sub.add_argument(name, action="append", default=[], metavar="FILE",
+                         help=f"a {what} before the prompt; repeatable")  # fmt: skip
 
 
 def trace_options(sub):
@@ -146,8 +159,7 @@ def given(text):
 def answer_options(sub):
     """What `generate`, `chat` and `trace` share."""
     add = sub.add_argument
-    add("path", help="checkpoint: a folder, a .safetensors or .gguf file, or a "
-        "hub id")  # fmt: skip
+    add("path", help="checkpoint: a folder, a .safetensors or .gguf file, or a hub id")
     add("--tokenizer", type=given, metavar="PATH",
         help="where tokenizer and template are, if not with it")  # fmt: skip
     add("--max-new-tokens", type=ranged(int, 1), default=512, metavar="N")

@@ -1,4 +1,4 @@
-"""What `chat` asks of whoever types, and of the checkpoint that answers."""
+"""`chat`'s lines and pictures from the user, and its sampling by the checkpoint."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ CHOSEN = ("temperature", "top_k", "top_p", "min_p", "presence_penalty")
 
 
 def settle(options, processor):
-    """Sampling that nobody asked for: as the checkpoint's generation config says."""
+    """Take sampling options that were not given from the generation config."""
     name = "generation_config.json"
     said = read_json(processor.files.get(name, b"{}"), name)
     found, left = said_sampling(said, name)

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from ..errors import show
+from ..units import human
 
 NEEDED = re.compile(r'([\w-]+)(?:[>=]=([\d.]+))?(?:;.*extra == "(\w+)")?')
 MODULE = {"pillow": "PIL"}  # where it is not the package's own name
@@ -114,7 +115,6 @@ def processor(faults, hints):
     name, told = cpu()
     has = ", ".join(each for each in FEATURES if re.search(rf"\b{each}\b", told))
     yield "processor", f"{name}, {os.cpu_count()} cores{has and f'; {has}'}"
-    from ..units import human
     from ..weights.checkpoint.memory import available
 
     yield "memory", f"{human(available())} free"
@@ -122,8 +122,6 @@ def processor(faults, hints):
 
 def gpu(faults, hints):
     import torch
-
-    from ..units import human
 
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
@@ -151,8 +149,6 @@ def kernels(faults, hints):
 
 def disk(faults, hints):
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
-
-    from ..units import human
 
     place = Path(HF_HUB_CACHE)
     there = next(each for each in (place, *place.parents) if each.exists())

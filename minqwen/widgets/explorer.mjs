@@ -7,15 +7,13 @@ import { frame, node, visible } from "./shared/look.mjs";
 import { localModel } from "./shared/page.mjs";
 import { pair } from "./shared/pair.mjs";
 import { mount as mountRouting } from "./routing/view.mjs";
+import { whole } from "./routing/words.mjs";
 import { mount as mountState } from "./state/view.mjs";
 import { parseTrace } from "./shared/trace.mjs";
 import { WELCOME_CSS, onDrop, welcome } from "./welcome.mjs";
 
 const VIEWS = [
-  {
-    name: "Experts", mount: mountRouting, missing: "the model has no experts",
-    has: (trace) => trace.K > 0,
-  },
+  { name: "Experts", mount: mountRouting, missing: "the model has no experts", has: ({ K }) => K > 0 },
   {
     name: "Memory", mount: mountState, missing: "no head's memory was recorded",
     has: (trace) => trace.names.some((name) => name.startsWith("delta.")),
@@ -23,11 +21,9 @@ const VIEWS = [
 ];
 const MEMORY = 1; // where among the views
 const KEPT = ["selected", "token", "order", "colour", "head", "probe", "step", "find"]; // in the address
-const PLAIN = { order: "as numbered", step: "answer" }; // not worth a word there
+const PLAIN = { order: "as numbered", step: "answer" }; // defaults, left out of it
 const CSS = `
-.frame { border: 0; border-radius: 0; max-width: 1600px; min-height: 100vh; }
-.frame { margin: auto; }
-[hidden] { display: none !important; }
+.frame { border: 0; border-radius: 0; max-width: 1600px; min-height: 100vh; margin: auto; }
 h1 { font-size: 17px; margin: 0; }
 header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: center; margin-bottom: 6px; }
 .files { margin-left: auto; }
@@ -48,8 +44,8 @@ main > [role="tablist"] { margin: 8px 0; }
 [role="alert"] { color: var(--accent); font-weight: 600; }
 ${WELCOME_CSS}`;
 
-/** Fills the page's body, with `css` besides; gives the page when the traces that came
- * with it are shown. */
+/** Fills the page's body, with `css` added; returns the page once the traces that came with it
+ * are shown. */
 export async function start(css = "") {
   const page = new Page(frame(document.body, CSS + css));
   for (const trait of ["trace", "other"]) {
@@ -91,8 +87,7 @@ class Page {
     this.model = localModel({});
     const given = document.getElementById("minqwen-select")?.textContent ?? "";
     this.wanted = readAddress(location.hash.length > 1 ? location.hash : given);
-    const embed = this.wanted.embed || location.search === "?embed";
-    look.root.classList.toggle("embed", embed);
+    look.root.classList.toggle("embed", this.wanted.embed || location.search === "?embed");
     addEventListener("hashchange", () => this.follow(readAddress(location.hash)));
     this.traces = {};
     this.title = node("p", { class: "muted" });
@@ -102,10 +97,8 @@ class Page {
         role: "tab", id: `tab-${i}`, "aria-controls": `panel-${i}`,
         onclick: () => this.show(i), onkeydown: (event) => this.move(event, i),
       }, name));
-    this.panels = VIEWS.map((_, i) => {
-      const names = { id: `panel-${i}`, "aria-labelledby": `tab-${i}` };
-      return node("div", { role: "tabpanel", ...names });
-    });
+    this.panels = VIEWS.map((_, i) =>
+      node("div", { role: "tabpanel", id: `panel-${i}`, "aria-labelledby": `tab-${i}` }));
     this.tablist = node("div", { role: "tablist", "aria-label": "Views" }, this.tabs);
     this.hint = welcome(async (name) => this.take("trace", await held(`sample-${name}`), `${name}.safetensors`));
     onDrop(look.root, (files) => this.dropped(files));
@@ -117,24 +110,23 @@ class Page {
     this.clear();
   }
 
-  /** Something to stand above the views and their tabs, in place of the welcome. */
+  /** Puts an element above the views and their tabs, in place of the welcome. */
   above(element) {
     this.hint.replaceWith(element, this.tablist);
   }
 
   picker(trait, label) {
-    const input = node("input", { type: "file", accept: ".safetensors,.npy,.csv" });
-    input.className = "unseen";
-    input.addEventListener("change", async () => {
+    const onchange = async () => {
       const [file] = input.files;
       if (!file) return;
       this.take(trait, await file.arrayBuffer(), file.name);
       input.value = ""; // the same file, chosen again, is read again
-    });
+    };
+    const input = node("input", { type: "file", class: "unseen", accept: ".safetensors,.npy,.csv", onchange });
     return node("label", { class: "pick" }, label, input);
   }
 
-  /** Opens a file that somebody chose, of any engine's; whether it could. */
+  /** Opens a file of any engine that somebody chose; returns whether it could. */
   take(trait, bytes, name) {
     try {
       this.open(trait, fromAnyEngine(bytes, name), name);
@@ -146,7 +138,7 @@ class Page {
     }
   }
 
-  /** Of dropped files the first is the trace, the second is what it is compared with. */
+  /** The first dropped file is the trace, the second what it is compared with. */
   async dropped([first, second]) {
     const took = this.take("trace", await first.arrayBuffer(), first.name);
     if (took && second) this.take("other", await second.arrayBuffer(), second.name);
@@ -178,8 +170,8 @@ class Page {
     const { T, L, K, E, meta } = this.traces.trace;
     const [file, other] = this.names;
     const name = meta.model || file || "a trace";
-    const parts = [name, `${count(T)} tokens`, `${L} layers`];
-    if (K) parts.push(`${K} of ${count(E)} experts`);
+    const parts = [name, `${whole(T)} tokens`, `${L} layers`];
+    if (K) parts.push(`${K} of ${whole(E)} experts`);
     if (meta.source !== "minqwen") parts.push(`recorded by ${meta.source}`);
     if (this.traces.other) parts.push(other ? `beside “${other}”` : "beside another");
     this.title.textContent = visible(parts.join(", "));
@@ -198,8 +190,8 @@ class Page {
     for (const panel of this.panels) panel.hidden = true;
   }
 
-  /** Offers the views that this trace has something for, and shows where it opens, or
-   * else the view that was shown before. */
+  /** Offers the views that this trace has something for, and shows the one that it or the
+   * address asks for, or else the one shown before. */
   begin() {
     const { trace } = this.traces;
     const has = VIEWS.map((view) => view.has(trace));
@@ -215,7 +207,7 @@ class Page {
     this.show(asked < 0 ? before : asked);
   }
 
-  /** Of an address, the first trace is what it was made for. */
+  /** An address was made for the first trace, so it is used once. */
   opened() {
     if (!this.traces.trace) return;
     if (this.wanted.other && !this.traces.other)
@@ -223,7 +215,7 @@ class Page {
     this.wanted = {};
   }
 
-  /** To where an address leads that was given to a page with a trace. */
+  /** Goes where an address leads that was given to a page with a trace. */
   follow({ view, ...traits }) {
     if (!this.traces.trace) return void (this.wanted = { view, ...traits });
     for (const name of KEPT) if (traits[name] !== undefined) this.model.set(name, traits[name]);
@@ -264,12 +256,6 @@ class Page {
   }
 }
 
-/** Where a trace says that its views begin, as their traits. */
-function opening({ opens: { token, head, probe } = {} }) {
-  const traits = { token, head, probe, selected: token !== undefined && !head ? { token } : undefined };
-  return Object.fromEntries(Object.entries(traits).filter(([, value]) => value !== undefined));
-}
-
-function count(n) {
-  return n.toLocaleString("en");
-}
+/** Where a trace says that its views open, as their traits. */
+const opening = ({ opens: { token, head, probe } = {} }) =>
+  ({ token, head, probe, selected: head || token === undefined ? undefined : { token } });

@@ -1,5 +1,5 @@
-// What a page without a trace shows: samples to look at, a place to drop a file, and how
-// to record one. And dropping, which works on any page.
+// What a page without a trace shows: samples, a place to drop a file, and how to record one.
+// Dropping works on any page.
 import { node } from "./shared/look.mjs";
 
 const SAMPLES = {

@@ -1,10 +1,10 @@
-// What a cell's colour means: the reader chooses, or else it fits what is selected. Here
-// are the lit cells and their shades, and the legend that states unit and range of both.
+// What a cell's colour means: what the reader chose, or what suits the selection. Here are
+// the lit cells with their shades, and the legend that states unit and range.
 import { choices, countOnly } from "./data.mjs";
 import { PARTICULAR, kindOf, weightShade, weightTop } from "./reading.mjs";
 import { KINDS, percent } from "./words.mjs";
 
-/** What a reader may choose, by name: in words, and of which traces. */
+/** What a reader may choose, by name; `of` says for which traces. */
 export const COLOURS = {
   weight: { label: "weight", of: ({ weighed }) => weighed },
   rank: { label: "rank", of: ({ weighed }) => !weighed },
@@ -33,7 +33,7 @@ export function fitting({ weighed }, selected) {
 const liftShade = (lift, top) =>
   Math.min(1, Math.max(0, (Math.log2(lift) + 2) / (Math.log2(top) + 2)));
 
-/** The largest multiple that is told apart, at most 16. */
+/** The largest multiple that has a shade of its own, at most 16. */
 const topLift = ({ K, E }) => 2 ** Math.min(4, Math.max(1, Math.floor(Math.log2(E / K))));
 
 /** A share as a shade, from none to `top`. */
@@ -43,8 +43,8 @@ const loadShade = (share, top) => 0.06 + (0.94 * share) / top;
  * The lit cells of the map: a list of { layer, expert, shade 0..1, half, differs, kind }.
  * half 0 is the whole cell; with two traces the upper half (1) is the first one's and
  * the lower (2) the second's. differs: the share of the cell's choices that only its own
- * trace made, 0 where the two agree or are not compared. kind: in place of a shade's own
- * colour that of a kind of token, KINDS.length for none in particular; null otherwise.
+ * trace made, 0 where the two agree or are not compared. kind: the kind of token whose colour
+ * is used, KINDS.length for none in particular, or null for the usual colours.
  */
 export function cellsOf(reading, selected, colour) {
   const { trace, other, second } = reading;
@@ -103,8 +103,8 @@ function faintOf(own, half, tone) {
   return faint.get(counts);
 }
 
-// For each meaning, of (reading, own, selected, positions): a function of a cell, how many
-// of the positions chose it, and of a single one's rank and weight, to what it looks like.
+// For each meaning, a function that is given (reading, own, selected, positions) and returns
+// another: (cell, how many positions chose it, rank and weight of a single token) -> look.
 const TONES = {
   weight({ K }, own, selected, positions) {
     const sums = kindOf(selected) === "token" ? null : sumOver(own, positions, (at) => own.trace.expertWeights[at] / 255);
@@ -128,7 +128,7 @@ const TONES = {
   },
   kind(reading, own) {
     const [{ bits, leading }, all] = [own.special(), own.counts()];
-    // All that the text chose are faint, so that an order by kinds is seen around the lit.
+    // All that the text chose are drawn faintly, so that bands of kinds are seen around the lit.
     const tone = (cell, n) => all[cell] && {
       shade: n ? 1 : 0.22,
       kind: bits[cell] < PARTICULAR ? KINDS.length : leading[cell],

@@ -30,10 +30,7 @@ export const ROUTING_CSS = `${PICTURE_CSS}
   /* As high as what stands beside it: scrubbing must not make the page jump. */
   .panel { grid-area: 2 / 1 / 3 / 2; contain: strict; overflow-y: auto; min-height: 160px; }
 }
-.t {
-  border-radius: 2px; cursor: pointer;
-  padding: 2px 0; box-shadow: inset 1px 0 var(--line);
-}
+.t { border-radius: 2px; cursor: pointer; padding: 2px 0; box-shadow: inset 1px 0 var(--line); }
 .t.marker { font-size: 11px; font-style: italic; }
 .t.empty::before { content: "·"; }
 .end::before { content: "⏎"; color: var(--muted); font-style: normal; }
@@ -52,7 +49,7 @@ export const ROUTING_CSS = `${PICTURE_CSS}
 .caption { max-width: 76em; }
 .says { min-height: 2.9em; }
 .key { gap: 4px 12px; align-items: flex-start; }
-.key label { display: inline-flex; gap: 4px; align-items: center; }
+.key label, .numbers label { display: inline-flex; gap: 4px; align-items: center; }
 .legend {
   display: flex; flex-wrap: wrap; gap: 4px 12px; align-items: center; color: var(--muted);
   flex: 1 1 0; min-width: 240px; min-height: 28px;
@@ -65,10 +62,7 @@ export const ROUTING_CSS = `${PICTURE_CSS}
 .swatch.first, .level.first::before { background: var(--first); }
 .swatch.second { background: var(--second); }
 .first { color: var(--first); } .second { color: var(--second); }
-.scale span {
-  position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap;
-  font-size: 11px;
-}
+.scale span { position: absolute; top: 9px; transform: translateX(-50%); white-space: nowrap; font-size: 11px; }
 .find input { width: 12em; }
 .numbers input, .find input {
   font: inherit; color: var(--ink); background: var(--panel);
@@ -76,16 +70,10 @@ export const ROUTING_CSS = `${PICTURE_CSS}
 }
 .numbers input { width: 5em; }
 .numbers .on { font-weight: 600; } .on input { border-color: var(--accent); border-width: 2px; }
-.numbers label { display: inline-flex; gap: 4px; align-items: center; }
 .panel { min-width: 0; border-top: 1px solid var(--line); padding-top: 6px; }
 .panel > * { margin-bottom: 6px; break-inside: avoid; }
-@container (min-width: 620px) and (max-width: 859px) {
-  .panel { columns: 2; column-gap: 24px; }
-}
-.panel h4 {
-  break-after: avoid; margin: 12px 0 4px; font-size: 12px; color: var(--muted);
-  font-weight: 600;
-}
+@container (min-width: 620px) and (max-width: 859px) { .panel { columns: 2; column-gap: 24px; } }
+.panel h4 { break-after: avoid; margin: 12px 0 4px; font-size: 12px; color: var(--muted); font-weight: 600; }
 .panel table { width: 100%; max-width: 380px; }
 .panel th, .panel td { padding: 2px 8px 2px 0; vertical-align: middle; font-size: 12px; }
 .panel .number { text-align: right; }
@@ -93,13 +81,8 @@ export const ROUTING_CSS = `${PICTURE_CSS}
 .panel dl { margin: 6px 0; } .panel dt { color: var(--muted); font-size: 12px; }
 .panel dd { margin: 0 0 4px; }
 .panel canvas { max-width: 100%; }
-.level {
-  display: inline-block; width: 72px; height: 8px; margin-right: 6px; background: var(--panel);
-  vertical-align: baseline;
-}
-.level::before {
-  content: ""; display: block; height: 100%; width: var(--level); background: var(--same);
-}
+.level { display: inline-block; width: 72px; height: 8px; margin-right: 6px; background: var(--panel); }
+.level::before { content: ""; display: block; height: 100%; width: var(--level); background: var(--same); }
 .level.beyond::before { clip-path: polygon(0 0, 92% 0, 100% 50%, 92% 100%, 0 100%); }
 .link {
   background: none; border: 0; padding: 0 4px; min-height: 24px; min-width: 24px;

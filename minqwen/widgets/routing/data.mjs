@@ -1,9 +1,9 @@
 // What can be counted in a trace's choices. Everything here is pure: arrays in, arrays
 // out, no page. T tokens, L layers, E experts, K choices; cell = layer * E + expert.
 
-/** Numbers of choices [L * E] made by `tokens`: a list or typed array of positions, rising;
- * `flags` [T * L * K], 0 or 1, says which choices count, if not all.
- * Of a span only its two ends are counted: what lies before each is known. */
+/** How often each cell was chosen [L * E] by `tokens`, rising positions; `flags` [T * L * K],
+ * 0 or 1, says which choices count, if not all. A span costs no more than its two ends, since
+ * the counts up to each are nearly known. */
 export function countChoices(trace, tokens, flags = null) {
   const counts = new Uint32Array(trace.L * trace.E);
   const n = tokens.length;
@@ -23,8 +23,8 @@ function addChoices({ L, E, K, expertIds }, tokens, flags, counts, by = 1) {
   return counts;
 }
 
-const CHECKPOINTS = 48; // of a text; for 60 layers of 512 experts they take 6 MB
-const sums = new WeakMap(); // flags, or else a trace's expertIds -> its counts before each checkpoint
+const CHECKPOINTS = 48; // in a text; for 60 layers of 512 experts they take 6 MB
+const sums = new WeakMap(); // flags or a trace's expertIds -> the counts before each checkpoint
 
 /** Counts of all tokens before `end`, from the nearest checkpoint on or back. */
 function countBefore(trace, end, flags) {
@@ -44,12 +44,12 @@ function countBefore(trace, end, flags) {
   return addChoices(trace, range(end, from), flags, counts, -1);
 }
 
-/** Positions 0 ... n-1, or from `start` up to `end`. */
+/** Positions from `start` up to, not including, `end`. */
 export function range(start, end) {
   return Uint32Array.from({ length: Math.max(0, end - start) }, (_, i) => start + i);
 }
 
-/** Where the `most` largest of `values` stand, the largest first; of equals the earlier. */
+/** Positions of the `most` largest values, largest first; among equals the earlier one. */
 export function largest(values, most) {
   const best = [];
   for (let i = 0; i < values.length; i++) {
@@ -192,8 +192,9 @@ export function coactivation(trace, layer) {
 }
 
 /**
- * The `most` pairs of experts that exceed chance by most, each { a, b, times, lift, excess };
- * `together`: the layer's, counts: of all layers, T: tokens; `only`: one of each pair.
+ * The `most` pairs of experts that exceed chance by most, each { a, b, times, lift, excess }.
+ * `together` is the layer's coactivation, `counts` those of all layers; `only`, if given, is
+ * in each pair.
  */
 export function strongest(together, counts, layer, T, most, only = null) {
   const E = Math.sqrt(together.length);
@@ -256,13 +257,11 @@ export function differences(first, second) {
 export const countOnly = (first, second, tokens) =>
   countChoices(first, tokens, onlyFirst(first, second));
 
-/** The middle value of column `layer` of [T, L], from an even sample of about 400. */
+/** The median of column `layer` of [T, L], from an even sample of about 400. */
 export function typical(values, layer, L) {
   const T = values.length / L;
   const step = Math.max(1, Math.floor(T / 400));
-  const sample = Float32Array.from(
-    { length: Math.ceil(T / step) },
-    (_, i) => values[i * step * L + layer],
-  );
+  const length = Math.ceil(T / step);
+  const sample = Float32Array.from({ length }, (_, i) => values[i * step * L + layer]);
   return sample.sort()[sample.length >> 1];
 }

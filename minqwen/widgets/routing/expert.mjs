@@ -21,12 +21,7 @@ export function expertView(tools) {
     second && note("In ", names[1], `: ${alsoBy(tokens, second.chosenBy(layer, expert).tokens)}.`),
   ];
   if (!tokens.length) return [...head, note("No token of this text chose it.")];
-  return [
-    ...head,
-    inCommon(reading, tokens),
-    inContext(tools, tokens, weights),
-    partners(tools, layer, expert),
-  ];
+  return [...head, inCommon(reading, tokens), inContext(tools, tokens, weights), partners(tools, layer, expert)];
 }
 
 function inCommon(reading, chosen) {
@@ -38,15 +33,11 @@ function inCommon(reading, chosen) {
     subheading("What its tokens have in common"),
     mix && table(
       ["kind", "share of them", number("of all")],
-      mix.map(({ kind, share, overall }) => [kind, [bar(share), percent(share)], percent(overall)]),
-    ),
-    texts.length > 0 &&
-      table(
-        ["text", number("times"), number("of")],
-        texts.map(({ text, times, of }) => [
-          node("bdi", { class: "token code" }, quoted(text) || "∅"), whole(times), whole(of),
-        ]),
-      ),
+      mix.map(({ kind, share, overall }) => [kind, [bar(share), percent(share)], percent(overall)])),
+    texts.length > 0 && table(
+      ["text", number("times"), number("of")],
+      texts.map(({ text, times, of }) =>
+        [node("bdi", { class: "token code" }, quoted(text) || "∅"), whole(times), whole(of)])),
   ];
 }
 

@@ -1,4 +1,4 @@
-// The first view: where it opens, and one thing that can be said of the data by itself.
+// The first view: where it opens, and one finding about this trace.
 import { largest } from "./data.mjs";
 import { kindOf } from "./reading.mjs";
 import { CONTENT, KINDS, kindsOf, percent, whole } from "./words.mjs";
@@ -6,9 +6,9 @@ import { CONTENT, KINDS, kindsOf, percent, whole } from "./words.mjs";
 const [PICTURE] = KINDS.keys();
 
 const TRIED = 400; // of the most particular experts: the others are tested for nothing
-const CLEAR = 0.05; // chance of one that stands out so by accident, anywhere in the trace
-const PERHAPS = 0.001; // and of a given one, which among so many is no proof
-const LEANS = 3; // times the even share: below, a busy expert is nothing to speak of
+const CLEAR = 0.05; // chance that any expert of the trace stands out so by accident
+const PERHAPS = 0.001; // chance that a given one does: among so many this proves nothing
+const LEANS = 3; // times the even share: below that, a busy expert is not worth a word
 
 // What an expert does with its tokens, and what they are, by kind.
 const READS = [
@@ -28,13 +28,13 @@ export function contentToken({ trace, tokens, pictures, T }) {
   return T - 1;
 }
 
-/** What stands out most: { parts: a sentence, selected }, or null where nothing is clear. */
+/** What stands out most: { parts: a sentence, selected }, or null if nothing does. */
 export function finding(reading) {
   if (reading.other) return betweenTraces(reading);
   return (reading.kinds && ofKinds(reading)) ?? ofLoad(reading);
 }
 
-/** An expert most of whose tokens are of one kind, by far more than chance would have it. */
+/** An expert most of whose tokens are of one kind, far more than by chance. */
 function ofKinds(reading) {
   const { L, E, T } = reading;
   const { bits, leading, byKind, overall } = reading.special();
@@ -66,7 +66,7 @@ function ofKinds(reading) {
   };
 }
 
-/** The expert that its layer leans on most, where that is far more than an even share. */
+/** The most chosen expert of all, if it has far more than an even share. */
 function ofLoad({ L, E, T, counts, place, timesEven }) {
   const all = counts();
   const [best] = largest(all, 1);
@@ -90,7 +90,7 @@ function betweenTraces({ differ, L, K, T }) {
   };
 }
 
-/** P(at least k of n tokens, drawn of T, are among `all`), a function (k, n, all). */
+/** (k, n, all) -> P(at least k of n tokens drawn from T are among `all` given ones). */
 function hypergeometric(T) {
   const logs = new Float64Array(T + 1); // of factorials
   for (let i = 1; i <= T; i++) logs[i] = logs[i - 1] + Math.log(i);
@@ -103,6 +103,6 @@ function hypergeometric(T) {
   };
 }
 
-/** Whether what a finding speaks of is what is selected. */
+/** Whether a finding's subject is selected now. */
 export const isShown = ({ selected }, now) =>
   kindOf(selected) === kindOf(now) && selected.layer === now.layer && selected.expert === now.expert;

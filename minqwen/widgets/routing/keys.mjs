@@ -19,12 +19,7 @@ const HELP = [
 /** The list of keys, folded; the map and the text are described by it. */
 export function keysHelp() {
   const rows = HELP.map(([keys, what]) => [node("dt", {}, keys), node("dd", {}, what)]);
-  return node(
-    "details",
-    { class: "keys" },
-    node("summary", { id: "keys" }, "Keys"),
-    node("dl", {}, rows),
-  );
+  return node("details", { class: "keys" }, node("summary", { id: "keys" }, "Keys"), node("dl", {}, rows));
 }
 
 /** Listens on the map, the text and what lies around them. Returns nothing. */
@@ -112,8 +107,7 @@ export function listenToKeys(root, { reading, store, map, text, timeline, find }
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const tag = event.target.tagName;
-    const inside =
-      event.target === map.canvas ? inMap : event.target === text.list ? inText : {};
+    const inside = event.target === map.canvas ? inMap : event.target === text.list ? inText : {};
     // A button, a list or a number field has its own use for most keys.
     const letters = tag === "INPUT" && event.target.type !== "search" && /^[a-z]$/i.test(event.key);
     if (!["CANVAS", "DIV"].includes(tag) && !letters) return;

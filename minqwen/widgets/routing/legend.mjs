@@ -1,5 +1,5 @@
-// The row above the map: what colour means and how experts are ordered, both to be chosen,
-// and the legend, which says what shades stand for, with unit and range.
+// The row above the map: choices of what colour means and of how experts are ordered, and the
+// legend of the shades, with unit and range.
 import { node, rampColour } from "../shared/look.mjs";
 import { COLOURS, colourOf, legend } from "./colour.mjs";
 import { differShades, shades } from "./draw.mjs";
@@ -9,11 +9,9 @@ import { sentence } from "./say.mjs";
 /** Returns { element, update() }. */
 export function createLegend({ reading, store, look }) {
   const names = Object.keys(COLOURS).filter((name) => COLOURS[name].of(reading));
-  const list = (label, options, choose) => {
-    const select = node("select", { "aria-label": label, onchange: () => choose(select.value) },
+  const list = (label, options, choose) =>
+    node("select", { "aria-label": label, onchange: ({ target }) => choose(target.value) },
       options.map(([value, text]) => node("option", { value }, text)));
-    return select;
-  };
   const colour = list("What colour means", names.map((name) => [name, COLOURS[name].label]), store.colour);
   const order = list("Order of experts", reading.orders.map((name) => [name, name]), store.order);
   const scale = node("div", { class: "legend" });

@@ -10,9 +10,7 @@ import { CLOSE, weightTop } from "./reading.mjs";
 import { kindName, listed } from "./say.mjs";
 import { percent, whole } from "./words.mjs";
 
-const VIEWS = {
-  token: tokenView, expert: expertView, layer: layerView, all: textView, tokens: textView,
-};
+const VIEWS = { token: tokenView, expert: expertView, layer: layerView, all: textView, tokens: textView };
 
 /** `tools`: { reading, store, look }. Returns { element, update(), settle() }. */
 export function createPanel(tools) {
@@ -57,14 +55,9 @@ function tokenView(tools) {
     node("p", {}, "In ", layerButton(tools, layer), kindName(trace, layer)),
     table(
       [number("rank"), number("expert"), trace.expertWeights ? "weight" : "note",
-        ...(other ? [{ title: node("bdi", {}, plain(names[1])) }] : [])],
-      rows,
-    ),
+        ...(other ? [{ title: node("bdi", {}, plain(names[1])) }] : [])], rows),
     facts(said),
-    other &&
-      note(
-        `${whole(reading.differIn([token]).total)} of this token's ${whole(K * L)} choices differ.`,
-      ),
+    other && note(`${whole(reading.differIn([token]).total)} of this token's ${whole(K * L)} choices differ.`),
     node("div", { class: "later" }),
     everyLayer(tools, token),
   ];
@@ -82,27 +75,23 @@ const plain = (name) => name.text ?? name.replace("the ", "");
 
 function ranked(tools, token, layer) {
   const { trace, other, K } = tools.reading;
+  const mine = choices(trace, token, layer);
   const theirs = other && choices(other, token, layer);
-  const rows = choices(trace, token, layer).map(({ expert, weight }, k) => {
+  const rows = mine.map(({ expert, weight }, k) => {
     const rank = theirs?.findIndex((c) => c.expert === expert);
-    const side = theirs && rank < 0 ? "first" : "";
-    const shown = weight === null ? "" : [bar(weight / weightTop(K), side), weight.toFixed(2)];
-    const match =
-      theirs &&
-      (rank < 0 ? node("span", { class: "first" }, "not chosen") : ranking(theirs[rank], rank));
+    const shown = weight === null ? "" : [bar(weight / weightTop(K), rank < 0 ? "first" : ""), weight.toFixed(2)];
+    const match = rank < 0 ? node("span", { class: "first" }, "not chosen") : theirs && ranking(theirs[rank], rank);
     return [k + 1, expertButton(tools, layer, expert), shown, ...(theirs ? [match] : [])];
   });
-  const mine = choices(trace, token, layer).map((c) => c.expert);
   theirs?.forEach((choice, k) => {
-    if (mine.includes(choice.expert)) return;
+    if (mine.some((c) => c.expert === choice.expert)) return;
     const match = node("span", { class: "second" }, `only here, ${ranking(choice, k)}`);
     rows.push(["–", expertButton(tools, layer, choice.expert), "", match]);
   });
   return rows;
 }
 
-const ranking = ({ weight }, k) =>
-  `rank ${k + 1}${weight === null ? "" : `, ${weight.toFixed(2)}`}`;
+const ranking = ({ weight }, k) => `rank ${k + 1}${weight === null ? "" : `, ${weight.toFixed(2)}`}`;
 
 /** All of a token's choices as text; filled when it is opened. */
 function everyLayer(tools, token) {
@@ -117,8 +106,7 @@ function everyLayer(tools, token) {
       reading.choices(token, l).map(listed).join(", "),
       ...(margins ? [margins[token * L + l].toFixed(2)] : []),
     ]);
-    const titles = ["layer", "experts, best first", ...(margins ? [number("margin")] : [])];
-    details.append(table(titles, rows));
+    details.append(table(["layer", "experts, best first", ...(margins ? [number("margin")] : [])], rows));
   });
   return details;
 }

@@ -20,7 +20,7 @@ export const CLOSE = 0.1; // logits: below, the next expert would weigh over 90 
 export function readRouting(trace, other, names = [], said = "", labels = trace.meta.labels) {
   const { L, K, E, tokens, meta } = trace;
   const pictures = meta.pictures ?? [];
-  // Of a text that is not known nothing is claimed: its tokens are called by numbers.
+  // Nothing is claimed about an unknown text: its tokens are called by numbers.
   const known = () => {
     if (labels) return Uint8Array.from(labels.of.slice(0, trace.T));
     return meta.tokens ? kindsOf(tokens, pictures) : null;
@@ -46,7 +46,7 @@ export function readRouting(trace, other, names = [], said = "", labels = trace.
     },
     labels, kindNames: labels?.names.map(visible) ?? KINDS, // labels take the place of kinds
     second: other && readRouting(other, null, [], "", labels), // what is counted of the other by itself
-    // Ranks are no weights: what is drawn in one map must be the same of both.
+    // One map cannot mix ranks and weights, so both traces need weights.
     weighed: Boolean(trace.expertWeights && (!other || other.expertWeights)),
     orders: labels || meta.tokens ? ORDERS : ORDERS.slice(0, 2),
     counts: () => once("counts", () => countChoices(trace, reading.everything)),
@@ -77,7 +77,7 @@ export function readRouting(trace, other, names = [], said = "", labels = trace.
 
 export const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 
-/** Keeps what was counted; of a `most`, the latest, so that a long look fills no memory. */
+/** Keeps what was counted: all of it, or the latest `most`, so that memory does not fill up. */
 function memo(most = Infinity) {
   const kept = new Map();
   const get = (key, make) => {
@@ -113,9 +113,7 @@ export function checkSelection(selected, { T, L, E }) {
   if (token !== undefined) return within(token, T) ? { token } : null;
   if (tokens !== undefined) {
     const [start, end] = Array.isArray(tokens) ? tokens : [];
-    return within(start, T) && within(end - 1, T) && start < end
-      ? { tokens: [start, end] }
-      : null;
+    return within(start, T) && within(end - 1, T) && start < end ? { tokens: [start, end] } : null;
   }
   if (layer === undefined) return {};
   if (!within(layer, L)) return null;
@@ -126,14 +124,10 @@ export function checkSelection(selected, { T, L, E }) {
 /** The positions a selection stands for: those of an expert are the tokens it read. */
 function selectedTokens(reading, selected) {
   switch (kindOf(selected)) {
-    case "token":
-      return [selected.token];
-    case "tokens":
-      return range(...selected.tokens);
-    case "expert":
-      return reading.chosenBy(selected.layer, selected.expert).tokens;
-    default:
-      return reading.everything;
+    case "token": return [selected.token];
+    case "tokens": return range(...selected.tokens);
+    case "expert": return reading.chosenBy(selected.layer, selected.expert).tokens;
+    default: return reading.everything;
   }
 }
 
@@ -180,13 +174,8 @@ function tintsOf(reading, selected, from, to) {
     const weight = new Map();
     const { tokens, weights } = reading.chosenBy(selected.layer, selected.expert);
     tokens.forEach((t, i) => weight.set(t, weights ? weightShade(weights[i], K) : 1));
-    const means = weights
-      ? "chose this expert; darker: with a larger weight"
-      : "chose this expert";
-    return {
-      values: fill((t) => Math.max(weight.get(t) ?? 0, weight.has(t) ? 0.2 : 0)),
-      means,
-    };
+    const means = `chose this expert${weights ? "; darker: with a larger weight" : ""}`;
+    return { values: fill((t) => (weight.has(t) ? Math.max(weight.get(t), 0.2) : 0)), means };
   }
   const typical = kind === "layer" && reading.typicalMargin(selected.layer);
   if (!typical) return { values: null, means: "" };

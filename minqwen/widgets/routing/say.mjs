@@ -48,14 +48,10 @@ const MEASURES = {
 export function status(reading, state, columns) {
   const { selected, layer, expert } = state;
   switch (kindOf(selected)) {
-    case "token":
-      return ofToken(reading, selected.token, layer, expert, columns);
-    case "expert":
-      return ofExpert(reading, state);
-    case "layer":
-      return ofLayer(reading, layer, columns);
-    default:
-      return ofTokens(reading, selected, layer, expert, columns);
+    case "token": return ofToken(reading, selected.token, layer, expert, columns);
+    case "expert": return ofExpert(reading, state);
+    case "layer": return ofLayer(reading, layer, columns);
+    default: return ofTokens(reading, selected, layer, expert, columns);
   }
 }
 
@@ -85,10 +81,7 @@ export const kindName = (trace, layer) => {
 };
 
 const SPOKEN = {
-  differ: "choices that differ",
-  bits: "entropy",
-  router: "the router's own entropy",
-  margin: "margin",
+  differ: "choices that differ", bits: "entropy", router: "the router's own entropy", margin: "margin",
   shared: "shared expert",
 };
 const beside = (columns, layer) => columns.map(({ key, says }) => `; ${SPOKEN[key]} ${says(layer)}`);

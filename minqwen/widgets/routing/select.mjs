@@ -12,6 +12,7 @@ import { checkSelection, kindOf } from "./reading.mjs";
 export function createStore(model, reading, onChange) {
   const { L, E, orders } = reading;
   const hold = (n, end) => Math.min(Math.max(0, n), end - 1);
+  const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
   let state = settle({
     token: hold(model.get("token") ?? contentToken(reading), reading.T),
     layer: 0,
@@ -48,11 +49,8 @@ export function createStore(model, reading, onChange) {
   }
 
   function publish() {
-    const same = JSON.stringify(model.get("selected")) === JSON.stringify(state.selected);
-    model.set("token", state.token);
-    if (!same) model.set("selected", state.selected);
-    model.set("order", state.order);
-    model.set("colour", state.colour);
+    for (const name of ["token", "selected", "order", "colour"])
+      if (!same(model.get(name), state[name])) model.set(name, state[name]);
     // Scrubbing must not wait for the kernel: it hears where it ended.
     clearTimeout(saving);
     saving = setTimeout(() => model.save_changes(), 80);
@@ -66,8 +64,7 @@ export function createStore(model, reading, onChange) {
     },
     "change:selected": () => {
       const selected = checkSelection(model.get("selected"), reading);
-      if (selected && JSON.stringify(selected) !== JSON.stringify(state.selected))
-        change({ selected }, true);
+      if (selected && !same(selected, state.selected)) change({ selected }, true);
     },
     "change:order": () => {
       const order = model.get("order");

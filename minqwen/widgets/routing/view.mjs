@@ -22,10 +22,9 @@ import { createText } from "./text.mjs";
 import { createTimeline } from "./timeline.mjs";
 import { asBytes, parseTrace } from "../shared/trace.mjs";
 
-// Each step while scrubbing draws the map, the cursor and the text line. Tints and panel
-// follow at most this often (in milliseconds), what needs all tokens once it has stopped.
-const SOON = 120;
-const REST = 300;
+// While scrubbing, each step draws the map, the cursor and the text line.
+const SOON = 120; // milliseconds between two updates of tints and panel
+const REST = 300; // without a change, until what needs all tokens is updated
 const PAUSE = 50; // between two pieces of what is counted ahead
 
 /** Draws the explorer of model's traits `trace` and `other` (bytes) into `el`; with
@@ -46,7 +45,7 @@ export function mount(el, model, options = {}) {
     }
     view = build(look, read, options);
   };
-  // What is added to the same trace leaves all as it stands.
+  // A trace that only grew keeps the view as it is.
   const renew = () => view?.grow(model.get("trace"), 0) || start();
   const heard = (message, [bytes] = []) => message?.kind === "grow" && view?.grow(bytes, message.from);
   const events = { "change:trace": renew, "change:other": start, "msg:custom": heard };
@@ -140,7 +139,7 @@ function build(look, { reading, model }, { page = false }) {
     resting = setTimeout(settle, REST);
   }
 
-  /** The trace with what `bytes`, one from token `from` on, adds; false: it does not fit. */
+  /** Adds what `bytes`, a trace from token `from` on, brings; false if it does not fit. */
   function grow(bytes, from) {
     const end = reading.T - 1;
     try {
@@ -153,7 +152,7 @@ function build(look, { reading, model }, { page = false }) {
     text.grow();
     find.search();
     update(store.state, true);
-    // Who stands at the end goes along with it.
+    // A reader at the end stays at the end.
     if (store.kind() === "token" && store.state.token === end) store.token(reading.T - 1);
     return true;
   }
@@ -176,7 +175,7 @@ function build(look, { reading, model }, { page = false }) {
     }
   }
 
-  /** One finding of the data, and a way to see it, or back to the text. */
+  /** The finding, with a button that shows it or leads back. */
   function showFound() {
     found.hidden = !first;
     if (!first) return;
@@ -189,14 +188,14 @@ function build(look, { reading, model }, { page = false }) {
     else store.select(first.selected);
   }
 
-  /** Shows what was searched for, in all that is drawn. */
+  /** Marks what a search found, wherever it is drawn. */
   function mark(tokens, cells) {
     text.mark(tokens);
     timeline.mark(tokens);
     map.mark(cells);
   }
 
-  /** What the map has at (x, y), said there; counted again only when it is another cell. */
+  /** Says at (x, y) what the map has there; counted anew only for another cell. */
   function hint(place, x, y) {
     if (!place) return tip.hide();
     const key = JSON.stringify([place, store.state.selected]);
@@ -218,7 +217,7 @@ function build(look, { reading, model }, { page = false }) {
     timeline.resize(Math.floor(words.clientWidth));
     text.reveal();
   });
-  /** Counts ahead what the whole text needs, piece by piece, before it is asked for. */
+  /** Counts what the whole text will need, piece by piece, before it is asked for. */
   function ahead() {
     const piece = pieces.shift();
     if (piece) warming = setTimeout(() => ahead(piece()), PAUSE);

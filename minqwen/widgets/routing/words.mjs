@@ -2,14 +2,8 @@
 import { quoted } from "../shared/look.mjs";
 
 export const KINDS = [
-  "picture patch",
-  "special marker",
-  "space or line end",
-  "number",
-  "word",
-  "later part of a word",
-  "punctuation",
-  "part of a character",
+  "picture patch", "special marker", "space or line end", "number", "word",
+  "later part of a word", "punctuation", "part of a character",
 ];
 const [PICTURE, MARKER, SPACE, NUMBER, WORD, REST, SIGN, BYTES] = KINDS.keys();
 export const CONTENT = [NUMBER, WORD, REST]; // kinds that say something by themselves
@@ -99,14 +93,10 @@ export function namer(tokens, pictures) {
 export function spokenSpace(text) {
   if (text === "") return "part of a character";
   if (/\S/.test(text)) return null;
-  const counts = [
-    ["line end", /\n/g],
-    ["tab", /\t/g],
-    ["space", /[^\n\t]/g],
-  ]
+  return [["line end", /\n/g], ["tab", /\t/g], ["space", /[^\n\t]/g]]
     .map(([what, which]) => [what, (text.match(which) ?? []).length])
-    .filter(([, n]) => n);
-  return counts.map(([what, n]) => (n === 1 ? what : `${n} ${what}s`)).join(", ");
+    .filter(([, n]) => n)
+    .map(([what, n]) => (n === 1 ? what : `${n} ${what}s`)).join(", ");
 }
 
 /** A share as a per cent with as many digits as it deserves. */

@@ -1,5 +1,5 @@
-// What is shown, as a short text: what stands after the # of a page's address, and what
-// `minqwen explore --select` is given. Parts are joined by commas:
+// What is shown, as a short text: it stands after the # of a page's address, and is what
+// `minqwen explore --select` takes. Parts are joined by commas:
 //
 //   layer=6,expert=9,token=12,order=by-load        tokens=3-20 (both included)        all
 //   view=memory,head=4.3,token=12,probe=5,step=write      find=box      other      embed
@@ -55,7 +55,7 @@ const KEYS = {
   other: flag, embed: flag, ask: free, without: part, write: places(/^\d{1,4}\.\d{1,4}\.\d{1,9}$/),
 };
 
-/** An address's text as the views' traits, `selected` among them; {} if there is nothing. */
+/** An address's text as traits of the views, `selected` among them. */
 export function readAddress(text) {
   const found = {};
   if (text.length > LONGEST) return found;

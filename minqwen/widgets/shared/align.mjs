@@ -1,9 +1,9 @@
 // Two texts word by word: which tokens of one are which of the other.
 
-const CELLS = 4e6; // of the table between what both begin and what both end with
+const CELLS = 4e6; // of the table for what lies between a common beginning and end
 
 /** Places of the tokens that two lists share, in the same order: [in a, in b], Int32Arrays.
- * A longest common subsequence, where what differs is not too long for one. */
+ * A longest common subsequence, unless the part that differs is too long for one. */
 export function align(a, b) {
   const most = Math.min(a.length, b.length);
   let [start, end] = [0, 0];

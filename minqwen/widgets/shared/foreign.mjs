@@ -1,5 +1,5 @@
-// Traces of other engines, as trace/engines.py reads them, made a trace file's bytes: the
-// experts that were chosen, and no more than that.
+// Turns traces of other engines, as trace/engines.py reads them, into a trace file's bytes:
+// the experts that were chosen, and nothing more.
 import { safetensors, show } from "./safetensors.mjs";
 
 const NUMBERS = {
@@ -9,7 +9,7 @@ const NUMBERS = {
 const MOST = 65534; // the highest number of an expert
 const KNOWN = "a trace's .safetensors, vLLM's .npy of routed experts, or llama.cpp's .csv";
 
-/** A file's bytes as a trace file's; what is none of another engine's is left as it is.
+/** A file's bytes as a trace file's; those of no other engine are left as they are.
  * Throws an Error of one sentence. */
 export function fromAnyEngine(bytes, name = "") {
   const view = new Uint8Array(bytes);
@@ -59,7 +59,7 @@ function fromCsv(text) {
     throw new Error("this .csv does not say how many experts a token has: open it with minqwen explore --top-k.");
   const layers = [...found.keys()].sort((a, b) => a - b);
   const T = Math.max(...[...found.values()].map((experts) => experts.length)) / K;
-  // Of the last layer llama.cpp runs only the tokens whose logits it wants.
+  // In the last layer llama.cpp runs only the tokens whose logits it wants.
   if (layers.length > 1 && found.get(layers.at(-1)).length < T * K) layers.pop();
   if (layers.some((layer) => found.get(layer).length !== T * K))
     throw new Error("this .csv has different numbers of tokens in its layers.");

@@ -1,14 +1,14 @@
-// Two traces beside each other: whether they can be, as far as where, and what they are
-// called. Both views and the page around them ask here, so all say the same.
+// Two traces side by side: whether they can be compared, up to where, and what they are
+// called. Both views and the page around them ask here, so all of them say the same.
 import { align } from "./align.mjs";
 import { visible } from "./look.mjs";
 import { asBytes, parseTrace } from "./trace.mjs";
 
-const SHARED = 0.5; // of the shorter text: with less in common, two are not compared by words
+const SHARED = 0.5; // of the shorter text; with less in common, words are not compared
 
-/** How two traces can be compared: { T, said, places }: the number of tokens that they have in
- * common, where these stand in each (null: in both at the beginning), and what to say of it,
- * if anything. Throws an Error of one sentence where they cannot be compared at all. */
+/** How two traces can be compared: { T, places, said }: how many tokens they share, where these
+ * stand in each (null: at the beginning of both), and what to say about it, if anything.
+ * Throws an Error of one sentence if they cannot be compared at all. */
 export function pair(first, second) {
   for (const [size, name] of Object.entries({ L: "layers", E: "experts", K: "choices" }))
     if (first[size] !== second[size])
@@ -37,11 +37,11 @@ export function pair(first, second) {
 
 const count = (n) => n.toLocaleString("en");
 
-/** Names that a trace without texts gives its tokens itself say nothing of its text. */
+/** A trace without texts makes up names for its tokens, which say nothing about its text. */
 const known = (trace, key) => (key === "tokens" ? trace.meta.tokens !== null : trace.tokenIds);
 
-/** A model's trait `other` beside `first`: { other, T, said, places, names }. Where it holds
- * none, or one that does not fit, `other` is null, and `said` is why. */
+/** A model's trait `other` beside `first`: { other, T, said, places, names }. If there is none,
+ * or one that does not fit, `other` is null and `said` is the reason. */
 export function beside(model, first) {
   const bytes = model.get("other");
   const alone = { other: null, T: first.T, said: "", places: null, names: [] };
@@ -54,8 +54,8 @@ export function beside(model, first) {
   }
 }
 
-/** The same for a memory, which goes through all tokens of both: at(t), where token t of the
- * first stands in the second, or -1; until(t): how many of the second's the first t need. */
+/** The same for a memory, which reads every token of both: at(t) is where token t of the first
+ * stands in the second, or -1; until(t) how many of the second's tokens the first t need. */
 export function besideMemory(model, first) {
   const found = beside(model, first);
   const { T, places, other } = found;
@@ -105,8 +105,8 @@ const EACH = {
   routerEntropy: ({ L }) => L, sharedGate: ({ L }) => L, runnerUp: ({ L }) => L, tokenIds: () => 1,
 };
 
-/** Adds to a trace, in place, what `more` has beyond its end; `more` begins at token `from`.
- * False where it does not go on from there, or says other things of what both have. */
+/** Adds to a trace, in place, what `more`, which begins at token `from`, has beyond its end.
+ * False if it leaves a gap, or contradicts what both have. */
 export function extend(trace, more, from) {
   const both = trace.T - from;
   if (both < 0 || both > more.T || ["L", "E", "K"].some((size) => trace[size] !== more[size])) return false;
@@ -128,8 +128,8 @@ export function extend(trace, more, from) {
   return true;
 }
 
-/** The same trace with T of its tokens, those at `places` or else the first, for the views
- * of what was chosen. A picture that is not whole among them is left out. */
+/** The trace with T of its tokens only: those at `places`, or else the first. Pictures that
+ * are not complete among them are left out. */
 export function onlyTokens(trace, T, places) {
   const cut = (values, each) => {
     if (!values || !places) return values && values.subarray(0, T * each);

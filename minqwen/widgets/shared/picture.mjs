@@ -1,4 +1,4 @@
-// A picture of the text: its pixels on a canvas, and over them an element for each patch.
+// Text with its pictures: pixels on a canvas, and over them an element for each patch.
 import { node } from "./look.mjs";
 
 export const PICTURE_CSS = `

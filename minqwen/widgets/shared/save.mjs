@@ -1,4 +1,4 @@
-// What is shown as a file: a canvas as PNG, the same drawing as SVG, numbers as CSV.
+// What is shown, as files: a canvas as PNG, the same drawing as SVG, its numbers as CSV.
 import { node, visible } from "./look.mjs";
 
 const round = (x) => +x.toFixed(2);
@@ -10,7 +10,7 @@ const STYLE = [
   "fillStyle", "strokeStyle", "lineWidth", "font", "textAlign", "textBaseline", "globalAlpha", "clipped", "dash",
 ];
 
-/** Takes the calls of a canvas' context that the views make, and writes them down. */
+/** Stands in for a canvas' context, and writes down the calls that the views make. */
 class Drawing {
   constructor() {
     Object.assign(this, { fillStyle: "#000", strokeStyle: "#000", lineWidth: 1, font: "10px sans-serif" });
@@ -29,7 +29,7 @@ class Drawing {
     return `<svg xmlns="http://www.w3.org/2000/svg" ${size}>\n${parts.join("\n")}\n</svg>\n`;
   }
 
-  /** A path; one that looks like the last is made a part of that. */
+  /** Adds a path; one that looks like the last becomes part of it. */
   draw(d, look) {
     const dash = this.dash && ` stroke-dasharray="${this.dash}"`;
     const head = `<path ${look} opacity="${round(this.globalAlpha)}"${dash}${this.clipped}`;
@@ -98,8 +98,8 @@ export function svgOf(canvas, redraw) {
   return text;
 }
 
-/** Buttons that save: `pictures` lists [name, canvas] at the time, `redraw` draws them all,
- * `numbers`, if given, is rows of the CSV of what is shown. */
+/** A menu that saves: pictures() lists [name, canvas], redraw() draws them all, and numbers(),
+ * if given, returns the CSV's rows. */
 export function saveMenu(pictures, redraw, numbers = null) {
   const says = node("span", { class: "muted", role: "status" });
   function save(name, data, type) {

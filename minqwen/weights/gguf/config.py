@@ -79,7 +79,7 @@ class Settings:
             raise InputError(
                 f"{gguf.name}: general.type is {kind}, general.architecture "
                 f"{show(self.arch)}: an addition to a model, as an mmproj is; give the "
-                "model's file, beside which a tower is found."
+                "model's own file, which finds a tower beside it."
             )
         if not isinstance(self.arch, str) or self.arch not in ARCHITECTURES:
             raise InputError(

@@ -120,9 +120,7 @@ def match_moves(path, model, table):
     for name in sorted(table.keys() - used):
         faults.append(f"unexpected {show(name)} in {show(table[name].file.name)}")
     if faults:
-        raise unfit(
-            path, "its keys", faults, "Is it whole, and of a model that this is?"
-        )
+        raise unfit(path, "its keys", faults, "Is the file complete, and unchanged?")
     return plan
 
 

@@ -171,7 +171,7 @@ function sumOver({ trace }, positions, value) {
 
 /** What shades mean: { title, ticks: [[place in 0..1, label]] }, or { title, kinds }. */
 export function legend(reading, selected, colour) {
-  const { K, weighed } = reading;
+  const { K } = reading;
   const [one, part] = [kindOf(selected) === "token", isPart(selected)];
   const means = colour === "differ" ? fitting(reading, selected) : colour;
   switch (means) {

@@ -28,16 +28,14 @@ export function sideColumns(reading, selected) {
     const values = Float32Array.from({ length: L }, (_, l) => spread(counts, l, E).bits);
     add("bits", "entropy", values, most, digits(2), " bits");
   }
-  if (trace.routerEntropy) {
+  if (trace.routerEntropy)
     add("router", "undecided", meanOver(trace.routerEntropy, positions, L), Math.log2(E), digits(2), " bits");
-  }
   if (trace.routerMargin) {
     const values = meanOver(trace.routerMargin, positions, L);
     add("margin", "margin", values, reading.topMargin(), (v) => v.toFixed(v < 0.1 ? 3 : 2));
   }
-  if (trace.sharedGate) {
+  if (trace.sharedGate)
     add("shared", "shared", meanOver(trace.sharedGate, positions, L), 1, digits(2));
-  }
   return columns;
 }
 

@@ -1,5 +1,5 @@
 // The map's picture: layers as rows, experts as columns, a lit cell where one is chosen.
-import { rampColour, rgb } from "../shared/look.mjs";
+import { pixel, rampColour } from "../shared/look.mjs";
 
 const LEFT = 44; // layer numbers
 const TOP = 34; // the axes' names, and expert numbers
@@ -164,10 +164,7 @@ function paintCells(ctx, scene) {
   const words = new Uint32Array(image.data.buffer);
   const values = new Map(); // a style's pixel
   eachCell(scene, (style, x, y, w, h) => {
-    if (!values.has(style)) {
-      const [value] = new Uint32Array(Uint8Array.from([...rgb(style), 255]).buffer);
-      values.set(style, value);
-    }
+    if (!values.has(style)) values.set(style, pixel(style));
     const value = values.get(style);
     const from = Math.max(0, Math.round(x * scale) - left);
     const to = Math.min(width, Math.round((x + w) * scale) - left);

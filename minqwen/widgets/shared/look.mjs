@@ -159,6 +159,9 @@ export const rgb = (colour) =>
   colour[0] === "#" ? [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16))
     : colour.match(/\d+/g).map(Number);
 
+/** A colour as pixels of a canvas are stored, one 32-bit number. */
+export const pixel = (colour) => new Uint32Array(Uint8Array.from([...rgb(colour), 255]).buffer)[0];
+
 /** The colour at `x` in 0..1 of a list of colours, as "rgb(r, g, b)". */
 export function rampColour(ramp, x) {
   const place = Math.min(Math.max(x, 0), 1) * (ramp.length - 1);

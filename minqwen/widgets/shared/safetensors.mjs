@@ -12,9 +12,8 @@ const MAX_HEADER = 64 * 2 ** 20;
 export function readSafetensors(view) {
   const head = new DataView(view.buffer, view.byteOffset, view.byteLength);
   const size = view.length < 8 ? Infinity : Number(head.getBigUint64(0, true));
-  if (size > Math.min(MAX_HEADER, view.length - 8)) {
+  if (size > Math.min(MAX_HEADER, view.length - 8))
     throw new Error("this is not a trace: it does not begin as a safetensors file.");
-  }
   const header = parseObject(view.subarray(8, 8 + size), "the trace's header");
   const metadata = header.__metadata__ ?? {};
   delete header.__metadata__;
@@ -60,13 +59,11 @@ function checkEntry(name, entry) {
   const numbers = (list) =>
     Array.isArray(list) && list.every((n) => whole(n, 0, Number.MAX_SAFE_INTEGER));
   const good = Object.hasOwn(SIZES, dtype) && numbers(shape) && shape.length <= 8;
-  if (!good || !numbers(offsets) || offsets.length !== 2) {
+  if (!good || !numbers(offsets) || offsets.length !== 2)
     throw new Error(`the trace's header does not describe ${show(name)} as a tensor.`);
-  }
   const size = shape.reduce((n, length) => n * length, SIZES[dtype]);
-  if (size !== offsets[1] - offsets[0]) {
+  if (size !== offsets[1] - offsets[0])
     throw new Error(`the trace's header gives ${show(name)} a wrong number of bytes.`);
-  }
 }
 
 /** The tensors lie end to end and fill the file. */
@@ -75,14 +72,10 @@ function checkPlaces(entries, held) {
   places.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   let at = 0;
   for (const [start, end, name] of places) {
-    if (start !== at) {
-      throw new Error(`the trace is damaged: ${show(name)} is not at byte ${at}.`);
-    }
+    if (start !== at) throw new Error(`the trace is damaged: ${show(name)} is not at byte ${at}.`);
     at = end;
   }
-  if (at !== held) {
-    throw new Error(`the trace is damaged: ${at} bytes announced, ${held} held.`);
-  }
+  if (at !== held) throw new Error(`the trace is damaged: ${at} bytes announced, ${held} held.`);
 }
 
 function decode(view, base, { dtype, shape, data_offsets: [start, end] }) {
@@ -123,9 +116,8 @@ function halves() {
 function checkFinite(name, data) {
   if (!(data instanceof Float32Array)) return;
   for (let i = 0; i < data.length; i++) {
-    if (!Number.isFinite(data[i])) {
+    if (!Number.isFinite(data[i]))
       throw new Error(`${show(name)} in the trace holds a value that is not finite.`);
-    }
   }
 }
 

@@ -72,13 +72,11 @@ export function asBytes(bytes) {
 }
 
 function readMeta(metadata) {
-  if (typeof metadata.minqwen_trace !== "string") {
+  if (typeof metadata.minqwen_trace !== "string")
     throw new Error("this safetensors file is no trace: it has no key minqwen_trace.");
-  }
   const meta = parseObject(metadata.minqwen_trace, "the key minqwen_trace");
-  if (![1, 2].includes(meta.version)) {
+  if (![1, 2].includes(meta.version))
     throw new Error(`the trace is of version ${show(meta.version)}, expected 1 or 2.`);
-  }
   return meta;
 }
 
@@ -192,9 +190,8 @@ function asShares(weights) {
   const shares = new Uint8Array(weights.data.length);
   for (let i = 0; i < shares.length; i++) {
     const weight = weights.data[i];
-    if (weight < 0 || weight > 1) {
+    if (weight < 0 || weight > 1)
       throw new Error("expert_weights in the trace are not all between 0 and 1.");
-    }
     shares[i] = Math.round(weight * 255);
   }
   return shares;

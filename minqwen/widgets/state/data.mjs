@@ -35,9 +35,8 @@ export function loadHead(trace, kind, { layer, head }) {
  */
 export function overview(trace) {
   const recorded = recordedHeads(trace, "delta");
-  if (!trace.has("state_norm") || !trace.has("state_decay")) {
+  if (!trace.has("state_norm") || !trace.has("state_decay"))
     return recorded.map((place) => ({ ...place, ...summary(trace, place), recorded: true }));
-  }
   const norms = trace.tensor("state_norm");
   const [T, layers, heads] = norms.shape;
   const decays = trace.tensor("state_decay").data;

@@ -1,7 +1,7 @@
 // A head's memory and one step of it, on canvas. Each function draws from plain numbers,
 // at a width in CSS pixels, and returns where it put things, for pointers and for tests.
 
-import { rgb, sizeCanvas } from "../shared/look.mjs";
+import { pixel, rgb, sizeCanvas } from "../shared/look.mjs";
 import { peak } from "./data.mjs";
 
 const STRIP = 13; // a vector's thickness
@@ -48,7 +48,7 @@ export function image(values, rows, columns, limit, colours) {
   const pixels = context.createImageData(columns, rows);
   const words = new Uint32Array(pixels.data.buffer);
   const all = palette(colours);
-  const [none] = new Uint32Array(Uint8Array.from([...rgb(colours.panel), 255]).buffer);
+  const none = pixel(colours.panel);
   for (let n = 0; n < words.length; n++) {
     const x = values[n] / (limit || 1);
     words[n] = Number.isNaN(x) ? none : all[Math.round(255 * curve(x)) + 255];

@@ -36,9 +36,8 @@ export function show(view) {
 /** The probe's retention, computed anew only when it or the window has moved. */
 function keptOf(view, replay, probe, to, name = "kept") {
   const { of, at, until } = view[name] ?? {};
-  if (of !== replay || at !== probe || until !== to) {
+  if (of !== replay || at !== probe || until !== to)
     view[name] = { of: replay, at: probe, until: to, curves: retention(replay, probe, to) };
-  }
   return view[name].curves;
 }
 

@@ -471,6 +471,26 @@ def test_a_write_is_deleted_at_a_token_and_the_next_one_moves(live):
     assert live.get_by_text("Changed:").count() == 0
 
 
+@pytest.mark.parametrize(
+    "write, said",
+    [
+        ("0.1.25", "Changed: layer 0's write of memory 1 at token 25 (beta 0)."),
+        ("3.1.25", None),  # attention
+        ("0.8.25", None),
+        ("99.1.25", None),
+        ("0.1", None),
+        ("0.1.25.1", None),
+    ],
+)
+def test_an_address_deletes_a_write_that_is_there(new_page, html, write, said):
+    page = new_page()
+    page.goto(f"{html.as_uri()}#ask=Hello,write={write}")
+    waited(page, "performance.getEntriesByName('ready').length > 0")
+    assert page.get_by_label("What to say to the model").input_value() == "Hello"
+    found = page.get_by_text("Changed: ")
+    assert found.all_inner_texts() == ([said] if said else [])
+
+
 def test_a_map_of_what_each_expert_does(live):
     answered(live, "Hello")
     live.get_by_role("button", name="What does each expert do?").click()

@@ -69,12 +69,12 @@ export class Effects {
 
   cause({ layer, expert, kl, count, done, of }) {
     if (!this.begun) return;
-    const [cell, shade] = [this.cells[layer][expert], Math.max(0, Math.log10(kl / LEAST) / DECADES)];
+    const [cell, shade] = [this.cells[layer][expert], Math.log10(Math.max(LEAST, kl) / LEAST) / DECADES]; // rounding can leave less than 0
     const share = (from) => `${100 * Math.max(0, Math.min(1, 2 * (shade - from)))}%`;
     cell.style.setProperty("--near", share(-0.1));
     cell.style.setProperty("--far", share(0.5));
     cell.className = "masked";
-    cell.title = `layer ${layer}, expert ${expert}: ${kl.toPrecision(2)} bits; chosen for ${count} of ${this.T} tokens`;
+    cell.title = `layer ${layer}, expert ${expert}: ${kl < LEAST ? "less than 0.001" : kl.toPrecision(2)} bits; chosen for ${count} of ${this.T} tokens`;
     this.found.push({ name: `${layer}.${expert} (${kl.toFixed(3)})`, kl, cell });
     const left = ((performance.now() - this.begun) * (of - done)) / done / 1000;
     this.status.textContent = `${Math.floor((100 * done) / of)} %, about ${Math.ceil(left)} s left`;

@@ -85,7 +85,7 @@ def test_memory_opens_where_the_trace_says_and_experts_at_the_word(new_page, tmp
     page = new_page()
     page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready]")
-    assert "48 of 50" in page.locator("[role=tabpanel] .frame").inner_text()
+    assert "48 of 51" in page.locator("[role=tabpanel] .frame").inner_text()
     page.get_by_role("tab", name="Experts").click()
     assert page.locator(".t.cursor").inner_text() == " box"
 

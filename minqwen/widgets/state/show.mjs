@@ -57,7 +57,7 @@ function showControls({ ui, trace, token, probe, step, opened, playing, kind }) 
   for (const [control, at] of [[ui.token, token], [ui.probe, probe]]) {
     control.input.value = at;
     control.input.setAttribute("aria-valuetext", named(trace.tokens, at));
-    control.value.textContent = `${at} of ${trace.T - 1}`;
+    control.value.textContent = `${at} of ${trace.T}`;
   }
   ui.steps.forEach((button, n) => button.setAttribute("aria-pressed", STEPS[n] === step));
   for (const [what, button] of [["steps", ui.playSteps], ["tokens", ui.playTokens]]) {

@@ -122,7 +122,7 @@ def test_spoilt_gguf_files_beside_the_reference(tmp_path):
             f.truncate(rng.randrange(len(good)) if case % 8 == 0 else len(good))
             f.flush()
             try:
-                _, tensors, keys = open_gguf(file)
+                tensors = open_gguf(file).table
             except InputError as err:
                 assert "\n" not in str(err) and len(str(err)) < 1000
                 continue

@@ -393,7 +393,7 @@ def test_a_tower_beside(tmp_path, pair):
         assert back.cfg == model.cfg.replace(eos_token_id=())
         same(model, back)
     equal(model, back, **picture())
-    refused(tmp_path / "any-name", "an mmproj", "give the model's file")
+    refused(tmp_path / "any-name", "an mmproj", "give the model's own file")
 
 
 def test_picture_ids_that_contradict_the_tokens(tmp_path, pair):

@@ -14,6 +14,10 @@ from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
 
+from minqwen.files import ASSETS as assets  # noqa: F401  the notebooks import it
+
+here = Path(__file__).resolve().parent
+
 # Okabe and Ito's colours: told apart with any kind of colour vision.
 colour = SimpleNamespace(
     blue="#0072B2", orange="#E69F00", green="#009E73", red="#D55E00", pink="#CC79A7",

@@ -24,7 +24,8 @@ from tools.execute import (
 
 PATHS = notebooks.stored()
 LINUX = {"13": "triton"}  # what a notebook needs that is for Linux only
-TAGS = {"predict", "stub", "solution", "figure", "volatile", "nbval-ignore-output"}
+TAGS = {"predict", "guess", "answer", "stub", "solution", "figure", "volatile",
+        "nbval-ignore-output"}  # fmt: skip
 each = pytest.mark.parametrize("path", PATHS, ids=notebooks.number)
 
 
@@ -295,8 +296,8 @@ def test_numbers_in_prose_are_known_to_a_cell(path):
     known = set(re.findall(r"\d+(?:\.\d+)?", known.replace(",", "").replace("_", "")))
     unknown = []
     for text in markdown(path):
-        text = re.sub(r"\[[^]]*\]\([^)]*\)|^\*Reading.*$|\*\*[●○].*?\*\*", "", text,
-                      flags=re.M)  # fmt: skip
+        heads = r"\[[^]]*\]\([^)]*\)|^\*Reading.*$|\*\*(?:Difficulty )?[●○].*?\*\*"
+        text = re.sub(heads, "", text, flags=re.M)
         text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
         for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w])", text):
             notebook_or_year = re.fullmatch(r"[01]\d|(19|20)\d\d", number)

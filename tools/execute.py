@@ -22,6 +22,8 @@ NOTEBOOKS = ROOT / "notebooks"
 SANITIZE = ROOT / "tools" / "nbval.cfg"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FOLDED = {"solution", "figure"}  # tags of cells whose code is stored folded
+DERIVED = {"nbval-ignore-output", "guess", "answer"}  # tags that are set here
+GUESS = re.compile(r'check\.predict\("(\w+)"\)\s*')
 CELL_TIMEOUT = 180  # seconds
 MEAN_PIXEL_ERROR = 1.0  # of 255: another FreeType may shade an edge differently
 
@@ -75,14 +77,23 @@ def tidy(notebook):
         }
     )  # fmt: skip
     notebook.nbformat_minor = 5
-    seen = {}
+    seen, guessing = {}, False
     for cell in notebook.cells:
-        tags = [t for t in cell.metadata.get("tags", []) if t != "nbval-ignore-output"]
+        tags = [t for t in cell.metadata.get("tags", []) if t not in DERIVED]
         if "volatile" in tags:
             tags.append("nbval-ignore-output")
+        # What follows a guess is stored with its outputs folded, up to the next prose.
+        guess = cell.cell_type == "code" and bool(GUESS.fullmatch(cell.source))
+        guessing = cell.cell_type == "code" and (guessing or guess)
+        if guessing:
+            tags.append("guess" if guess else "answer")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if FOLDED & set(tags):
-            cell.metadata["jupyter"] = {"source_hidden": True}
+        hidden = {
+            "source_hidden": bool(FOLDED & set(tags)),
+            "outputs_hidden": "answer" in tags,
+        }
+        if any(hidden.values()):
+            cell.metadata["jupyter"] = {name: True for name, on in hidden.items() if on}
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = (

@@ -21,7 +21,9 @@ from . import percent, tie
 from .execute import FOLDED, NOTEBOOKS, differences, execute, tidy, write
 
 WORDS, LINES = 150, 15  # that a reader of a textbook takes in a minute; lines of code
-EXERCISE = re.compile(r"\*\*[●○]{3} · (\d+) minutes\.\*\*")
+EXERCISE = re.compile(
+    r"\*\*(?:Difficulty )?[●○]{3} · (?:importance [●○]{3} · )?(\d+) minutes\.\*\*"
+)
 
 
 def reading_minutes(notebook):

@@ -1,14 +1,18 @@
 """The instant checks: they know right, rounding, unfinished, and the famous wrongs."""
 
+import inspect
 import json
 import re
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 
 import minqwen
 from minqwen import check
 from minqwen.check.core import Exercise, Verdict
+from tools import notebooks
 
 NAMES = list(check.EXERCISES)
 WRONG = [(name, i) for name in NAMES for i in range(len(check.EXERCISES[name].wrong))]
@@ -219,6 +223,37 @@ def test_each_call_draws_anew():
 def test_unknown_exercise_names_those_there_are():
     with pytest.raises(AttributeError, match="no exercise is called nonsense.*write"):
         _ = check.nonsense
+
+
+def test_later_cells_go_on_with_what_is_right(capsys, kept):
+    def my_write(S, k, v):
+        return solution(S, k, v)
+
+    assert check.write.settled(my_write) is my_write
+    assert "go on with yours, my_write" in capsys.readouterr().out
+    assert check.write.settled(lambda S, k, v: ...) is check.write.right
+    assert "go on with the course's answer" in capsys.readouterr().out
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_right_answer_can_be_called_as_the_stub_can(name):
+    """By position, too: later cells of the notebooks do."""
+    exercise = check.EXERCISES[name]
+    [path] = notebooks.find([exercise.notebook])
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    [stub] = [s for s in sources if re.search(rf"^check\.{name}\(my_", s, flags=re.M)]
+    scope = {
+        "triton": SimpleNamespace(jit=lambda f: f),
+        "tl": SimpleNamespace(constexpr=0),
+    }
+    exec(stub.rsplit("\n\n\n", 1)[0], scope)
+    [mine] = [f for n, f in scope.items() if n in re.findall(r"my_\w+", stub)[-1:]]
+    wanted, given = (
+        [(p.name, p.kind) for p in inspect.signature(f).parameters.values()]
+        for f in (mine, exercise.right)
+    )
+    assert given[: len(wanted)] == wanted
 
 
 def test_progress_is_kept_and_shown(kept):

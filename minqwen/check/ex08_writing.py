@@ -19,6 +19,10 @@ def _top_p(logits, temperature, top_p, shift=0, scale=True, back=True, down=True
     return torch.zeros_like(logits).scatter(0, order, values) if back else values
 
 
+def _right(logits, temperature, top_p):
+    return sampling.probabilities(logits, temperature, top_p=top_p)
+
+
 def _order_twice(logits, temperature, top_p):
     return _top_p(logits, temperature, top_p, back=False)[logits.argsort().flip(0)]
 
@@ -46,7 +50,7 @@ def _nucleus_inputs(rand):
 nucleus = Exercise(
     "08",
     "temperature and top-p",
-    sampling.probabilities,
+    _right,
     _nucleus_inputs,
     wrong={
         "the token that crosses top_p is dropped; it is the last one kept, so that "

@@ -48,6 +48,17 @@ def _heads(q, k, v, g, beta, state, step=ex04._gated):
     return torch.stack(o), torch.stack(S)
 
 
+def _step_inputs(rand, *sizes):
+    return [
+        {
+            "q": unit(rand(H, K)), "k": unit(rand(H, K)), "v": rand(H, V),
+            "g": -rand(H).abs() - 0.1, "beta": 0.2 + 0.6 * rand(H).sigmoid(),
+            "state": rand(H, K, V),
+        }
+        for H, K, V in sizes
+    ]  # fmt: skip
+
+
 def _whole_blocks(q, k, v, g, beta, state):
     o, S = _heads(q, k, v, g, beta, state)
     done = torch.arange(v.shape[1]) < v.shape[1] // 16 * 16
@@ -66,14 +77,7 @@ fused_step = Exercise(
     "13",
     "one read, one write",
     _heads,
-    lambda rand: [
-        {
-            "q": unit(rand(H, K)), "k": unit(rand(H, K)), "v": rand(H, V),
-            "g": -rand(H).abs() - 0.1, "beta": 0.2 + 0.6 * rand(H).sigmoid(),
-            "state": rand(H, K, V),
-        }
-        for H, K, V in [(1, 4, 16), (2, 8, 32), (3, 16, 24)]
-    ],
+    lambda rand: _step_inputs(rand, (1, 4, 16), (2, 8, 32), (3, 16, 24)),
     wrong={
         "columns beyond the last whole block are left out; as many programs are "
         "needed as triton.cdiv(V, BV) says": _whole_blocks,
@@ -161,6 +165,15 @@ FAULTS = {
 }
 
 
+def _tells(step):
+    """Right for any step: a token of three heads, columns that fill no whole block."""
+    rand = partial(torch.randn, generator=torch.Generator().manual_seed(1))
+    [case] = _step_inputs(rand, (3, 16, 40))
+    rights = _heads(**{name: x.double() for name, x in case.items()})
+    pairs = zip(step(**case), rights, strict=True)
+    return int(all(torch.allclose(a.double(), b, 5e-6, 5e-6) for a, b in pairs))
+
+
 def _verdict(step, passed=()):
     return int(step not in FAULTS or step in passed)
 
@@ -168,7 +181,7 @@ def _verdict(step, passed=()):
 telling_test = Exercise(
     "13",
     "a test that tells",
-    _verdict,
+    _tells,
     lambda rand: [{"step": step} for step in (_heads, _otherwise, *FAULTS)],
     wrong={
         "it accepts a step " + ", and one ".join(FAULTS[step] for step in passed): (

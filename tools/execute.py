@@ -24,6 +24,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 FOLDED = {"solution", "figure"}  # tags of cells whose code is stored folded
 DERIVED = {"nbval-ignore-output", "guess", "answer"}  # tags that are set here
 GUESS = re.compile(r'check\.predict\("(\w+)"\)\s*')
+UNSEEN = "\u200b\n"  # a space without width, alone on a line
 CELL_TIMEOUT = 180  # seconds
 MEAN_PIXEL_ERROR = 1.0  # of 255: another FreeType may shade an edge differently
 
@@ -101,11 +102,20 @@ def tidy(notebook):
         )
         if cell.cell_type == "code":
             cell.outputs = _joined(cell.outputs)
+            _keep_from_sight(cell.outputs, "answer" in tags)
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
             if output.output_type == "error":
                 output.traceback = [f"{output.ename}: {output.evalue}"]
     return notebook
+
+
+def _keep_from_sight(outputs, answer):
+    """NOTE: of what is folded JupyterLab shows the first line: one with nothing in it."""
+    for number, output in enumerate(outputs):
+        texts = output if "text" in output else output.get("data", {})
+        for kind in {"text", "text/plain"} & set(texts):
+            texts[kind] = UNSEEN * (answer and not number) + texts[kind].removeprefix(UNSEEN)
 
 
 def _joined(outputs):

@@ -111,11 +111,12 @@ def tidy(notebook):
 
 
 def _keep_from_sight(outputs, answer):
-    """NOTE: of what is folded JupyterLab shows the first line: one with nothing in it."""
+    """NOTE: JupyterLab shows the first line of what is folded; here it is empty."""
     for number, output in enumerate(outputs):
         texts = output if "text" in output else output.get("data", {})
         for kind in {"text", "text/plain"} & set(texts):
-            texts[kind] = UNSEEN * (answer and not number) + texts[kind].removeprefix(UNSEEN)
+            rest = texts[kind].removeprefix(UNSEEN)
+            texts[kind] = UNSEEN * (answer and not number) + rest
 
 
 def _joined(outputs):

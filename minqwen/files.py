@@ -8,6 +8,7 @@ import weakref
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 
 from .errors import InputError, show
 
@@ -39,6 +40,10 @@ SMALL = {
 }
 LARGE = 4 << 30  # bytes of any other file that is read whole, as traces are
 STEP = 256 << 20  # bytes asked of the system at once, so that a progress bar moves
+# Opening a pipe would wait. Windows has none there, and would read text without the
+# second.
+PLAIN = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+ONE_AT_A_TIME = Lock()
 
 
 @contextmanager
@@ -94,10 +99,11 @@ class Reader:
 
     def __init__(self, path, own=False):
         self.path = a_path(path, "read")
-        flags = os.O_RDONLY | os.O_NONBLOCK  # opening a pipe would wait
+        flags = os.O_RDONLY | PLAIN
         with telling(path, "read"):
             if own:
-                path, flags = followed(self.path), flags | os.O_NOFOLLOW
+                path = followed(self.path)
+                flags |= getattr(os, "O_NOFOLLOW", 0)  # not on Windows
             self.descriptor = os.open(path, flags)
         self.close = weakref.finalize(self, os.close, self.descriptor)
         if not stat.S_ISREG(self.stat().st_mode):
@@ -123,7 +129,7 @@ class Reader:
         left = memoryview(target)
         while left:
             with telling(self.path, "read"):
-                count = os.preadv(self.descriptor, [left[:STEP]], at)
+                count = read_at(self.descriptor, left[:STEP], at)
             if not count:
                 raise self.shorter(what)
             progress(count)
@@ -140,6 +146,17 @@ class Reader:
             f"{show(self.path.name)} became shorter while {show(what)} was read; load "
             "again when nobody writes to it."
         )
+
+
+def read_at(descriptor, buffer, at):
+    """Fill a buffer from a place in a file, or as much of it as comes; how much."""
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [buffer], at)
+    with ONE_AT_A_TIME:  # on Windows all threads share the place where a file is read
+        os.lseek(descriptor, at, os.SEEK_SET)
+        content = os.read(descriptor, len(buffer))
+    buffer[: len(content)] = content
+    return len(content)
 
 
 def read_whole(path):

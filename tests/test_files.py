@@ -118,6 +118,14 @@ def test_a_read_that_gives_some_at_a_time_is_gone_on_with(tmp_path, monkeypatch)
     assert sum(counts) == 90 and max(counts) == 7
 
 
+def test_without_preadv_a_place_is_sought(tmp_path, monkeypatch):
+    """As on Windows, whose Python lacks it."""
+    write_whole(tmp_path / "file", bytes(range(100)))
+    monkeypatch.delattr(os, "preadv")
+    with Reader(tmp_path / "file") as file:
+        assert file.read(90, 5) == bytes(range(5, 95)) and file.read(1) == b"\0"
+
+
 def test_readers_close_themselves(tmp_path):
     write_whole(tmp_path / "file", b"x")
     file = Reader(tmp_path / "file")

@@ -2,7 +2,6 @@
 shows which part of it did what."""
 
 import os
-import resource
 import shutil
 import sys
 from contextlib import contextmanager
@@ -83,7 +82,7 @@ def tour(assets=ASSETS):
     if text.num_experts:
         print(experts_by_task(fired, text.num_experts_per_tok))
     took = perf_counter() - begun
-    print(f"{took:.1f} s in all, {loaded:.1f} s of them to load; {memory()}.")
+    print(f"{took:.1f} s in all, {loaded:.1f} s of them to load{memory()}.")
     print(what_next(assets, folder))
 
 
@@ -203,7 +202,11 @@ def what_next(assets, folder):
 
 
 def memory():
-    """The most memory this process has had, in words."""
+    """The most memory this process has had, in words, where the system counts it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return ""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
-    return f"{peak / 1e6:.0f} MB of memory at the most"
+    return f"; {peak / 1e6:.0f} MB of memory at the most"

@@ -5,7 +5,6 @@ same command goes on with the next one. A marker file stays in the folder until 
 index and config.json have been written, last of all: half a conversion never loads.
 """
 
-import fcntl
 import hashlib
 import json
 from functools import partial
@@ -43,6 +42,11 @@ from .load import examine
 from .quantised.codecs import FORMS, read_choice, rows_of
 from .quantised.requantise import Rows
 from .quantised.settings import KEY, Scheme
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody is kept from converting into the same folder
+    fcntl = None  # type: ignore[assignment]
 
 CHOICES = ("int8", "int4", "fp8", "bf16")
 SHARD = 5_000_000_000  # bytes
@@ -163,6 +167,9 @@ def _claim(folder, mark):
                 )
         write_whole(begun, (mark + "\n").encode())
     lock = Reader(begun)
+    if fcntl is None:  # where an open file could not be removed either
+        lock.close()
+        return lock
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -17,7 +17,7 @@ import zlib
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 from ..errors import InputError
 from ..files import ASSETS, destination, write_whole
@@ -203,12 +203,13 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-def show_page(file, url):
+def show_page(folder, url):
     """Open the browser, by way of a file that its owner alone may read."""
     # All users of a machine see what stands on its command lines, the secret too.
-    file.write(f'<meta http-equiv="refresh" content="0; url={url}">\n')
-    file.flush()
-    address = Path(file.name).as_uri()
+    file = Path(folder, "page.html")
+    file.touch(0o600)
+    file.write_text(f'<meta http-equiv="refresh" content="0; url={url}">\n')
+    address = file.as_uri()
     # A thread, since some browsers run in the terminal.
     threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
@@ -225,9 +226,9 @@ def serve(traces, browser=True, html=None, names=(), select=""):
         try:
             print(f"{server.url}", flush=True)
             say("[serving on this machine only; Ctrl-C ends]")
-            with NamedTemporaryFile("w", suffix=".html") as file:
+            with TemporaryDirectory() as folder:
                 if browser:
-                    show_page(file, server.url)
+                    show_page(folder, server.url)
                 server.serve_forever()
         except KeyboardInterrupt:
             say()

@@ -39,7 +39,27 @@ def _system():
         values = dict(line.split(":", 1) for line in lines)
         return int(values["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux: half of what is built in
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return installed() // 2
+
+
+def installed():
+    """Bytes of memory that this machine has, whoever uses them."""
+    if sys.platform == "win32":
+        status = _Status(dwLength=ctypes.sizeof(_Status))
+        ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))
+        return status.ullTotalPhys
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+class _Status(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows: the first three fields, and room for the rest."""
+
+    _fields_ = [
+        ("dwLength", ctypes.c_uint32),
+        ("dwMemoryLoad", ctypes.c_uint32),
+        ("ullTotalPhys", ctypes.c_uint64),
+        ("rest", ctypes.c_uint64 * 6),
+    ]
 
 
 def _groups():

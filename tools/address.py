@@ -1,6 +1,6 @@
 """The project's address, one constant in pyproject.toml, and all that is made from it.
 
-    python -m tools.address    write it into README.md and CITATION.cff
+    python -m tools.address    write it into README.md, CITATION.cff and the notebooks
 
 `address` of [tool.minqwen] is empty while the project has no public place. Then there
 is no badge, no URL, and no link or picture in what a package index shows (setup.py
@@ -67,6 +67,9 @@ def write(root=ROOT):
     for name, filled in (("README.md", readme), ("CITATION.cff", citation)):
         text = (root / name).read_text(encoding="utf-8")
         (root / name).write_text(filled(text, address), encoding="utf-8")
+    from . import first_cell  # setup.py needs none of its libraries
+
+    first_cell.apply(address, root / "notebooks")
 
 
 if __name__ == "__main__":

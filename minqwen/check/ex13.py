@@ -1,4 +1,4 @@
-"""Notebook 13, fast paths: the roof, the fused step, an early answer, a good test."""
+"""Notebook 13, fast paths: the roof, the fused step, a good test, an early answer."""
 
 from functools import partial
 from itertools import combinations
@@ -107,45 +107,6 @@ fused_step = Exercise(
 )  # fmt: skip
 
 
-def _early(found, asked, q, k, v, g, beta, gate=torch.exp):
-    return gate(g) * asked + (k @ q) * (beta * (v - gate(g) * found))
-
-
-early_answer = Exercise(
-    "13",
-    "an answer before the write",
-    _early,
-    lambda rand: [
-        {"found": S.T @ case["k"], "asked": S.T @ case["q"]} | case
-        for case in ex04._step_inputs(rand) for S in [case.pop("S")]
-    ],
-    wrong={
-        "that is the answer before the write; what is written counts for q as far as "
-        "q overlaps with k": lambda asked, g, **rest: g.exp() * asked,
-        "the write counts in full only for a query equal to the key; times k . q": (
-            lambda k, **rest: _early(k=k, **rest | {"q": k})
-        ),
-        "`asked` was read before the state faded: times exp(g)": (
-            lambda asked, g, **rest: _early(asked=asked / g.exp(), g=g, **rest)
-        ),
-        "`found` was read before the state faded; the error is taken after": (
-            lambda found, g, **rest: _early(found=found / g.exp(), g=g, **rest)
-        ),
-        "g is a logarithm: times exp(g), not g": partial(_early, gate=torch.clone),
-        "neither read has faded yet: times exp(g)":
-            lambda g, **rest: _early(g=0 * g, **rest),
-        "beta is missing from the error": lambda beta, **rest: _early(beta=1, **rest),
-        "the new write does not fade; exp(g) is for what was there before": (
-            lambda g, **rest: _early(g=g, **rest | {"asked": 0}) * g.exp()
-            + g.exp() * rest["asked"]),
-        "v itself would be written; the rule writes the error, beta (v - read)": (
-            lambda found, **rest: _early(found=0 * found, **rest)
-        ),
-    },
-    returns=("the answer",),
-)  # fmt: skip
-
-
 def _otherwise(*args, **kwargs):
     """Right, but for the rounding of sums in another order."""
     o, S = _heads(*args, **kwargs)
@@ -197,3 +158,42 @@ telling_test = Exercise(
     },
     returns=("the verdict",),
 )
+
+
+def _early(found, asked, q, k, v, g, beta, gate=torch.exp):
+    return gate(g) * asked + (k @ q) * (beta * (v - gate(g) * found))
+
+
+early_answer = Exercise(
+    "13",
+    "an answer before the write",
+    _early,
+    lambda rand: [
+        {"found": S.T @ case["k"], "asked": S.T @ case["q"]} | case
+        for case in ex04._step_inputs(rand) for S in [case.pop("S")]
+    ],
+    wrong={
+        "that is the answer before the write; what is written counts for q as far as "
+        "q overlaps with k": lambda asked, g, **rest: g.exp() * asked,
+        "the write counts in full only for a query equal to the key; times k . q": (
+            lambda k, **rest: _early(k=k, **rest | {"q": k})
+        ),
+        "`asked` was read before the state faded: times exp(g)": (
+            lambda asked, g, **rest: _early(asked=asked / g.exp(), g=g, **rest)
+        ),
+        "`found` was read before the state faded; the error is taken after": (
+            lambda found, g, **rest: _early(found=found / g.exp(), g=g, **rest)
+        ),
+        "g is a logarithm: times exp(g), not g": partial(_early, gate=torch.clone),
+        "neither read has faded yet: times exp(g)":
+            lambda g, **rest: _early(g=0 * g, **rest),
+        "beta is missing from the error": lambda beta, **rest: _early(beta=1, **rest),
+        "the new write does not fade; exp(g) is for what was there before": (
+            lambda g, **rest: _early(g=g, **rest | {"asked": 0}) * g.exp()
+            + g.exp() * rest["asked"]),
+        "v itself would be written; the rule writes the error, beta (v - read)": (
+            lambda found, **rest: _early(found=0 * found, **rest)
+        ),
+    },
+    returns=("the answer",),
+)  # fmt: skip

@@ -14,7 +14,7 @@ SHELL := /bin/bash
 # A module of the same name elsewhere must not be picked up instead of the pinned one.
 unexport PYTHONPATH
 .NOTPARALLEL:
-.PHONY: help tour explore live test quick lab sync notebooks clean
+.PHONY: help tour explore live test quick lab sync notebooks student teacher clean
 
 help:
 	@echo "make tour    install into $(VENV), then see the small model read and answer"
@@ -25,6 +25,8 @@ help:
 	@echo "make quick   the same without the slow ones: two minutes, before each commit"
 	@echo "make sync    copy the package's code into the notebook cells that teach it"
 	@echo "make notebooks    execute and store all notebooks, or NB=\"04 05\""
+	@echo "make student the course to hand out, build/student: no solutions, no outputs"
+	@echo "make teacher the course to teach from, build/teacher: what to expect and to say"
 	@echo "make clean   remove $(VENV) and everything built"
 	@echo
 	@echo "TORCH_INDEX=$(CPU_INDEX)"
@@ -54,6 +56,15 @@ sync: $(VENV)/.installed-test
 # Executes and stores; NB="04 05" for some of them.
 notebooks: $(VENV)/.installed-test
 	$(BIN)/python -m tools.notebooks run $(NB)
+
+# With the wheel that a student installs; nothing else is needed but a package index.
+student: $(VENV)/.installed-course
+	$(BIN)/python -m tools.editions student build/student
+	@rm -rf build/lib build/bdist.*  # of an older wheel, whose files would come along
+	$(PIP:install=wheel) -q --no-deps -w build/student .
+
+teacher: $(VENV)/.installed-course
+	$(BIN)/python -m tools.editions teacher build/teacher
 
 lab: $(VENV)/.installed-course
 	$(BIN)/jupyter lab $(wildcard notebooks)

@@ -12,8 +12,8 @@ sys.path.insert(0, str(ROOT))  # an isolated build does not put it there
 
 from tools import address  # noqa: E402
 
-# Of assets/, what `minqwen tour`, `explore` and `bench` read; the rest is for pages.
-SHIPPED = ("tiny/*.*", "seven.png", "*.safetensors")
+# Of assets/, what `minqwen tour`, `explore`, `bench` and notebooks read.
+SHIPPED = ("tiny/*.*", "tiny/experiments/*", "seven.png", "*.safetensors")
 
 
 class WithAssets(build_py):

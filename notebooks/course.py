@@ -4,6 +4,8 @@ import ast
 import base64
 import html
 import io
+import json
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +13,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import torch
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import Markdown, display
 from PIL import Image
 
+from minqwen.check import solved
 from minqwen.files import ASSETS as assets  # noqa: F401  the notebooks import it
 
 here = Path(__file__).resolve().parent
@@ -160,6 +163,28 @@ def arrow(ax, start, end, paint, label="", offset=(6, 4), **kw):
     style = {"color": paint, "lw": 2, "shrinkA": 0, "shrinkB": 0, **kw}
     ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", **style})
     ax.annotate(label, end, offset, textcoords="offset points")
+
+
+def reveal(notebook, number):
+    """Show what the student edition holds back, once its guess is made."""
+    name, text = _kept(notebook, number)
+    if name and name not in solved.guesses():
+        print(
+            f'First make your guess: check.predict("{name}"), further up.'
+            " Then run this cell again."
+        )
+    else:
+        display(Markdown(text))
+
+
+def lend(notebook, number):
+    """Run what a solution defines beside its function, and later cells use."""
+    get_ipython().run_cell(_kept(notebook, number)[1])
+
+
+def _kept(notebook, number):
+    kept = json.loads((here / "told.json").read_bytes())[notebook][number - 1]
+    return json.loads(zlib.decompress(base64.b64decode(kept)))
 
 
 def keep_whole(shell):

@@ -50,9 +50,9 @@ def test_what_a_reader_uses_needs_nothing_that_windows_lacks(tmp_path):
 # ---- the cell with which every notebook begins
 
 
-def start(folder, place="", python=sys.executable, **env):
+def start(folder, place="", python=sys.executable, flags=(), **env):
     """The first cell, run in a folder as a kernel would."""
-    command = [python, "-c", first_cell.source(place)]
+    command = [python, *flags, "-c", first_cell.source(place)]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | env
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
@@ -77,6 +77,9 @@ def test_the_cell_says_what_to_do(tmp_path):
     gone = start(tmp_path, (tmp_path / "gone").as_uri())
     assert "That failed. On Kaggle, switch the internet on" in gone.stderr
     assert not (tmp_path / "minqwen-course").exists()  # a second run begins again
+    (tmp_path / "course.py").touch()
+    bare = start(tmp_path, flags=["-S"])  # without any installed package
+    assert "Install minqwen in this kernel, or start with: make lab" in bare.stderr
 
 
 @pytest.fixture

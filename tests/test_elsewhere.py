@@ -22,13 +22,14 @@ GITHUB = "https://github.com/someone/minqwen"
 BARE = """
 import os, sys
 import torch, tokenizers, huggingface_hub, PIL, tqdm, jinja2, webbrowser, tempfile
-for name in "fcntl resource termios pwd grp posix_ipc tty pty".split():
+for name in "fcntl resource termios pwd grp readline tty pty".split():
     sys.modules[name] = None
 for name in "preadv pread readv sysconf fork getuid O_NONBLOCK O_NOFOLLOW".split():
     delattr(os, name)
 """
 USED = """
-import minqwen, minqwen.check, minqwen.analyse, minqwen.widgets, minqwen.weights.convert
+import minqwen, minqwen.check, minqwen.analyse, minqwen.widgets, minqwen.cli.talk
+import minqwen.weights.convert
 from minqwen.cli.commands import main
 made = sys.argv.pop()
 sys.argv = ["minqwen", "tour"]

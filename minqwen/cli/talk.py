@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 from ..engine.defaults import said_sampling
 from ..engine.sampling import Sampling
@@ -33,7 +34,8 @@ def lines():
     if not sys.stdin.isatty():
         yield from sys.stdin
         return
-    import readline  # noqa: F401  (gives input() its history)
+    with suppress(ImportError):  # Windows, whose consoles edit lines themselves
+        import readline  # noqa: F401  (gives input() its history)
 
     while True:
         print("> ", end="", file=sys.stderr, flush=True)

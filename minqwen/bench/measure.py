@@ -133,12 +133,11 @@ def disk_speed(path):
 def loop_speed(form):
     """Bytes a second of weights that decoding reads here, held in a form."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pairs = 1 if form in PACKED else 3  # widening takes long
-    layers = ["linear_attention", "full_attention"] * pairs
+    layers = ["linear_attention", "full_attention"] * 3
     text = MEASURED | {"num_hidden_layers": len(layers), "layer_types": layers}
     model = made(Config.from_dict(text), form).to(device)
-    plain = form not in PACKED and device == "cpu" and forms.runs("numba")
-    model.kernels = "numba" if plain else "auto"
+    compiled = device == "cpu" and forms.runs("numba")
+    model.kernels = "numba" if compiled else "auto"
     token = torch.ones(1, 1, dtype=torch.int64, device=device)
     cache = model.new_cache(1, 512)
     model(token.expand(1, 2), cache=cache)

@@ -29,6 +29,7 @@ PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
 RECORDED = 8  # tokens of an answer for which recording a CUDA graph is worth while
 WIDE = 256  # no head of attention is wider in the compiled loops
 NARROW = 32  # no head of the delta rule is wider in those for training
+PACKED = ("int8", "int4", "fp8", "fp8 f32")  # forms that the compiled loops multiply
 ON_GPU = {
     "triton": ("triton", "'minqwen[gpu]'"),
     "fla": ("fla", "flash-linear-attention"),
@@ -116,16 +117,25 @@ def learning_rows(qkv, x, mixer, window=None, state=None):
 
 def single(model, cache):
     """One row without padding, of a model whose every weight is a plain tensor."""
-    stored = any(isinstance(m, Stored) for m in model.modules())
-    return cache.batch == 1 and cache.real is None and not stored
+    return alone(cache) and not list(stored(model))
+
+
+def alone(cache):
+    return cache.batch == 1 and cache.real is None
+
+
+def stored(model):
+    """Its weights that are no plain tensors."""
+    return (m for m in model.modules() if isinstance(m, Stored))
 
 
 def whole_on_cpu(model, cache, tokens):
-    """On a CPU, fp32 or bf16, as trained."""
+    """On a CPU, fp32 or bf16, as trained or in a form that the loops multiply."""
     kinds = {(p.device.type, p.dtype) for p in model.parameters()}
     fit = kinds <= {("cpu", torch.float32), ("cpu", torch.bfloat16)}
     narrow = model.cfg.text.head_dim <= WIDE
-    return fit and narrow and not torch.is_grad_enabled() and single(model, cache)
+    known = all(m.form in PACKED for m in stored(model))
+    return fit and narrow and known and not torch.is_grad_enabled() and alone(cache)
 
 
 def long_whole_on_cpu(model, cache, tokens):

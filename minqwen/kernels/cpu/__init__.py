@@ -6,7 +6,8 @@ import numba
 import torch
 from numba.core import event
 
-from . import loops
+from ...model.forms import Stored
+from . import loops, packed
 
 CORES = numba.config.NUMBA_NUM_THREADS
 COMPILING = "numba compiles its loops: about a minute, once on this machine"
@@ -31,9 +32,14 @@ event.register("numba:compile", WAIT)
 
 
 def numbers(x):
-    """A tensor, or a module's weight, as an array; of bfloat16, the bits as uint16."""
-    x = (x if torch.is_tensor(x) else x.weight).detach()
-    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+    """A tensor, or a module's weight, as an array; of bfloat16, the bits as uint16.
+
+    What is packed becomes one of packed.py's matrices.
+    """
+    x = getattr(x, "weight", x)
+    if isinstance(x, Stored):
+        return packed.matrix(x)
+    return packed.bits(x.detach())
 
 
 def share_threads():

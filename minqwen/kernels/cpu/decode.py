@@ -9,7 +9,8 @@ from ...model.shapes import FULL
 from .. import PATIENCE
 from . import numbers, share_threads
 from .layers import attention_layer, delta_layer, mlp, moe_layer
-from .loops import product, rms_norm
+from .loops import rms_norm
+from .packed import product
 
 
 def step(model, cache, tokens):

@@ -11,7 +11,8 @@ from numba import njit, prange
 
 from .. import WIDE
 from . import loops
-from .loops import FAST, dot, exp, product, sigmoid, store, wide
+from .loops import FAST, dot, exp, sigmoid, store, wide
+from .packed import height, part, product, ready, times
 
 SPLIT = 256  # tokens of a KV cache that one task looks at
 LINES = 32  # outputs that one task sums over all experts
@@ -24,26 +25,33 @@ def delta_layer(x, w, conv, rates, norm, window, state, key_heads, eps):
     window [W - 1, channels] and state [H, K, V] move on by one token.
     """
     every = products(w[0], w[1], w[2], w[3], x)
-    last, H = len(w[0]) + len(w[1]), len(w[2])
-    qkv = slide(every[: len(w[0])], conv, window)
-    z, b, a = every[len(w[0]) : last], every[last : last + H], every[last + H :]
+    first, H = height(w[0]), height(w[2])
+    last = first + height(w[1])
+    qkv = slide(every[:first], conv, window)
+    z, b, a = every[first:last], every[last : last + H], every[last + H :]
     return product(w[4], heads(qkv, z, b, a, rates, norm, state, key_heads, eps))
 
 
 @njit(parallel=True, **FAST)
 def products(a, b, c, d, x):
     """Four weights times x, one after the other: to start threads costs a while."""
-    ab, abc = len(a) + len(b), len(a) + len(b) + len(c)
-    out = np.empty(abc + len(d), np.float32)
+    ab, abc = height(a) + height(b), height(a) + height(b) + height(c)
+    out, row = np.empty(abc + height(d), np.float32), x.reshape(1, -1)
+    xa, xb, xc, xd = (
+        ready(a, row)[0],
+        ready(b, row)[0],
+        ready(c, row)[0],
+        ready(d, row)[0],
+    )
     for i in prange(len(out)):
-        if i < len(a):
-            out[i] = dot(a[i], x)
+        if i < height(a):
+            out[i] = times(a, i, xa)
         elif i < ab:
-            out[i] = dot(b[i - len(a)], x)
+            out[i] = times(b, i - height(a), xb)
         elif i < abc:
-            out[i] = dot(c[i - ab], x)
+            out[i] = times(c, i - ab, xc)
         else:
-            out[i] = dot(d[i - abc], x)
+            out[i] = times(d, i - abc, xd)
     return out
 
 
@@ -93,8 +101,8 @@ def attention_layer(x, w, norms, cos, sin, keys, values, length, eps):
     keys, values [Hkv, max_len, K]: this token's are stored at `length` - 1.
     """
     Hkv, _, K = keys.shape
-    every = products(w[0], w[1], w[2], w[2][:0], x)
-    qg, kv = every[: len(w[0])], every[len(w[0]) :]
+    every = products(w[0], w[1], w[2], part(w[2], slice(0, 0)), x)
+    qg, kv = every[: height(w[0])], every[height(w[0]) :]
     k, v, H = kv[: Hkv * K], kv[Hkv * K :], len(qg) // (2 * K)
     q = np.empty((H, K), np.float32)
     for h in range(H):
@@ -216,7 +224,7 @@ def mixture(shares, values, first, last, total):
 def moe_layer(x, router, experts, shared, top_k):
     """SparseMoE. experts: gate_up, down; shared: gate, up, down, and its own gate."""
     every = products(router, shared[0], shared[1], shared[3], x)
-    E, width = len(router), len(shared[0])
+    E, width = len(router), height(shared[0])
     logits, gate, up = every[:E], every[E : E + width], every[E + width : -1]
     ids = np.argsort(-logits)[:top_k]
     weights = np.exp(logits[ids] - logits[ids[0]])
@@ -231,11 +239,12 @@ def moe_layer(x, router, experts, shared, top_k):
 @njit(parallel=True, **FAST)
 def experts_up(gate_up, ids, weights, x):
     """weight * silu(gate x) * up x of the chosen experts: [top_k, I]."""
-    width = gate_up.shape[1] // 2
+    width, y = height(part(gate_up, 0)) // 2, ready(gate_up, x.reshape(1, -1))[0]
     out = np.empty((len(ids), width), np.float32)
     for task in prange(len(ids) * width):
         n, i = task // width, task % width
-        gate, up = dot(gate_up[ids[n], i], x), dot(gate_up[ids[n], width + i], x)
+        w = part(gate_up, ids[n])
+        gate, up = times(w, i, y), times(w, width + i, y)
         out[n, i] = weights[n] * gate * sigmoid(gate) * up
     return out
 
@@ -243,22 +252,25 @@ def experts_up(gate_up, ids, weights, x):
 @njit(parallel=True, **FAST)
 def experts_down(down, ids, h, shared, always):
     """The shared expert's down product plus those of the chosen, some rows a task."""
-    out = np.empty(len(shared), np.float32)
+    out = np.empty(height(shared), np.float32)
+    mine, each = ready(shared, always.reshape(1, -1))[0], ready(down, h)
     for task in prange((len(out) + LINES - 1) // LINES):
         first, last = task * LINES, min(len(out), (task + 1) * LINES)
         for d in range(first, last):
-            out[d] = dot(shared[d], always)
+            out[d] = times(shared, d, mine)
         for n in range(len(ids)):
+            w = part(down, ids[n])
             for d in range(first, last):
-                out[d] += dot(down[ids[n], d], h[n])
+                out[d] += times(w, d, each[n])
     return out
 
 
 @njit(parallel=True, **FAST)
 def mlp(x, gate, up, down):
     """SwiGLU: down(silu(gate x) * up x)."""
-    h = np.empty(len(gate), np.float32)
-    for i in prange(len(gate)):
-        g = dot(gate[i], x)
-        h[i] = g * sigmoid(g) * dot(up[i], x)
+    h, row = np.empty(height(gate), np.float32), x.reshape(1, -1)
+    a, b = ready(gate, row)[0], ready(up, row)[0]
+    for i in prange(len(h)):
+        g = times(gate, i, a)
+        h[i] = g * sigmoid(g) * times(up, i, b)
     return product(down, h)

@@ -111,15 +111,6 @@ def rms_norm(x, weight, eps):
     return out
 
 
-@njit(parallel=True, **FAST)
-def product(weight, x):
-    """weight [out, in] times x [in]."""
-    out = np.empty(len(weight), np.float32)
-    for i in prange(len(weight)):
-        out[i] = dot(weight[i], x)
-    return out
-
-
 @njit(**FAST)
 def unit(x, scale):
     """x / |x| * scale, with the 1e-6 of `l2norm`."""

@@ -22,6 +22,7 @@ from . import numbers as n
 from . import passes, share_threads
 from .decode import Decoder
 from .loops import rms_norm
+from .tiles import into
 
 PIECE = 1024  # tokens at a time
 THREADS = 8  # of ours at most; on a larger machine each has several of torch's
@@ -126,11 +127,6 @@ class PromptReader:
         return h
 
 
-def into(x, linear, out):
-    """x W^T into a view of a buffer."""
-    torch.mm(x, linear.weight.T, out=out)
-
-
 def delta(reader, block, memory):
     """The block's GatedDeltaNet; leaves its output in y."""
     m, T = block.linear_attn, reader.T
@@ -147,10 +143,10 @@ def delta(reader, block, memory):
 
     def project(first, last):
         h, s = reader.normed(block.input_layernorm, first, last), slice(first, last)
-        into(h, m.in_proj_qkv, seen[before + first : before + last])
-        into(h, m.in_proj_z, z[s])
-        into(h, m.in_proj_a, a[s])
-        into(h, m.in_proj_b, b[s])
+        into(h, m.in_proj_qkv.weight, seen[before + first : before + last])
+        into(h, m.in_proj_z.weight, z[s])
+        into(h, m.in_proj_a.weight, a[s])
+        into(h, m.in_proj_b.weight, b[s])
         keep[s] = (rate * F.softplus(a[s].float() + m.dt_bias.float())).exp()
         beta[s] = b[s].float().sigmoid()
 
@@ -165,7 +161,7 @@ def delta(reader, block, memory):
         s = slice(first, last)
         gated = torch.empty_like(z[s])
         passes.gated_norm(v[s], n(z[s]), n(m.norm), reader.eps, n(gated))
-        into(gated, m.out_proj, reader.y[s])
+        into(gated, m.out_proj.weight, reader.y[s])
 
     seen[:before] = memory.conv[0]
     reader.team.share(T, project)
@@ -182,7 +178,9 @@ def keys(reader, block, memory):
 
     def project(first, last):
         h = reader.normed(block.input_layernorm, first, last)
-        k, v = (h @ linear.weight.T for linear in (m.k_proj, m.v_proj))
+        k, v = h.new_empty(2, len(h), len(m.k_proj.weight))
+        into(h, m.k_proj.weight, k)
+        into(h, m.v_proj.weight, v)
         norm, cos, sin = n(m.k_norm), reader.cos[first:last], reader.sin[first:last]
         at = reader.past + first
         passes.place_keys(n(k), n(v), norm, reader.eps, cos, sin, at, *cached)
@@ -204,7 +202,7 @@ def attention(reader, block, memory):
 
     def project(first, last):
         s = slice(first, last)
-        into(reader.h[s], m.q_proj, qg[s])
+        into(reader.h[s], m.q_proj.weight, qg[s])
         norm, cos, sin = n(m.q_norm), reader.cos[s], reader.sin[s]
         passes.place_queries(n(qg[s]), norm, reader.eps, cos, sin, first, n(q))
 
@@ -219,7 +217,7 @@ def attention(reader, block, memory):
     def out(first, last):
         gated = torch.empty(last - first, m.heads * K, dtype=qg.dtype)
         passes.gate_heads(n(total), n(weight), n(qg[first:last]), first, n(gated))
-        into(gated, m.o_proj, reader.y[first:last])
+        into(gated, m.o_proj.weight, reader.y[first:last])
 
     keys(reader, block, memory)
     reader.team.share(T, project)
@@ -262,10 +260,10 @@ def gated(h, m, scale, out):
     """An MLP's output for rows h, each times its scale."""
     act = h.new_empty(len(h), len(m.up_proj.weight))
     both = h.new_empty(len(h), 2 * act.shape[1])
-    into(h, m.gate_proj, both[:, : act.shape[1]])
-    into(h, m.up_proj, both[:, act.shape[1] :])
+    into(h, m.gate_proj.weight, both[:, : act.shape[1]])
+    into(h, m.up_proj.weight, both[:, act.shape[1] :])
     passes.swiglu(n(both), scale, n(act))
-    into(act, m.down_proj, out)
+    into(act, m.down_proj.weight, out)
 
 
 def experts(reader, block):
@@ -300,10 +298,10 @@ def experts(reader, block):
         spans = [(e, slice(ends[e] - start, ends[e + 1] - start)) for e in chosen]
         torch.index_select(reader.h, 0, torch.from_numpy(rows // top_k), out=x)
         for e, s in spans:
-            torch.mm(x[s], up[e].T, out=both[s])
+            into(x[s], up, both[s], e)
         passes.swiglu(n(both), weights[rows], n(act))
         for e, s in spans:
-            torch.mm(act[s], down[e].T, out=y[s])
+            into(act[s], down, y[s], e)
 
     def collect(first, last):
         chosen = place[first * top_k : last * top_k]

@@ -1,0 +1,88 @@
+"""Packed matrices in large products: a tile of rows is widened, used, and forgotten.
+
+What is widened has the numbers of codecs.py to the last bit, and lies in a near cache.
+"""
+
+import numpy as np
+import torch
+from numba import njit
+
+from .loops import FAST, FLOAT, store, wide
+from .packed import (
+    SIDE,
+    Fp8,
+    Int4,
+    Int8,
+    bfloat,
+    bits,
+    block,
+    e4m3,
+    high,
+    low,
+    matrix,
+)  # fmt: skip
+
+FAST = FAST | {"nogil": True}
+TILE = 1 << 20  # bytes
+
+
+def into(x, weight, out, expert=None):
+    """x W^T into a view of a buffer; of a packed W a tile of rows at a time."""
+    if torch.is_tensor(weight):
+        weight = weight if expert is None else weight[expert]
+        torch.mm(x, weight.T, out=out)
+        return
+    w, width = matrix(weight), weight.shape[-1]
+    w = w if expert is None else one(w, expert)
+    room = torch.empty(max(1, TILE // (width * x.itemsize)), width, dtype=x.dtype)
+    for first in range(0, out.shape[1], len(room)):
+        tile = room[: out.shape[1] - first]
+        widen(w, first, bits(tile))
+        torch.mm(x, tile.T, out=out[:, first : first + len(tile)])
+
+
+def one(w, e):
+    """`part` for one expert, outside of compiled code."""
+    return type(w)(*(x[e] if isinstance(x, np.ndarray) else x for x in w))
+
+
+def widen(w, first, out):
+    """Rows of w from `first` on into out [rows, C], float32 or bfloat16 as uint16."""
+    {Int8: widen_int8, Int4: widen_int4, Fp8: widen_fp8}[type(w)](*w, first, out)
+
+
+@njit(**FAST)
+def widen_int8(rows, first, out):
+    groups = (out.shape[1] + SIDE - 1) // SIDE
+    for r in range(len(out)):
+        row, codes, numbers = rows[first + r], rows[first + r, 2 * groups :], out[r]
+        for g in range(groups):
+            scale = bfloat(row[2 * g], row[2 * g + 1])
+            for c in range(SIDE * g, min(SIDE * (g + 1), len(numbers))):
+                store(numbers, c, (FLOAT(codes[c]) - FLOAT(128)) * scale)
+
+
+@njit(**FAST)
+def widen_int4(rows, first, out):
+    width = out.shape[1]
+    groups = (width + SIDE - 1) // SIDE
+    for r in range(len(out)):
+        row, codes, numbers = rows[first + r], rows[first + r, 2 * groups :], out[r]
+        for g in range(groups):
+            scale = bfloat(row[2 * g], row[2 * g + 1])
+            for c in range(SIDE * g, min(SIDE * (g + 1), width) - 1, 2):
+                store(numbers, c, low(codes[c // 2]) * scale)
+                store(numbers, c + 1, high(codes[c // 2]) * scale)
+            if width % 2 and g == groups - 1:
+                store(numbers, width - 1, low(codes[width // 2]) * scale)
+
+
+@njit(**FAST)
+def widen_fp8(codes, scales, half, first, out):
+    for r in range(len(out)):
+        row, factors = codes[first + r], scales[block(first + r, half)]
+        numbers = out[r]
+        for g in range(len(factors)):
+            scale = wide(factors[g])
+            for c in range(SIDE * g, min(SIDE * (g + 1), len(numbers))):
+                store(numbers, c, e4m3(row[c]) * scale)

@@ -1,0 +1,95 @@
+"""Packed matrices, multiplied as they lie, beside what they stand for in float64."""
+
+import pytest
+import torch
+
+import minqwen
+from minqwen import kernels
+from minqwen.kernels.cpu import packed, tiles
+from minqwen.kernels.cpu.decode import Decoder
+from minqwen.kernels.cpu.read import PromptReader
+from minqwen.model import forms
+from minqwen.weights.convert import convert
+from minqwen.weights.quantised.codecs import FORMS
+from minqwen.weights.quantised.modules import Packed
+from tests.test_kernels_cpu import error, same_memory
+from tests.tiny_models import small_model
+
+pytestmark = pytest.mark.slow
+
+# Rows of whole groups of 128, of a part of one, odd ones; more rows than a block has.
+SHAPES = [(5, 256), (7, 200), (3, 131), (300, 384)]
+
+
+def stored(form, kind, w):
+    """w [R, C], or [E, R, C], in a form, as a model holds it."""
+    weight = Packed(form, kind, w.shape, w.dtype)
+    wide = w.unflatten(1, (2, -1)) if kind == "gate_up_proj" else w
+    for suffix, part in FORMS[form].pack(wide).items():
+        weight.get_buffer("part" + suffix).copy_(
+            part.flatten(1, 2) if kind == "gate_up_proj" else part
+        )
+    return weight
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", kernels.PACKED)
+def test_a_product_is_that_of_what_is_stored(form, shape):
+    weight, x = stored(form, "weight", torch.randn(shape)), torch.randn(shape[1])
+    wide = weight.widened().double()
+    y = torch.from_numpy(packed.product(packed.matrix(weight), x.numpy()))
+    assert error(y, wide @ x.double()) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", kernels.PACKED)
+def test_a_widened_tile_is_the_same_to_the_last_bit(form, shape, dtype):
+    weight = stored(form, "weight", torch.randn(shape))
+    weight.to(dtype)
+    tile = torch.empty(shape[0] - 2, shape[1], dtype=dtype)
+    tiles.widen(packed.matrix(weight), 2, packed.bits(tile))
+    assert torch.equal(tile, weight.widened()[2:])
+
+
+@pytest.mark.parametrize("form", kernels.PACKED)
+def test_an_experts_halves_have_blocks_of_their_own(form):
+    """With 130 rows a half, whose second block of 128 rows has two."""
+    weight = stored(form, "gate_up_proj", torch.randn(2, 260, 150))
+    x = torch.randn(3, 150)
+    out = torch.empty(3, 260)
+    tiles.into(x, weight, out, expert=1)
+    exact = x.double() @ weight.widened()[1].double().T
+    assert error(out, exact) < 1e-6
+
+
+@pytest.fixture(params=["int4:int8", "fp8"])
+def model(request, tmp_path):
+    minqwen.save(small_model(), tmp_path / "plain")
+    if request.param == "fp8":
+        convert(tmp_path / "plain", tmp_path / "fp8", quantize="fp8")
+        return minqwen.load(tmp_path / "fp8", dtype=torch.float32)
+    return minqwen.load(tmp_path / "plain", quantize=request.param)
+
+
+@torch.inference_mode()
+def test_a_packed_model_reads_and_writes_as_its_reference(model):
+    ids = torch.randint(0, 300, (1, 300))
+    ours, reference = model.new_cache(1, 320), model.new_cache(1, 320)
+    mine = PromptReader(model)(ids, ours)
+    assert error(mine, model(ids, cache=reference, last_only=True)) < 2e-5
+    decode = Decoder(model)
+    for token in torch.randint(0, 300, (5, 1, 1)):
+        assert error(decode(token, ours), model(token, cache=reference)) < 2e-5
+    assert same_memory(ours, reference) < 2e-5
+
+
+@torch.no_grad()
+def test_who_is_decoded_as_it_is_packed(tmp_path):
+    minqwen.save(small_model(), tmp_path / "plain")
+    options = {"int8": {"quantize": "int8"}, "disk": {"experts": "disk"}}
+    for name, suits in ("int8", True), ("disk", False):
+        model = minqwen.load(tmp_path / "plain", **options[name])
+        with forms.using("numba"):
+            form = forms.whole("step", model, model.new_cache(1, 9), 1)
+        assert isinstance(form, Decoder) == suits, name

@@ -85,7 +85,7 @@ class Told:
             self.seen |= set() if asks or told else digits(block)
             free = self.answered is None and not told
             pairs.append((None if free else self.answered or "", block))
-        self.asked = "" if "**Predict" in text else None
+        self.asked, self.answered = "" if "**Predict" in text else None, None
         for guess, run in groupby(pairs, key=lambda pair: pair[0]):
             run = "\n\n".join(block for _, block in run)
             free = guess is None

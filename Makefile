@@ -14,7 +14,7 @@ SHELL := /bin/bash
 # A module of the same name elsewhere must not be picked up instead of the pinned one.
 unexport PYTHONPATH
 .NOTPARALLEL:
-.PHONY: help tour explore live test quick lab sync notebooks student teacher clean
+.PHONY: help tour explore live test quick lab sync notebooks student teacher site clean
 
 help:
 	@echo "make tour    install into $(VENV), then see the small model read and answer"
@@ -27,6 +27,7 @@ help:
 	@echo "make notebooks    execute and store all notebooks, or NB=\"04 05\""
 	@echo "make student the course to hand out, build/student: no solutions, no outputs"
 	@echo "make teacher the course to teach from, build/teacher: what to expect and to say"
+	@echo "make site    the course, explorers and reference as pages, build/site: no network"
 	@echo "make clean   remove $(VENV) and everything built"
 	@echo
 	@echo "TORCH_INDEX=$(CPU_INDEX)"
@@ -65,6 +66,9 @@ student: $(VENV)/.installed-course
 
 teacher: $(VENV)/.installed-course
 	$(BIN)/python -m tools.editions teacher build/teacher
+
+site: $(VENV)/.installed-site
+	$(BIN)/python -m tools.site build/site
 
 lab: $(VENV)/.installed-course
 	$(BIN)/jupyter lab $(wildcard notebooks)

@@ -103,8 +103,11 @@ def test_workflows_run_on_a_fork_and_may_only_read():
         assert flow["permissions"] == {"contents": "read"}
         assert flow["concurrency"]["cancel-in-progress"] is True
         assert "secrets." not in path.read_text()
-        for job in flow["jobs"].values():
-            assert job["timeout-minutes"] <= 90 and "permissions" not in job
+        for name, job in flow["jobs"].items():
+            assert job["timeout-minutes"] <= 90
+            pages = {"pages": "write", "id-token": "write"} if name == "publish" else 0
+            assert job.get("permissions", 0) == pages
+            assert not pages or "repository.has_pages" in job["if"]
             for step in job["steps"]:
                 action = step.get("uses", "actions/x@v1")
                 assert re.fullmatch(r"actions/[\w-]+@v\d+", action)

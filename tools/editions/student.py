@@ -17,7 +17,7 @@ from tools.tie import HEADER, Source, names
 from .lesson import CHECK, blocks, lessons, tagged
 
 LONG = 15  # characters of a line, without blanks, that is not anybody's
-NEAR = 0.9  # how alike two lines are, from which on they are taken for one
+NEAR = 0.83  # how alike two lines are, from which on they are taken for one
 ASKS = ("**Predict", "- A: ", "### Exercise", "<details>")  # told with a question
 DIGITS = 3  # of a number that can be nothing but an answer
 

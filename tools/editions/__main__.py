@@ -35,17 +35,14 @@ def publish(kind, out):
     new.rename(out)
 
 
-def main(kind="", out=""):
-    if kind in EDITIONS and out:
-        publish(kind, Path(out))
-    elif kind == "bank":
-        bank.PAGE.write_text(bank.page(), encoding="utf-8")
-    else:
-        sys.exit(__doc__)
-
-
 if __name__ == "__main__":
-    try:
-        main(*sys.argv[1:])
-    except InputError as error:
-        sys.exit(f"minqwen: {error}")
+    kind, out = [*sys.argv[1:], "", ""][:2]
+    if kind == "bank":
+        bank.PAGE.write_text(bank.page(), encoding="utf-8")
+    elif kind not in EDITIONS or not out:
+        sys.exit(__doc__)
+    else:
+        try:
+            publish(kind, Path(out))
+        except InputError as error:
+            sys.exit(f"minqwen: {error}")

@@ -20,7 +20,7 @@ def page():
     parts = [Path(__file__).with_name("bank.md").read_text(encoding="utf-8")]
     tasks = [task for lesson in lessons() for task in lesson.tasks.values()]
     for topic in TOPICS:
-        rows = [row(task) for task in tasks if task.taught.get("topic") == topic]
+        rows = [row(task) for task in tasks if task.taught["topic"] == topic]
         parts.append("\n".join([f"## {topic.capitalize()}\n", TABLE, *rows, ""]))
     return "\n".join(parts)
 
@@ -28,7 +28,6 @@ def page():
 def row(task):
     """A line of the table, with the first sentences of the task."""
     name = f"{number(task.path)}.{task.number} {task.title}"
-    text = " ".join(task.text.split()).replace("|", r"\|")
-    text = re.match(r".{60,}?[.?](?=\s|$)|.+", text)[0]
-    told = task.difficulty, task.importance, task.minutes, text
+    text = re.match(r".{60,}?[.?](?=\s|$)|.+", " ".join(task.text.split()))[0]
+    told = task.difficulty, task.importance, task.minutes, text.replace("|", r"\|")
     return f"| [{name}](../notebooks/{task.path.name}) | {' | '.join(told)} |"

@@ -23,16 +23,16 @@ def lessons():
     """place ("04"), path, title, cells, taught, and tasks by their stubs, of each."""
     for path in stored():
         file = NOTEBOOKS / "teaching" / f"{number(path)}.toml"
-        taught = tomllib.loads(file.read_text("utf-8")) if file.exists() else {}
+        taught = tomllib.loads(file.read_text("utf-8"))
         cells, tasks = nbformat.read(path, as_version=4).cells, {}
         for at, cell in enumerate(cells):
             if cell.cell_type == "markdown":  # an edition has only its own folder
                 cell.source = OUTWARD.sub(r"\1", cell.source)
             if tagged(cell, "stub"):
                 found = TASK.search(cells[at - 1].source).groupdict()
-                name = CHECK.search(cell.source)[1]
-                notes = taught.get("exercise", {}).get(name, {})
-                tasks[at] = SimpleNamespace(name=name, path=path, taught=notes, **found)
+                found |= {"name": CHECK.search(cell.source)[1], "path": path}
+                notes = taught["exercise"][found["name"]]
+                tasks[at] = SimpleNamespace(taught=notes, **found)
         yield SimpleNamespace(
             place=number(path), path=path, cells=cells, taught=taught, tasks=tasks,
             title=cells[0].source.split("\n")[0].removeprefix("# "),

@@ -88,9 +88,8 @@ class Told:
         self.asked, self.answered = "" if "**Predict" in text else None, None
         for guess, run in groupby(pairs, key=lambda pair: pair[0]):
             run = "\n\n".join(block for _, block in run)
-            free = guess is None
-            yield (new_markdown_cell(run) if free
-                   else new_code_cell(f"reveal{self.keep(run, guess)}"))  # fmt: skip
+            call = f"reveal{self.keep(run, guess)}" if guess is not None else ""
+            yield new_code_cell(call) if call else new_markdown_cell(run)
 
 
 def digits(text):

@@ -1,5 +1,7 @@
 """The teacher edition: the notebooks as they are stored, and what to say in class."""
 
+import re
+
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from minqwen import check
@@ -9,24 +11,27 @@ from .lesson import lessons, tagged
 
 
 def fill(folder):
-    guide = ["# A guide to the course\n"]
+    guide = ["# A guide to the course"]
     for lesson in lessons():
-        notes = [(at, "\n\n".join(parts)) for at, parts in notes_of(lesson)]
-        for at, text in reversed(notes):
-            quoted = f"> **For the teacher.** {text}".replace("\n", "\n> ")
+        for at, parts in reversed([*notes_of(lesson)]):
+            quoted = "\n\n".join(["> **For the teacher.**", *parts]).replace(
+                "\n", "\n> "
+            )
             lesson.cells.insert(at + 1, new_markdown_cell(quoted))
         write(tidy(new_notebook(cells=lesson.cells)), folder / lesson.path.name)
-        guide += [f"## {lesson.title}\n", *(f"{text}\n" for _, text in notes)]
-    (folder / "guide.md").write_text("\n".join(guide), encoding="utf-8")
+        sources = (cell.source for cell in lesson.cells)
+        told = (re.search(r"\*\*Predict.*|^> .*", source, re.S) for source in sources)
+        guide += [f"## {lesson.title}", *(found[0] for found in told if found)]
+    (folder / "guide.md").write_text("\n\n".join(guide), encoding="utf-8")
 
 
 def notes_of(lesson):
     """(the cell to follow, paragraphs) for the class, each guess and each exercise."""
-    if taught := lesson.taught:
-        first = " and ".join(taught["needs"]) or "no other notebook"
-        stumbles = "\n".join(f"- {one}" for one in taught["stumbles"])
-        yield 0, [f"{taught['hours']:g} hours in class, after {first}.", "**Opening.**",
-                  taught["opening"], "**Where a class stops.**", stumbles]  # fmt: skip
+    hours, needs = lesson.taught["hours"], " and ".join(lesson.taught["needs"])
+    stumbles = "\n".join(f"- {one}" for one in lesson.taught["stumbles"])
+    first = f"Hours in class: {hours:g}, after {needs or 'no other notebook'}."
+    opening = f"**Opening.** {lesson.taught['opening']}"
+    yield 0, [first, opening, "**Where a class stops.**", stumbles]
     for at, cell in enumerate(lesson.cells):
         if tagged(cell, "guess"):
             asked = check.predictions()[GUESS.fullmatch(cell.source)[1]]
@@ -38,10 +43,10 @@ def notes_of(lesson):
 
 def of_task(task):
     """Effort, what to expect and say, and the wrong answers that the check knows."""
-    yield (f"Exercise {task.number}, {task.title}: {task.minutes} minutes, difficulty "
-           f"{task.difficulty}, importance {task.importance}.")  # fmt: skip
+    marks = f"difficulty {task.difficulty} · importance {task.importance}"
+    yield f"**Exercise {task.number}, {task.title}** · {task.minutes} min · {marks}"
     for key in ("topic", "expect", "say"):
-        yield f"**{key.capitalize()}.** {task.taught.get(key, '')}"
+        yield f"**{key.capitalize()}.** {task.taught[key]}"
     rows = ["| what the check says of a wrong answer | what to say then |", "|---|---|"]
     for why, _ in check.EXERCISES[task.name].wrong:
         more = task.taught.get("more", {}).items()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from html import unescape
 from types import SimpleNamespace
 
 import nbformat
@@ -12,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from minqwen import check
 from minqwen.errors import InputError
-from tools.editions import bank, student
+from tools.editions import bank, student, teacher
 from tools.editions.__main__ import publish
 from tools.editions.lesson import CHECK, blocks, lessons, tagged
 from tools.execute import ROOT, environment
@@ -158,14 +159,18 @@ def test_the_teachers_copy_has_all_and_what_to_say(made, place):
     guesses = sum(tagged(cell, "guess") for cell in cells)
     assert len(notes) == 1 + guesses + len(lesson.tasks)
     assert len(cells) == len(lesson.cells) + len(notes)
+    bare = re.sub(r"`[^`]*`", "", "\n".join(notes))
+    assert not re.search(r"(?<!\\)<\w", bare), "a tag of HTML outside of backticks"
     for at, task in lesson.tasks.items():
-        [note] = [n for n in notes if f"Exercise {task.number}, " in n]
-        wrong = [why.replace("|", r"\|") for why, _ in check.EXERCISES[task.name].wrong]
+        [note] = [n for n in notes if f"**Exercise {task.number}, " in n]
+        wrong = [teacher.plain(why) for why, _ in check.EXERCISES[task.name].wrong]
         assert all(why in note for why in [*wrong, task.taught["say"]])
         assert task.taught["topic"] in bank.TOPICS and task.importance, task.title
         assert "<summary>Hint" in lesson.cells[at - 1].source, task.title
-    guide = (made / "teacher" / "guide.md").read_text(encoding="utf-8")
-    assert f"## {lesson.title}\n" in guide
+    guide = unescape((made / "teacher" / "guide.html").read_text(encoding="utf-8"))
+    [chapter] = re.findall(rf"(?s)<h2[^>]*>{lesson.title}<.*?(?=<h2|\Z)", guide)
+    assert chapter.count("Prediction: ") == chapter.count("<li>A: ") == guesses
+    assert chapter.count("<pre>") == len(lesson.tasks)  # a solution for each
 
 
 def test_the_bank_is_what_would_be_written_now():

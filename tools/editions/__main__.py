@@ -1,7 +1,7 @@
 """Make what is handed out of the course, from the notebooks as they are stored.
 
 python -m tools.editions student OUT    no outputs, no solutions, guesses first
-python -m tools.editions teacher OUT    everything, with what to say, and guide.md
+python -m tools.editions teacher OUT    everything, with what to say, and guide.html
 python -m tools.editions bank           docs/exercises.md
 """
 

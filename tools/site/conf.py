@@ -27,7 +27,7 @@ MENDED = {  # what the theme's pages say otherwise than a screen reader needs it
 project, author, release = "minqwen", "The minqwen authors", minqwen.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.linkcode"]
 suppress_warnings = ["myst.header"]  # a notebook's exercise stands below its title
-nb_execution_mode = "off"
+nb_execution_mode, highlight_language = "off", "none"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 smartquotes = add_module_names = False

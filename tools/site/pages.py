@@ -13,9 +13,7 @@ from pathlib import Path
 import nbformat
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_for_filename
-from pygments.lexers.special import TextLexer
-from pygments.util import ClassNotFound
+from pygments.lexers import TextLexer, find_lexer_class_for_filename
 
 from minqwen.errors import InputError
 from tools import address
@@ -66,7 +64,8 @@ def lay(target):
     put(target / "live.md", linked(live, "live.md", sources, target))
     put(target / "api.rst", reference())
     for name in sources:
-        put(target / f"{shown(name)}.md", listing(name))
+        # What begins with a dot is left out where Pages gets the site.
+        put(target / f"{name.lstrip('.')}.md", listing(name))
 
 
 def told(path):
@@ -99,15 +98,15 @@ def front(readme, names):
 
 def reference():
     """The public names, room by room, as Sphinx's autodoc is asked for them."""
-    text = (
-        "Reference\n=========\n\nLetters are those of :doc:`minqwen/model/shapes.py`;\n"
-    )
-    text += "shapes stand in brackets.\n"
+    text = "Reference\n=========\n\nShapes stand in brackets; their letters are in "
+    text += ":doc:`minqwen/model/shapes.py`.\n"
     for title, names in API.items():
         text += f"\n{title}\n{'-' * len(title)}\n\n"
         for name in names.split():
             last = name.rpartition(".")[2]
             kind = "class" if last[0].isupper() else "function"
+            if name.startswith("model."):
+                text += f"\n{last}.py\n{'~' * len(name)}\n\n"
             if name in ("analyse", "check") or name.startswith("model."):
                 kind = "module"
             text += f".. auto{kind}:: minqwen.{name}\n"
@@ -136,7 +135,7 @@ def linked(text, name, sources, target):
         elif path.is_file() and path.suffix not in (".md", ".ipynb"):
             sources.add(to)
             at = posixpath.dirname(name) or "."
-            given = posixpath.relpath(shown(to), at) + ".md"
+            given = posixpath.relpath(to.lstrip("."), at) + ".md"
         elif not path.is_file():
             if not place:
                 raise InputError(f"{name} links to {given}, which the site cannot show")
@@ -146,17 +145,9 @@ def linked(text, name, sources, target):
     return LINK.sub(lead, text)
 
 
-def shown(name):
-    """Where the site shows a file: what begins with a dot, Pages leaves out."""
-    return name.lstrip(".")
-
-
 def listing(name):
     """A page with a source file's lines, each with a place of its own."""
-    try:
-        lexer = get_lexer_for_filename(name)
-    except ClassNotFound:
-        lexer = TextLexer()
+    lexer = (find_lexer_class_for_filename(name) or TextLexer)()
     form = HtmlFormatter(linespans="line", linenos="inline")
     lines = highlight((ROOT / name).read_text("utf-8"), lexer, form)
     fence = "~" * 12  # longer than any in a file's own text

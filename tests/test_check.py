@@ -12,6 +12,7 @@ import torch
 import minqwen
 from minqwen import check
 from minqwen.check.core import Exercise, Verdict
+from minqwen.errors import InputError
 from tools import notebooks
 
 NAMES = list(check.EXERCISES)
@@ -103,6 +104,21 @@ def test_what_is_said_of_other_mistakes(answer, said, kept):
     assert isinstance(verdict, Verdict) and not verdict
     assert said in repr(verdict) and "\n" not in repr(verdict)
     assert not kept.exists()
+
+
+def test_two_things_in_the_other_order_are_told():
+    right = check.EXERCISES["gated_step"].right
+    said = repr(check.gated_step(lambda **case: right(**case)[::-1]))
+    assert said.endswith("right, but in the other order: the output and the new S are "
+                         "asked for")  # fmt: skip
+
+
+def test_a_guess_may_be_a_small_letter_and_a_slip_is_told():
+    assert repr(check.predict("overlap", "c")).startswith("✓ C: ")
+    with pytest.raises(InputError, match="'overlaps'; is it 'overlap'"):
+        check.predict("overlaps", "C")
+    with pytest.raises(InputError, match="has no option D; choose A or B or C"):
+        check.predict("overlap", "d")
 
 
 def test_a_list_where_a_tensor_is_asked_for_is_told_how_to_become_one():

@@ -15,6 +15,13 @@ def difference(mine, right, returns):
     if len(mine) != len(right):
         wanted = " and ".join(returns)
         return f"returns {things(len(mine))}; {len(right)} are asked for: {wanted}"
+    told = first_difference(mine, right, returns)
+    if told and len(mine) == 2 and not first_difference(mine[::-1], right, returns):
+        return f"right, but in the other order: {' and '.join(returns)} are asked for"
+    return told
+
+
+def first_difference(mine, right, returns):
     pairs = zip(returns, mine, right, strict=False)  # a wrong answer may return less
     return next((d for d in (one_difference(*pair) for pair in pairs) if d), "")
 

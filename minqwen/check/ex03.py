@@ -42,6 +42,8 @@ one_head = Exercise(
         "the scores are divided by the width; divide by its square root": (
             lambda q, k, v: _weights(q, k, scale=q.shape[1]) @ v
         ),
+        "divided by the root of 2, as in the example; a head of width K needs that of "
+        "K": partial(_one_head, scale=2**0.5),
         "tokens look into the future; nothing is masked": (
             partial(_one_head, look=torch.ones_like)
         ),
@@ -143,6 +145,20 @@ causal_mask = Exercise(
         "tokens look into the future": (
             _mask_with(lambda query, key, real: real[:, None, None] | (key == query))
         ),
+        "the triangle begins at the first token, as `tril` makes it; the last T of the "
+        "S tokens ask, so it is shifted by S - T": (
+            _mask_with(
+                lambda query, key, real: (
+                    (key <= query - query[0]) & real[:, None, None] | (key == query)
+                )
+            )
+        ),
+        "the wrong way round: True is where a token may look": (
+            lambda real, T: ~attention.causal_mask(real, T)
+        ),
+        "padding is opened, not closed: `real` is True where there is text": (
+            _mask_with(lambda query, key, real: (key <= query) | ~real[:, None, None])
+        ),
         "padding is masked where it asks; mask it where it is looked at, along "
         "the keys": (
             _mask_with(
@@ -187,6 +203,8 @@ query_and_gate = Exercise(
         "query and gate are swapped; the query comes first": (
             lambda y, heads: _split(y, heads)[::-1]
         ),
+        "right, and one step too far: the sigmoid of the gates comes later, in the "
+        "layer": lambda y, heads: (_split(y, heads)[0], _split(y, heads)[1].sigmoid()),
         "query and gate do not alternate number by number; a head's whole query "
         "comes before its gate": _every_other,
     },

@@ -216,6 +216,16 @@ transition = Exercise(
         "A only decays; the read S^T k is also linear in S, so it belongs to A": (
             lambda k, v, g, beta: (_transition(k, v, g, 0)[0], beta * torch.outer(k, v))
         ),
+        "beta is missing from B: it multiplies the whole error, so v as well": (
+            lambda k, v, g, beta: (_transition(k, v, g, beta)[0], torch.outer(k, v))
+        ),
+        "1 minus a matrix takes it from a matrix full of ones; the identity, "
+        "torch.eye, has them on its diagonal only": (
+            lambda k, v, g, beta: (
+                g.exp() * (1 - beta * torch.outer(k, k)),
+                beta * torch.outer(k, v),
+            )
+        ),
         "only the identity decays; the read is of the decayed memory too, so "
         "exp(g) multiplies both terms of A": (
             lambda k, v, g, beta: (

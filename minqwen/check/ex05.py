@@ -56,6 +56,9 @@ decay = Exercise(
         "dt_bias is added after the softplus; add it to `a`, inside": (
             lambda a, A_log, dt_bias: -A_log.exp() * (F.softplus(a) + dt_bias)
         ),
+        "dt_bias is added to the finished g; add it to `a`, inside the softplus": (
+            lambda a, A_log, dt_bias: _decay(a, A_log, 0 * a) + dt_bias
+        ),
         "dt_bias is not used": lambda a, A_log, dt_bias: _decay(a, A_log, 0 * a),
         "that is exp(g), the share that is kept; return g itself": (
             lambda a, A_log, dt_bias: _decay(a, A_log, dt_bias).exp()
@@ -83,6 +86,8 @@ set_half_life = Exercise(
         "dt_bias has the wrong sign: softplus sees a + dt_bias, so take it off": (
             partial(_set, bias=-1)
         ),
+        "multiplied by the rate: g is the rate times what softplus gives, so divide by "
+        "it": partial(_set, rate=lambda A_log: (-A_log).exp()),
         "the head's rate exp(A_log) is not used": partial(_set, rate=torch.ones_like),
         "A_log is the logarithm of the rate: take its exp first": (
             partial(_set, rate=lambda A_log: A_log)
@@ -269,6 +274,11 @@ deltanet_layer = Exercise(
         ),
         "the output gate is missing: multiply by silu(z), with z from in_proj_z": (
             partial(_deltanet, out=partial(_output, gate=torch.ones_like))
+        ),
+        "the norm is missing: divide each head's read by its root mean square": (
+            partial(
+                _deltanet, out=lambda o, z, layer: o * layer.norm.weight * F.silu(z)
+            )
         ),
         "z is multiplied in before the norm; norm first, then the gate": (
             partial(_deltanet, out=_gate_first)

@@ -115,6 +115,11 @@ def _token(
     return join(routed, gate @ x, shared(x))
 
 
+def _gate_alone(x, weights, ids, experts, shared, gate):
+    routed = _token(x, weights, ids, experts, shared, gate, join=lambda r, s, y: r)
+    return routed + gate.sigmoid() * shared(x)
+
+
 def _token_inputs(rand):
     def network(D, width):
         gate_up, down = rand(2 * width, D), rand(D, width)
@@ -145,6 +150,9 @@ one_token = Exercise(
         ),
         "the shared expert is multiplied by gate . x itself; take its sigmoid": (
             partial(_token, join=lambda routed, s, y: routed + s * y)
+        ),
+        "the sigmoid is of `gate` itself; its dot product with x comes first": (
+            _gate_alone
         ),
         "the gate scales everything; it belongs to the shared expert alone": (
             partial(_token, join=lambda routed, s, y: s.sigmoid() * (routed + y))
@@ -271,6 +279,9 @@ balance = Exercise(
         "from it: multiply by the mean probability": _squared,
         "those are mean logits; take the softmax first, then the mean": (
             partial(_balance, probable=lambda z: z.mean(0))
+        ),
+        "that is a softmax of mean logits; take the softmax first, then the mean": (
+            partial(_balance, probable=lambda z: z.mean(0).softmax(-1))
         ),
         "the softmax goes over the tokens; it goes over the experts, the last axis": (
             partial(_balance, probable=lambda z: z.softmax(0).mean(0))

@@ -8,6 +8,7 @@ file: here, so that a reader does not see the answer with the question.
 import html
 import re
 import tomllib
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +94,8 @@ def marked(text):
 def predict(name, letter=None):
     """Ask for a guess (see the options above the cell), or judge the one given."""
     if name not in predictions():
-        raise InputError(f"no prediction is called {name!r}; see {FOLDER}")
+        near = get_close_matches(name, predictions(), 1)
+        hint = "".join(f"; is it {one!r}?" for one in near)
+        raise InputError(f"no prediction is called {name!r}{hint}")
     asked = predictions()[name]
-    return asked if letter is None else asked.answer(letter)
+    return asked if letter is None else asked.answer(str(letter).upper())

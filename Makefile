@@ -25,7 +25,7 @@ help:
 	@echo "make quick   the same without the slow ones: two minutes, before each commit"
 	@echo "make sync    copy the package's code into the notebook cells that teach it"
 	@echo "make notebooks    execute and store all notebooks, or NB=\"04 05\""
-	@echo "make student the course to hand out, build/student: no solutions, no outputs"
+	@echo "make student the course to hand out, build/student.zip: no solutions, no outputs"
 	@echo "make teacher the course to teach from, build/teacher: what to expect and to say"
 	@echo "make site    the course, explorers and reference as pages, build/site: no network"
 	@echo "make clean   remove $(VENV) and everything built"
@@ -58,11 +58,13 @@ sync: $(VENV)/.installed-test
 notebooks: $(VENV)/.installed-test
 	$(BIN)/python -m tools.notebooks run $(NB)
 
-# With the wheel that a student installs; nothing else is needed but a package index.
+# With the wheel that a student installs, and all of it as one file to send.
 student: $(VENV)/.installed-course
 	$(BIN)/python -m tools.editions student build/student
 	@rm -rf build/lib build/bdist.*  # of an older wheel, whose files would come along
 	$(PIP:install=wheel) -q --no-deps -w build/student .
+	@$(BIN)/python -m zipfile -c build/student.zip build/student
+	@echo "build/student.zip is the file to hand out"
 
 teacher: $(VENV)/.installed-course
 	$(BIN)/python -m tools.editions teacher build/teacher

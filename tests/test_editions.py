@@ -11,6 +11,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 
+import minqwen
 from minqwen import check
 from minqwen.errors import InputError
 from tools.editions import bank, student, teacher
@@ -106,6 +107,14 @@ def test_code_much_like_a_solution_is_imported():
     found = student.imports([solution, *tied])
     assert [*found] == [1, 2] and "A??" in found[1]
     assert found[2].endswith("\nfrom minqwen.model.norm import A")
+
+
+def test_a_copy_says_how_to_install_the_wheel_that_make_puts_beside_it(made):
+    folder = made / "student"
+    told = (folder / "README.md").read_text(encoding="utf-8")
+    wheel = f"minqwen-{minqwen.__version__}-py3-none-any.whl"
+    assert told.count(f'-c constraints.txt "{wheel}[course]"') == 2
+    assert "torch==" in (folder / "constraints.txt").read_text(encoding="utf-8")
 
 
 # ---- it runs

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from minqwen import __version__
 from minqwen.files import as_json
-from tools.execute import GUESS, tidy, write
+from tools.execute import GUESS, ROOT, tidy, write
 from tools.tie import HEADER, Source, names
 
 from .lesson import CHECK, blocks, lessons, tagged
@@ -23,8 +24,10 @@ DIGITS = 3  # of a number that can be nothing but an answer
 
 
 def fill(folder):
-    told, readme = {}, Path(__file__).with_name("student.md")
-    (folder / "README.md").write_bytes(readme.read_bytes())
+    told, readme = {}, Path(__file__).with_name("student.md").read_text("utf-8")
+    wheel = f"minqwen-{__version__}-py3-none-any.whl"  # `make student` puts it there
+    (folder / "constraints.txt").write_bytes((ROOT / "constraints.txt").read_bytes())
+    (folder / "README.md").write_text(readme.replace("WHEEL", wheel), "utf-8")
     for lesson in lessons():
         notebook, told[lesson.place] = student(lesson)
         write(notebook, folder / lesson.path.name)

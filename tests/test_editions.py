@@ -117,6 +117,15 @@ def test_a_copy_says_how_to_install_the_wheel_that_make_puts_beside_it(made):
     assert "torch==" in (folder / "constraints.txt").read_text(encoding="utf-8")
 
 
+def test_a_sentence_that_leads_on_is_read_without_a_guess():
+    cells = [new_code_cell('check.predict("overlap")', metadata={"tags": ["guess"]})]
+    told = student.Told("04")
+    for cell in [*cells, new_code_cell("S = 1")]:
+        told.meet(cell)
+    held, free = told.split("It is 0.6 of the other one.\n\nTwo move. Move one:")
+    assert held.source == 'reveal("04", 1)' and free.source == "Move one:"
+
+
 # ---- it runs
 
 

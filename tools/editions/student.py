@@ -20,6 +20,7 @@ from .lesson import CHECK, blocks, lessons, tagged
 LONG = 15  # characters of a line, without blanks, that is not anybody's
 NEAR = 0.83  # how alike two lines are, from which on they are taken for one
 ASKS = ("**Predict", "- A: ", "### Exercise", "<details>")  # told with a question
+LAST = re.compile(r"(.+[.?)])\s+([A-Z][^.]*[:?])", re.S)  # a last sentence
 DIGITS = 3  # of a number that can be nothing but an answer
 
 
@@ -88,11 +89,19 @@ class Told:
             self.seen |= set() if asks or told else digits(block)
             free = self.answered is None and not told
             pairs.append((None if free else self.answered or "", block))
+        pairs[-1:] = self.leading_on(*pairs[-1])
         self.asked, self.answered = "" if "**Predict" in text else None, None
         for guess, run in groupby(pairs, key=lambda pair: pair[0]):
             run = "\n\n".join(block for _, block in run)
             call = f"reveal{self.keep(run, guess)}" if guess is not None else ""
             yield new_code_cell(call) if call else new_markdown_cell(run)
+
+    def leading_on(self, guess, block):
+        """A last sentence that asks for what comes next is read without a guess."""
+        found = LAST.fullmatch(block) if guess else None
+        if found is None or digits(found[2]) & self.put_out - self.seen:
+            return [(guess, block)]
+        return [(guess, found[1]), (None, found[2])]
 
 
 def digits(text):
@@ -135,14 +144,16 @@ def imports(cells):
             solutions.append(lines(cell.source))
         elif header := HEADER.match(cell.source.split("\n")[0]):
             listed = [n for node in Source(cell.source).order for n in names(node)]
-            tied[at] = header[1].replace("/", "."), listed
+            shown = [x.name for x in Source(cell.source).order if hasattr(x, "name")]
+            tied[at] = header[1].replace("/", "."), listed, shown
             there = lines(cell.source)
             for solution in solutions:  # is a tenth of its lines there, or nearly?
                 found = [x for x in solution if get_close_matches(x, there, 1, NEAR)]
                 giving |= set(listed if 10 * len(found) >= len(solution) else ())
     return {
-        at: f"# {'?? and '.join(listed)}?? shows the lines, much like the solution's\n"
+        at: "# Lines of the package, much like the solution's. To read them: "
+        f"{'??, '.join(shown)}??\n"
         f"from minqwen.{module} import {', '.join(listed)}"
-        for at, (module, listed) in tied.items()
+        for at, (module, listed, shown) in tied.items()
         if giving & set(listed)
     }

@@ -84,6 +84,22 @@ def test_a_packed_model_reads_and_writes_as_its_reference(model):
     assert same_memory(ours, reference) < 2e-5
 
 
+@pytest.mark.parametrize("expert", [None, 1])
+@pytest.mark.parametrize("form", [None, "int8"])
+def test_bfloat16_without_hardware_is_computed_in_float32(form, expert, monkeypatch):
+    """Tile by tile, plain and packed weights, rounded once, at the end."""
+    monkeypatch.setattr(tiles, "BFLOAT16", False)
+    monkeypatch.setattr(tiles, "TILE", 4 * 160 * 7)  # seven rows
+    w, x = torch.randn(2, 60, 160).bfloat16(), torch.randn(5, 160).bfloat16()
+    w = w if expert else w[0]
+    weight = stored(form, "weight", w.float()) if form else w
+    exact = x.double() @ (weight.widened() if form else w)[expert or ...].double().mT
+    out = torch.empty(5, 60, dtype=torch.bfloat16)
+    tiles.into(x, weight.to(torch.bfloat16), out, expert)
+    # No farther than half a step of bfloat16, and the rounding of float32 sums.
+    assert ((out - exact).abs() <= exact.abs() * 2**-8 + 1e-5).all()
+
+
 @torch.no_grad()
 def test_who_is_decoded_as_it_is_packed(tmp_path):
     minqwen.save(small_model(), tmp_path / "plain")

@@ -220,10 +220,11 @@ def test_the_minutes_of_a_day_add_up_and_its_sections_fit():
     taught = {what: int(took) for *_, took, what in day if what in LESSONS}
     told = f"{sum(minutes)} minutes, {sum(taught.values())} of them with notebooks"
     assert f"The day has {told}" in page
-    plan = re.findall(r"^\| (\d\d) \| (.+?\?*) \| ([\d, ]+) \|$", page, re.M)
+    plan = re.findall(r"^\| (\d\d) \| (.+?) \| ([\d, ]+) \| (.+?) \|$", page, re.M)
     assert [place for place, *_ in plan] == [*taught]
-    for place, titles, exercises in plan:
+    for place, titles, exercises, first_out in plan:
         titles = titles.split("; ")
+        assert first_out in titles, place
         heads = "\n".join(cell.source for cell in LESSONS[place].cells)
         missing = [title for title in titles if f"## {title}\n" not in heads]
         reading = reading_minutes(kept(LESSONS[place], titles, exercises.split(", ")))
@@ -239,3 +240,17 @@ def test_the_hours_of_a_term_are_those_of_its_notebooks():
         assert f"| {' | '.join(told)} | {alone} |" in page, (*told, alone)
     hours = sum(lesson.taught["hours"] for lesson in LESSONS.values())
     assert f"{hours:g} hours in class" in page
+
+
+def test_ten_weeks_take_all_notebooks_in_an_order_that_they_allow():
+    page = (ROOT / "docs" / "builder.md").read_text(encoding="utf-8")
+    page = page.partition("### In ten weeks")[2].partition("## What to prepare")[0]
+    weeks = re.findall(r"^\| \d+ \| (.*) \| ([\d.]+) \| (.*) \|$", page, re.M)
+    known, place = [], re.compile(r"\d\d[a-z]?")
+    for in_class, hours, at_home in weeks:
+        for one in place.findall(f"{at_home}, {in_class}"):
+            assert {*LESSONS[one].taught["needs"]} <= {*known}, one
+            known.append(one)
+        taught = sum(LESSONS[one].taught["hours"] for one in place.findall(in_class))
+        assert taught == float(hours) <= 3, in_class
+    assert len(weeks) == 10 and sorted(known) == sorted(LESSONS)

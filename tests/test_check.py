@@ -247,8 +247,13 @@ def test_later_cells_go_on_with_what_is_right(capsys, kept):
 
     assert check.write.settled(my_write) is my_write
     assert "go on with yours, my_write" in capsys.readouterr().out
-    assert check.write.settled(lambda S, k, v: ...) is check.write.right
-    assert "go on with the course's answer" in capsys.readouterr().out
+    for unsolved, how in [
+        (lambda S, k, v: ..., "finished"),
+        (lambda S, k, v: S, "right"),
+    ]:
+        assert check.write.settled(unsolved) is check.write.right
+        said = capsys.readouterr().out
+        assert f"is not {how} yet, so later cells go on with the course's" in said
     assert not kept.exists()
 
 

@@ -73,10 +73,11 @@ class Exercise:
     def settled(self, mine):
         """What later cells go on with: the reader's function if right, else ours."""
         name = getattr(mine, "__name__", "your answer")
-        if self.judge(mine, name):
+        if verdict := self.judge(mine, name):
             print(f"✓ later cells go on with yours, {name}")
             return mine
-        print(f"{name} is not right yet, so later cells go on with the course's answer")
+        how = "not finished" if verdict.line.startswith("…") else "not right"
+        print(f"{name} is {how} yet, so later cells go on with the course's answer")
         return self.right
 
     def judge(self, mine, name):

@@ -191,6 +191,13 @@ def test_the_teachers_copy_has_all_and_what_to_say(made, place):
     assert chapter.count("<pre>") == len(lesson.tasks)  # a solution for each
 
 
+@pytest.mark.parametrize("track", ["ideas", "builder"])
+def test_a_project_is_a_sheet_of_its_own_to_hand_out(made, track):
+    sheet = (made / "teacher" / f"project_{track}.md").read_text(encoding="utf-8")
+    assert sheet.startswith("# The open project: ") and "### Marks, " in sheet
+    assert "](" not in sheet and "import torch\n" in sheet
+
+
 def test_the_bank_is_what_would_be_written_now():
     now = bank.page() == bank.PAGE.read_text(encoding="utf-8")
     assert now, "run python -m tools.editions bank"

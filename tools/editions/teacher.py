@@ -1,6 +1,7 @@
 """The teacher edition: the notebooks as they are stored, and what to say in class.
 
-guide.html has the same notes to print, each with the question or task it belongs to.
+guide.html has the same notes to print, each with the question or task it belongs to;
+project_ideas.md and project_builder.md are handed out when a project is set.
 """
 
 import re
@@ -11,11 +12,12 @@ from nbconvert.filters import markdown2html
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from minqwen import check
-from tools.execute import GUESS, tidy, write
+from tools.execute import GUESS, ROOT, tidy, write
 
 from .lesson import lessons, tagged
 
 OPTION = re.compile(r"(?s)^- ([A-C]): (.+?)\s*(?=^- |\Z)", re.M)
+INWARD = re.compile(r"\[([^\]]+)\]\((?!http)[^)]*\)")  # a link into the repository
 CONTENTS = "| | in class | needs |\n|---|---|---|"
 
 
@@ -34,6 +36,10 @@ def fill(folder):
     page = markdown2html("\n\n".join(["\n".join(contents), *chapters]))
     head = Path(__file__).with_name("guide.html").read_text(encoding="utf-8")
     (folder / "guide.html").write_text(head + page, encoding="utf-8")
+    for track in ("ideas", "builder"):
+        page = (ROOT / "docs" / f"{track}.md").read_text(encoding="utf-8")
+        sheet = INWARD.sub(r"\1", page[page.index("## The open project") + 1 :])
+        (folder / f"project_{track}.md").write_text(sheet, encoding="utf-8")
 
 
 def guide(lesson, notes):

@@ -153,6 +153,12 @@ causal_mask = Exercise(
                 )
             )
         ),
+        "two things are missing: the last T of the S tokens ask, so the triangle is "
+        "shifted by S - T; and a padding token looks at itself": (
+            _mask_with(
+                lambda query, key, real: (key <= query - query[0]) & real[:, None, None]
+            )
+        ),
         "the wrong way round: True is where a token may look": (
             lambda real, T: ~attention.causal_mask(real, T)
         ),

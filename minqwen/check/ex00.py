@@ -46,6 +46,10 @@ attention_size = Exercise(
         for H, Hkv in [(4, 1), (6, 2), (8, 2)]
     ],
     wrong={
+        "those are the textbook's four equal matrices; here q_proj makes gates too, "
+        "keys and values have Hkv heads only, and there are two norms": (
+            lambda D, H, Hkv, K: 4 * H * K * D
+        ),
         "q_proj is twice as tall: beside each query it makes a gate of the same "
         "width, 2 H K rows in all": partial(_mixer, q=1),
         "the two norms are missing, K numbers each": partial(_mixer, norms=0),

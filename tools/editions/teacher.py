@@ -61,14 +61,14 @@ def notes_of(lesson):
     yield SimpleNamespace(at=0, head=head, about=[], said=of_class(taught))
     for at, cell in enumerate(lesson.cells):
         if tagged(cell, "guess"):
-            question = lesson.cells[at - 1].source.partition("**Predict.** ")[2]
+            before, _, question = lesson.cells[at - 1].source.partition("**Predict.** ")
+            last = before.strip().split("\n\n")[-1]  # often what "which one?" is about
+            about = ["" if last.startswith("#") else last, question.split("\n- A:")[0]]
             asked = check.predictions()[GUESS.fullmatch(cell.source)[1]]
             said = [f"- {letter}: {option}. *{plain(asked.told[letter])}*"
                     for letter, option in OPTION.findall(question)]  # fmt: skip
-            yield SimpleNamespace(
-                at=at, head=f"**Prediction: {asked.right} is right.**",
-                about=[question.partition("\n- A:")[0]], said="\n".join(said),
-            )  # fmt: skip
+            head = f"**Prediction: {asked.right} is right.**"
+            yield SimpleNamespace(at=at, head=head, about=about, said="\n".join(said))
         elif tagged(cell, "solution"):
             task, lines = lesson.tasks[at - 1], cell.source.partition("\n\n\ncheck.")[0]
             asks = lesson.cells[at - 2].source.partition("minutes.**")[2]

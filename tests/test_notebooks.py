@@ -254,7 +254,7 @@ def test_cells(path):
     for number, cell in enumerate(read(path).cells):
         where = f"cell {number}"
         assert set(tags(cell)) <= TAGS, where
-        assert set(cell.metadata) <= {"tags", "jupyter"}, where
+        assert set(cell.metadata) <= {"tags", "jupyter", "cellView"}, where
         if cell.cell_type != "code":
             continue
         lines = cell.source.splitlines()

@@ -89,12 +89,11 @@ def tidy(notebook):
         if guessing:
             tags.append("guess" if guess else "answer")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        hidden = {
-            "source_hidden": bool(FOLDED & set(tags)),
-            "outputs_hidden": "answer" in tags,
-        }
-        if any(hidden.values()):
-            cell.metadata["jupyter"] = {name: True for name, on in hidden.items() if on}
+        if FOLDED & set(tags):
+            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata["cellView"] = "form"  # Colab's word for it
+        if "answer" in tags:
+            cell.metadata.setdefault("jupyter", {})["outputs_hidden"] = True
         digest = hashlib.sha256(cell.source.encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = (

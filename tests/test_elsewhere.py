@@ -110,7 +110,8 @@ def test_every_notebook_gets_the_cell_once_and_links_while_there_is_an_address(c
             title, first, after, *_ = notebook.cells
             assert first.source == first_cell.source(place)
             assert first.metadata == {
-                "tags": ["elsewhere"], "jupyter": {"source_hidden": True}
+                "tags": ["elsewhere"], "jupyter": {"source_hidden": True},
+                "cellView": "form",
             }  # fmt: skip
             assert "elsewhere" not in after.metadata.get("tags", [])
             assert notebook == tidy(nbformat.from_dict(notebook))

@@ -162,3 +162,16 @@ def test_a_notebook_alone_fetches_the_course_and_runs(tmp_path):
     where = [python, "-c", "import minqwen; print(minqwen.__file__)"]
     found = subprocess.check_output(where, cwd=tmp_path, env=env, text=True)
     assert found.strip() == str(alone / "minqwen-course/minqwen/__init__.py")
+
+
+def test_every_notebook_begins_with_the_cell_of_this_address():
+    """If not: python -m tools.address, then run the notebooks it names."""
+    place = address.read()
+    for path in sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb")):
+        title, first, *_ = nbformat.read(path, as_version=4).cells
+        assert first.metadata.get("tags") == ["elsewhere"], path.name
+        assert first.source == first_cell.source(place), path.name
+        assert first.outputs == [], path.name  # at home it says nothing
+        links = re.findall(r"^Open it in .*\n\n", title.source, flags=re.M)
+        expected = first_cell.links(place, path.name)
+        assert links == [expected] * bool(expected), path.name

@@ -55,7 +55,8 @@ def test_notebooks_that_open_an_asset_are_in_the_table_and_no_others():
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
-        if found := set(re.findall(r'"\.\./(assets/[^"]+)"', code)):
+        parts = re.findall(r'\bassets((?: / "[^"]+")+)', code)
+        if found := {"assets/" + "/".join(part.split('"')[1::2]) for part in parts}:
             opened[path.relative_to(ROOT).as_posix()] = found
     assert opened.keys() == told.keys()
     for name, found in opened.items():

@@ -44,7 +44,7 @@ def test_what_tags_say_is_folded_and_a_picture_is_named():
     cells = [
         tagged("1", "solution"), tagged("2", "answer", outputs=[printed]),
         tagged("3", "figure", "answer", outputs=[picture]),
-        tagged("4", "figure", outputs=[widget]),
+        tagged("4", "figure", outputs=[widget]), tagged("clone", "elsewhere"),
     ]  # fmt: skip
     made = prepared(new_notebook(cells=cells), {}).cells
     tags = [cell.metadata.get("tags") for cell in made]
@@ -52,7 +52,7 @@ def test_what_tags_say_is_folded_and_a_picture_is_named():
     assert tags[2:] == [["hide-input", "hide-output"], ["hide-input"], None]
     assert made[1].outputs[0].text == "3\n"
     assert made[2].metadata["mystnb"]["image"] == {"alt": "A line."}
-    assert "live/note.html#view=memory" in made[4].source
+    assert "live/note.html#view=memory" in made[-1].source  # no cell to clone by
 
 
 def test_every_prediction_of_the_course_finds_its_words():

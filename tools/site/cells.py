@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 
 from minqwen.errors import InputError
 from tools.execute import GUESS, UNSEEN
+from tools.first_cell import TAG
 
 OPTION = re.compile(r"^- ([A-Z]): (.*(?:\n  .*)*)\n?", re.M)
 FOLDS = {  # a cell's tag: what is folded, and the words on it
@@ -30,6 +31,8 @@ def prepared(notebook, told):
         if guess:
             cells.append(choices(cells[-1], guess[1], told[guess[1]]))
             continue
+        if TAG in cell.metadata.get("tags", []):
+            continue  # where a notebook is read, there is nothing to install
         cells.append(cell)
         if cell.cell_type == "code":
             cells += folded(cell)

@@ -151,5 +151,6 @@ def listing(name):
     form = HtmlFormatter(linespans="line", linenos="inline")
     lines = highlight((ROOT / name).read_text("utf-8"), lexer, form)
     fence = "~" * 12  # longer than any in a file's own text
-    head = f"---\norphan: true\n---\n# {name}\n\n"
+    title = name.replace("_", "\\_")  # else __init__ is bold
+    head = f"---\norphan: true\n---\n# {title}\n\n"
     return f"{head}{fence}{{raw}} html\n{lines}{fence}\n"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import minqwen
+from minqwen.model import forms
 from minqwen.model.taps import listen
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,10 +22,18 @@ def blocks(name):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with the repository's assets, for what a page reads and writes."""
+    """A folder with the repository's assets, for what a page reads and writes.
+
+    Forms that a page registers are gone again after it.
+    """
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    table = {name: dict(kinds) for name, kinds in forms._table.items()}
+    monkeypatch.setattr(forms, "_kinds", dict(forms._kinds))
+    yield tmp_path
+    for name, kinds in forms._table.items():
+        kinds.clear()
+        kinds.update(table.get(name, {}))
 
 
 def known():

@@ -60,12 +60,19 @@ def test_opens_at_the_answers_last_content_word(new_page, name, word):
     mount(page, VIEW, path.read_bytes())
     at = page.locator(".t.cursor")
     assert at.inner_text() == word
-    page.wait_for_timeout(200)
     trace = Trace.load(path)
     assert opens_at(trace) == int(at.get_attribute("id")[1:])
-    # The whole of prompt and answer is in sight at once, or scrolled to its end.
-    box, end = page.locator(".text").bounding_box(), at.bounding_box()
-    assert end["y"] + end["height"] <= box["y"] + box["height"]
+
+    def in_sight():
+        box, end = page.locator(".text").bounding_box(), at.bounding_box()
+        return end["y"] + end["height"] <= box["y"] + box["height"]
+
+    # The whole of prompt and answer is in sight at once, or scrolled to its end, as
+    # soon as the picture is there.
+    for _ in range(50):
+        if not in_sight():
+            page.wait_for_timeout(100)
+    assert in_sight()
 
 
 def test_without_words_it_opens_at_the_last_token(new_page):

@@ -53,9 +53,8 @@ def record_guess(prediction, letter):
 
 
 def _write(now):
-    with suppress(
-        InputError
-    ):  # a folder that cannot be written to is no reason to fail
+    """Keep it. A folder that cannot be written to is no reason to fail."""
+    with suppress(InputError):
         write_whole(path(), as_json({k: v for k, v in now.items() if v}))
 
 

@@ -59,6 +59,10 @@ def test_generate_with_quantised_weights(run, checkpoint):
     args = ["generate", checkpoint, "--prompt", "Hello", "--max-new-tokens", 3]
     code, out, err = run(*args, "--quantize", "int4:int8")
     assert code == 0 and "3 written" in err
+    code, out, err = run(*args, "--quantize", "int8", "--activations", "int8")
+    assert code == 0 and "3 written" in err
+    code, out, err = run(*args, "--activations", "int8")
+    assert (code, out) == (1, "") and one_line(err) and "int8 and int4 weights" in err
     code, out, err = run(*args, "--quantize", "int3")
     assert (code, out) == (1, "") and one_line(err) and "int3" in err
 

@@ -251,6 +251,7 @@ def load_model(options):
             ("--experts disk", options.experts == "disk",
              "the experts, each with its own in memory"),
             ("--quantize", options.quantize, "weights as they are stored"),
+            ("--activations", options.activations, "activations as they are"),
         ):  # fmt: skip
             if given:
                 raise InputError(
@@ -261,7 +262,7 @@ def load_model(options):
     return load(
         options.path, device=options.device, dtype=dtype,
         experts=options.experts, expert_cache=options.expert_cache,
-        quantize=options.quantize,
+        quantize=options.quantize, activations=options.activations,
     )  # fmt: skip
 
 

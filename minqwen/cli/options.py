@@ -186,5 +186,7 @@ def answer_options(sub):
         help="memory for those read (default: half of what is free)")  # fmt: skip
     add("--quantize", metavar="FORM", help="int8 or int4 while loading; experts and "
         "the rest apart as int4:int8 or int4:stored")  # fmt: skip
+    add("--activations", choices=("int8",), help="round what int8 and int4 weights are "
+        "multiplied with: faster on a CPU, a little less exact")  # fmt: skip
     add("--stats", action="store_true", help="say what reading experts took, and how "
         "near it came to what `plan --measure` predicts")  # fmt: skip

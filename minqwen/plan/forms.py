@@ -9,7 +9,7 @@ from ..units import human
 from ..weights.gguf.files import find_gguf
 from ..weights.load import examine
 from ..weights.quantised.foreign import Foreign
-from ..weights.quantised.modules import stored_bytes
+from ..weights.quantised.modules import WHOLE, stored_bytes
 from ..weights.quantised.settings import (
     PLAIN,
     SIZES,
@@ -94,7 +94,9 @@ def in_files(table, model, forms, plan):
     wide = {kind for s, kind in kinds.items() if isinstance(table[s], Foreign)}
     kept = {*kinds.values()} - wide - {"as trained"}
     dtype = str(model.dtype).removeprefix("torch.")
-    words = [f"{', '.join(sorted(kept))} kept as they are"] if kept else []
+    choice = ", activations rounded if asked for (--activations int8)"
+    choice = choice if kept & {*WHOLE} else ""
+    words = [f"{', '.join(sorted(kept))} kept as they are{choice}"] if kept else []
     words += [f"{', '.join(sorted(wide))} widened to {dtype}"] if wide else []
     words += [f"{human(memory(model, forms))} of memory"]
     if wide:

@@ -7,7 +7,7 @@ import torch
 from numba.core import event
 
 from ...model.forms import Stored
-from . import loops, packed
+from . import loops, packed, rounded
 
 CORES = numba.config.NUMBA_NUM_THREADS
 COMPILING = "numba compiles its loops: about a minute, once on this machine"
@@ -34,11 +34,11 @@ event.register("numba:compile", WAIT)
 def numbers(x):
     """A tensor, or a module's weight, as an array; of bfloat16, the bits as uint16.
 
-    What is packed becomes one of packed.py's matrices.
+    What is packed becomes one of the matrices of packed.py or rounded.py.
     """
     x = getattr(x, "weight", x)
     if isinstance(x, Stored):
-        return packed.matrix(x)
+        return rounded.matrix(x)
     return packed.bits(x.detach())
 
 

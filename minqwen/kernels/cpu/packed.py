@@ -1,7 +1,8 @@
 """Matrices that are multiplied as they lie: `row i of w` times x, whatever w is.
 
-A plain array is a matrix; so are the forms below, with the bytes that codecs.py stores.
-A row is widened in registers, some codes at a time, and never written down.
+A plain array is a matrix; so are the forms below, with the bytes that codecs.py stores,
+and those of other files here, which overload these functions too. A row is widened in
+registers, some codes at a time, and never written down.
 
     height(w)      how many rows
     part(w, s)     some of its rows, or one of its experts: w[s]
@@ -88,7 +89,8 @@ def _part(w, s):
         return lambda w, s: Int8(w.rows[s])
     if kind(w) is Int4:
         return lambda w, s: Int4(w.rows[s])
-    return lambda w, s: Fp8(w.codes[s], w.scales[s], w.half)
+    if kind(w) is Fp8:
+        return lambda w, s: Fp8(w.codes[s], w.scales[s], w.half)
 
 
 def ready(w, x):
@@ -114,7 +116,7 @@ def _ready(w, x):
                 out[r, c // SIDE, c % SIDE // 2 + c % 2 * (SIDE // 2)] = x[r, c]
         return out
 
-    return halved if kind(w) is Int4 else grouped
+    return {Int8: grouped, Int4: halved, Fp8: grouped}.get(kind(w))
 
 
 def times(w, i, x):
@@ -129,7 +131,8 @@ def _times(w, i, x):
         return lambda w, i, x: int8_dot(w.rows[i], x)
     if kind(w) is Int4:
         return lambda w, i, x: int4_dot(w.rows[i], x)
-    return lambda w, i, x: fp8_dot(w.codes[i], w.scales[block(i, w.half)], x)
+    if kind(w) is Fp8:
+        return lambda w, i, x: fp8_dot(w.codes[i], w.scales[block(i, w.half)], x)
 
 
 @njit(**FAST)

@@ -50,6 +50,7 @@ def into(x, weight, out, expert=None):
         return
     w = bits(weight.detach()) if plain else matrix(weight)
     w, width, x = w if expert is None else one(w, expert), weight.shape[-1], x.to(dtype)
+    x = x if plain else weight.entering(x)
     room = torch.empty(max(1, TILE // (width * x.itemsize)), width, dtype=dtype)
     for first in range(0, out.shape[1], len(room)):
         tile, there = room[: out.shape[1] - first], out[:, first : first + len(room)]

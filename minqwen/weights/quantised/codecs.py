@@ -7,8 +7,8 @@
 
 A row of ours needs nothing else to be widened, so an expert, being rows, lies in one
 piece of the file and is read at once. A form gives the same numbers wherever it is
-widened, since the product of two short numbers is exact in float32. Only weights are
-quantised, not what they are multiplied with.
+widened, since the product of two short numbers is exact in float32. What weights are
+multiplied with stays as it is, unless `rounded` is asked for.
 """
 
 import torch
@@ -18,6 +18,7 @@ from ...errors import InputError, show
 
 SIDE = 128  # rows and columns of fp8's blocks, columns of our groups
 TOP = 448.0  # the largest E4M3 number
+LEAST = torch.finfo(torch.float32).tiny  # the smallest scale
 CONTIGUOUS = torch.contiguous_format  # `contiguous` leaves odd strides to axes of 1
 # Never quantised: small, read by rows, or sensitive.
 KEPT = ("embed_tokens", "lm_head", "norm", "conv1d", "A_log", "dt_bias", "in_proj_a",
@@ -45,6 +46,14 @@ def groups(width):
 def by_group(x):
     """[..., W] -> [..., ceil(W / 128), 128], the last filled up with zeros."""
     return F.pad(x, (0, -x.shape[-1] % SIDE)).unflatten(-1, (-1, SIDE))
+
+
+def rounded(x):
+    """x [..., W] as 8 bits hold it: of 128 columns, whole 127ths of the largest |x|."""
+    some = by_group(x.float())
+    scales = (some.abs().amax(-1, keepdim=True) * (1 / 127)).clamp_min(LEAST)
+    wide = (some * scales.reciprocal()).round_().mul_(scales)
+    return wide.flatten(-2)[..., : x.shape[-1]].to(x.dtype)
 
 
 class Blocks:

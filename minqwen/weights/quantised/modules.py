@@ -1,7 +1,8 @@
 """Weights that stay in a form of codecs.py, and are widened when they are used.
 
 A piece at a time, in a buffer of bounded size: the results are those of widening the
-whole matrix first, without its memory.
+whole matrix first, without its memory. Where `round_activations` was asked for, what
+enters a product with whole numbers is rounded before.
 """
 
 import math
@@ -14,9 +15,10 @@ from torch import nn
 from ...model import moe
 from ...model.forms import Stored, register
 from ...model.moe import Experts
-from .codecs import FORMS, take
+from .codecs import FORMS, rounded, take
 
 BUFFER = 64 << 20  # bytes of float32 widened at once
+WHOLE = "int8", "int4"  # forms of whole numbers
 for form in FORMS:
     register("linear", form, f"{__name__}:linear")
     register("experts", form, f"{__name__}:experts")
@@ -24,6 +26,8 @@ for form in FORMS:
 
 class Packed(Stored):
     """A parameter in a form: a buffer for each suffix; `kind`: its name in a module."""
+
+    rounded = False  # is what it is multiplied with?
 
     def __init__(self, form, kind, shape, dtype):
         super().__init__(form, shape, dtype)
@@ -41,6 +45,10 @@ class Packed(Stored):
         """The parameter's numbers, or those of some of its experts."""
         parts = self.parts(index)
         return widen(self.form, parts, self.kind, self.shape[-1], self.dtype)
+
+    def entering(self, x):
+        """x as the parameter is multiplied with it."""
+        return rounded(x) if self.rounded else x
 
     def bad_scales(self, expert):
         """What is wrong with one expert's scales, as a phrase, or None."""
@@ -88,6 +96,7 @@ def widen(form, parts, kind, width, dtype):
 def linear(x, weight):
     """`forms.linear` for a Packed weight, some of its rows at a time."""
     rows, width = weight.shape
+    x = weight.entering(x)
     step = max(1, BUFFER // 4 // width // 128) * 128
     parts, out = weight.parts(), []
     for low in range(0, rows, step):
@@ -98,9 +107,23 @@ def linear(x, weight):
 
 def experts(x, weights, ids, gate_up_proj, down_proj):
     """`moe.experts` for Packed experts, of which only those chosen are widened."""
+    if down_proj.rounded:
+        return rounded_experts(x, weights, ids, gate_up_proj, down_proj)
     one = 4 * sum(p.shape[1] * p.shape[2] for p in (gate_up_proj, down_proj))
     some = partial(widened_experts, gate_up_proj, down_proj)
     return in_waves(some, max(1, BUFFER // one), x, weights, ids)
+
+
+def rounded_experts(x, weights, ids, gate_up_proj, down_proj):
+    """The same, one at a time, with what enters either product rounded."""
+    out = torch.zeros_like(x)
+    for e in ids.unique().tolist():
+        n, k = (ids == e).nonzero(as_tuple=True)
+        both = F.linear(rounded(x[n]), gate_up_proj.widened([e])[0])
+        gate, up = both.chunk(2, dim=-1)
+        h = F.linear(rounded(F.silu(gate) * up), down_proj.widened([e])[0])
+        out.index_add_(0, n, h * weights[n, k, None])
+    return out
 
 
 def widened_experts(gate_up_proj, down_proj, x, weights, ids, chosen):
@@ -135,6 +158,15 @@ def pack(model, form_of):
             for kind, p in list(module.named_parameters(recurse=False)):
                 if form := form_of(f"{prefix}.{kind}"):
                     Packed(form, kind, p.shape, p.dtype).take_place(module, kind)
+
+
+def round_activations(model):
+    """Round what is multiplied with its matrices of whole numbers to 8 bits."""
+    for module in model.modules():
+        slots = getattr(getattr(module, "pages", None), "slots", {})  # of disk/
+        for m in (module, *slots.values()):
+            if isinstance(m, Packed) and m.form in WHOLE:
+                m.rounded = True
 
 
 def places(model):

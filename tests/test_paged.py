@@ -8,14 +8,19 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_kernels_cpu import error
 from test_weights import rewrite, split_experts
 from tiny_models import small_model
 
 import minqwen
 from minqwen.errors import InputError
+from minqwen.kernels.cpu.decode import Decoder
+from minqwen.model.forms import using, whole
 from minqwen.weights.checkpoint import memory
+from minqwen.weights.convert import convert
 from minqwen.weights.disk import paged
 from minqwen.weights.disk.paged import Mapped, OnDisk
+from minqwen.weights.quantised.modules import places
 from tools.disk_speed import Limit
 
 pytestmark = pytest.mark.slow
@@ -268,3 +273,57 @@ def test_free_memory_in_a_control_group():
         held.remove()
     assert done.returncode == 0, done.stderr
     assert limit / 4 < int(done.stdout) < limit
+
+
+# ---- the compiled step
+
+
+@pytest.mark.parametrize("form", ["fp32", "bf16", "int4:int8", "fp8"])
+@torch.inference_mode()
+def test_the_compiled_step_reads_as_the_reference_does(tmp_path, form):
+    """With room for one expert, for fewer than a text chooses, and for all."""
+    dtype = torch.bfloat16 if form == "bf16" else torch.float32
+    folder = tmp_path / form
+    minqwen.save(small_model().to(torch.bfloat16), folder)
+    if form not in ("fp32", "bf16"):
+        convert(folder, tmp_path / "packed", quantize=form)
+        folder = tmp_path / "packed"
+    kept = minqwen.load(folder, dtype=dtype)
+    ids = torch.randint(0, 300, (24, 1, 1))
+    want, written = kept.new_cache(1, 24), []
+    want = torch.cat([kept(one, cache=want) for one in ids])
+    experts = (p for n, p in places(kept).items() if ".layers.0.mlp.experts." in n)
+    one = sum(p.nbytes for p in experts) // 33
+    for slots in (1, 30, 4 * 33):
+        model = minqwen.load(
+            folder, dtype=dtype, experts="disk", expert_cache=slots * one
+        )
+        with using("numba"):
+            cache = model.new_cache(1, 24)
+            decode = whole("step", model, cache, 24)
+        assert isinstance(decode, Decoder)
+        written.append(torch.cat([decode(token, cache) for token in ids]))
+        stats = pages_of(model).stats
+        assert stats.hits + stats.misses == 24 * 4 * 5
+        assert pages_of(model).capacity == slots
+        assert slots == 4 * 33 or stats.misses > slots  # some were pushed out
+        assert 0 < stats.wait_seconds <= stats.read_seconds <= stats.expert_seconds
+        # In bf16, torch rounds where the loops do not, and chooses other experts.
+        assert form == "bf16" or error(written[-1], want) < 2e-5
+    assert torch.equal(written[0], written[1]) and torch.equal(written[0], written[2])
+    memory = kept.new_cache(1, 24)
+    memory = torch.cat([Decoder(kept)(one, memory) for one in ids])
+    assert error(written[0], memory) < 2e-6
+
+
+@torch.inference_mode()
+def test_the_compiled_step_on_mapped_files(folder):
+    model, kept = (
+        minqwen.load(folder, dtype=None, experts=e) for e in ("disk", "memory")
+    )
+    caches = [m.new_cache(1, 9) for m in (model, kept)]
+    for token in torch.randint(0, 300, (9, 1, 1)):
+        got, want = (
+            Decoder(m)(token, c) for m, c in zip((model, kept), caches, strict=True)
+        )
+        assert error(got, want) < 2e-6

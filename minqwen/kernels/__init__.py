@@ -131,10 +131,17 @@ def stored(model):
 
 def whole_on_cpu(model, cache, tokens):
     """On a CPU, fp32 or bf16, as trained or in a form that the loops multiply."""
+    memory = all(m.form in PACKED for m in stored(model))
+    return memory and step_on_cpu(model, cache, tokens)
+
+
+def step_on_cpu(model, cache, tokens):
+    """The same; its experts may be on disk, if they are in such a form there."""
     kinds = {(p.device.type, p.dtype) for p in model.parameters()}
     fit = kinds <= {("cpu", torch.float32), ("cpu", torch.bfloat16)}
     narrow = model.cfg.text.head_dim <= WIDE
-    known = all(m.form in PACKED for m in stored(model))
+    held = (getattr(m, "held", m) for m in stored(model))
+    known = all(m.form in PACKED for m in held if isinstance(m, Stored))
     return fit and narrow and known and not torch.is_grad_enabled() and alone(cache)
 
 
@@ -153,9 +160,10 @@ register_kind("train")
 
 for name in ("causal_conv", "delta_rule"):
     register(name, "numba", f"{__name__}.cpu:{name}", fits=on_cpu, auto=long_on_cpu)
-for name, file in ("step", "decode"), ("read", "read"):
-    register(name, "numba", f"{__name__}.cpu.{file}:{name}",
-             fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
+register("step", "numba", f"{__name__}.cpu.decode:step",
+         fits=step_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
+register("read", "numba", f"{__name__}.cpu.read:read",
+         fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
 for name in "rms_norm gated_rms_norm causal_conv route experts".split():
     register(name, "triton", f"{__name__}.gpu:{name}",
              fits=partial(on_gpu, "triton"), auto=here)  # fmt: skip

@@ -34,9 +34,11 @@ event.register("numba:compile", WAIT)
 def numbers(x):
     """A tensor, or a module's weight, as an array; of bfloat16, the bits as uint16.
 
-    What is packed becomes one of the matrices of packed.py or rounded.py.
+    What is packed becomes one of the matrices of packed.py or rounded.py; of experts
+    on disk, it is what their cache holds.
     """
     x = getattr(x, "weight", x)
+    x = getattr(x, "held", x)
     if isinstance(x, Stored):
         return rounded.matrix(x)
     return packed.bits(x.detach())

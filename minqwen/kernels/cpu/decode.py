@@ -1,5 +1,8 @@
 """Decoding one token on a CPU without Python in the way: see layers.py and loops.py."""
 
+from functools import partial
+
+import numpy as np
 import torch
 
 from ...model.forms import wanted
@@ -8,7 +11,15 @@ from ...model.rope import rope_angles
 from ...model.shapes import FULL
 from .. import PATIENCE
 from . import numbers, share_threads
-from .layers import attention_layer, delta_layer, mlp, moe_layer
+from .layers import (
+    attention_layer,
+    choose,
+    delta_layer,
+    mlp,
+    moe_layer,
+    shared_expert,
+    some_experts,
+)
 from .loops import rms_norm
 from .packed import product
 
@@ -100,7 +111,26 @@ def feed(m):
         gate, up, down = map(numbers, (m.gate_proj, m.up_proj, m.down_proj))
         return lambda x: mlp(x, gate, up, down)
     router, e, s = numbers(m.gate), m.experts, m.shared_expert
-    routed = numbers(e.gate_up_proj), numbers(e.down_proj)
     shared = s.gate_proj, s.up_proj, s.down_proj, m.shared_expert_gate
     shared = tuple(map(numbers, shared))
+    routed = numbers(e.gate_up_proj), numbers(e.down_proj)
+    if hasattr(e.down_proj, "visit"):
+        return partial(visit, m, router, routed, shared)
     return lambda x: moe_layer(x, router, routed, shared, m.gate.top_k)
+
+
+def visit(m, router, routed, shared, x):
+    """`moe_layer` where the routed experts are read as they are chosen."""
+    ids, weights = choose(x, router, m.gate.top_k)
+    each = np.empty((len(ids), len(x)), np.float32)
+
+    def multiply(which, slots):
+        rows = some_experts(x, *routed, np.array(slots), weights[which])
+        each[which] = rows
+        return rows
+
+    wait = m.experts.down_proj.visit
+    out = wait(ids.tolist(), lambda: shared_expert(x, shared), multiply)
+    for row in each:  # in the router's order, whichever came first
+        out += row
+    return out

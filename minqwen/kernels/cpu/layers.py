@@ -265,6 +265,41 @@ def experts_down(down, ids, h, shared, always):
     return out
 
 
+# Without Python's lock, so that threads that read experts go on meanwhile.
+
+
+@njit(nogil=True, **FAST)
+def choose(x, router, top_k):
+    """The router: ids and weights [top_k], best first."""
+    logits = product(router, x)
+    ids = np.argsort(-logits)[:top_k]
+    weights = np.exp(logits[ids] - logits[ids[0]])
+    return ids, weights / weights.sum()
+
+
+@njit(nogil=True, **FAST)
+def shared_expert(x, shared):
+    """What `moe_layer` adds of the shared expert: [D]."""
+    gate, up, down, own = shared
+    every, width = products(gate, up, own, part(own, slice(0, 0)), x), height(gate)
+    open_, h = sigmoid(every[-1]), np.empty(width, np.float32)
+    for i in range(width):
+        h[i] = every[i] * sigmoid(every[i]) * every[width + i] * open_
+    return product(down, h)
+
+
+@njit(parallel=True, nogil=True, **FAST)
+def some_experts(x, gate_up, down, slots, weights):
+    """What each of some experts adds, of those chosen: [slots, D]."""
+    h = experts_up(gate_up, slots, weights, x)
+    D, each = height(part(down, 0)), ready(down, h)
+    out = np.empty((len(slots), D), np.float32)
+    for task in prange(len(slots) * D):
+        n, d = task // D, task % D
+        out[n, d] = times(part(down, slots[n]), d, each[n])
+    return out
+
+
 @njit(parallel=True, **FAST)
 def mlp(x, gate, up, down):
     """SwiGLU: down(silu(gate x) * up x)."""

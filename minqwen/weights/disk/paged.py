@@ -13,7 +13,6 @@ import math
 import mmap
 from functools import partial
 from time import perf_counter
-from types import SimpleNamespace
 
 import torch
 
@@ -97,13 +96,13 @@ def _mapped(layers, stats):
         file: mmap.mmap(reader.fileno(), 0, access=mmap.ACCESS_COPY)
         for file, reader in files.open.items()
     }
-    pages = SimpleNamespace(files=files, stats=stats, mapped=True, cache_bytes=0)
     made = {}
     for name, own in layers.items():
-        used = {e.file for e in own.values()}
+        views = {kind: view_of(maps[e.file], e) for kind, e in own.items()}
+        pages = InFiles(files, {e.file for e in own.values()}, views, stats)
         made[name] = {
-            kind: Mapped(name, pages, view_of(maps[e.file], e), used)
-            for kind, e in own.items()
+            kind: Mapped(name, pages, kind, view.shape, view.dtype, "mapped")
+            for kind, view in views.items()
         }
     return made
 
@@ -142,7 +141,7 @@ def _paged(taken, plan, table, cache_bytes, stats, device, form):
         )
     pages = Pages(parts, _slots(some, slots, form, device), stats)
     return {
-        name: {kind: OnDisk(name, pages, p.shape, p.dtype) for kind, p in own.items()}
+        name: {k: OnDisk(name, pages, k, p.shape, p.dtype) for k, p in own.items()}
         for name, own in taken.items()
     }
 
@@ -160,9 +159,14 @@ def _slots(experts, count, form, device):
 class OnDisk(Stored):
     """One of a layer's two expert matrices, out of Pages; stands in its place."""
 
-    def __init__(self, layer, pages, shape, dtype, form="disk"):
+    def __init__(self, layer, pages, kind, shape, dtype, form="disk"):
         super().__init__(form, shape, dtype)
-        self.layer, self.pages = layer, pages
+        self.layer, self.pages, self.kind = layer, pages, kind
+
+    @property
+    def held(self):
+        """The matrices that `visit` speaks of: those in the cache's slots."""
+        return self.pages.slots[self.kind]
 
     def _apply(self, fn, recurse=True):
         raise InputError(
@@ -170,13 +174,40 @@ class OnDisk(Stored):
             "device and dtype it is to have."
         )
 
+    def visit(self, experts, meanwhile, multiply):
+        """meanwhile()'s result, got while what is missing of `experts` is being read.
+
+        Calls multiply(which of them, their slots) as they arrive; it returns products
+        [which, D], in float32, which are checked.
+        """
+        begun, pages = perf_counter(), self.pages
+        arriving = pages.ask(self.layer, experts)
+        result = meanwhile()
+        for which, slots in arriving:
+            rows = multiply(which, slots)
+            if not math.isfinite(rows.sum()):
+                for n, slot in zip(which, slots, strict=True):
+                    refuse_nan(self, experts[n], slot)
+        pages.stats.expert_seconds += perf_counter() - begun
+        return result
+
 
 class Mapped(OnDisk):
     """One of a layer's expert matrices, which lies in the file itself."""
 
-    def __init__(self, layer, pages, view, files):
-        super().__init__(layer, pages, view.shape, view.dtype, "mapped")
-        self.view, self.used = view, files
+
+class InFiles:
+    """What Pages are, for one layer's experts, which all lie in mapped files."""
+
+    mapped, cache_bytes = True, 0
+
+    def __init__(self, files, used, slots, stats):
+        self.files, self.used, self.slots, self.stats = files, used, slots, stats
+
+    def ask(self, layer, experts):
+        self.files.check(*self.used)  # a page behind a file's end would end the process
+        self.stats.hits += len(experts)
+        return [(list(range(len(experts))), experts)]
 
 
 def disk(x, weights, ids, gate_up_proj, down_proj):
@@ -197,33 +228,29 @@ def from_slots(stored, x, weights, ids, chosen):
     out = moe.experts(x, weights, slot_of[ids], *held)
     if not out.isfinite().all() and x.isfinite().all():
         for e, slot in zip(chosen, slots, strict=True):
-            refuse_nan(stored.layer, e, *(numbers_of(p, slot) for p in held))
+            refuse_nan(stored, e, slot)
     return out
-
-
-def numbers_of(matrices, slot):
-    """One expert's numbers, wherever its matrix is packed."""
-    packed = isinstance(matrices, Packed)
-    return matrices.widened([slot]) if packed else matrices[slot]
 
 
 def mapped(x, weights, ids, gate_up_proj, down_proj):
     """`moe.experts` for matrices Mapped."""
-    begun, m, views = perf_counter(), down_proj, (gate_up_proj.view, down_proj.view)
-    for file in m.used:  # a page behind a file's end would kill the process
-        m.pages.files.check(file)
-    out, chosen = moe.experts(x, weights, ids, *views), ids.unique().tolist()
+    begun, chosen = perf_counter(), ids.unique().tolist()
+    down_proj.pages.ask(down_proj.layer, chosen)
+    out = moe.experts(x, weights, ids, gate_up_proj.held, down_proj.held)
     if not out.isfinite().all() and x.isfinite().all():
         for e in chosen:
-            refuse_nan(m.layer, e, *(view[e] for view in views))
-    m.pages.stats.hits += len(chosen)
-    m.pages.stats.expert_seconds += perf_counter() - begun
+            refuse_nan(down_proj, e, e)
+    down_proj.pages.stats.expert_seconds += perf_counter() - begun
     return out
 
 
-def refuse_nan(name, expert, *values):
-    if not all(v.isfinite().all() for v in values):
-        raise InputError(
-            f"{name}: expert {expert} holds NaN or infinite values, which no trained "
-            "model does; copy or download the checkpoint again."
-        )
+def refuse_nan(stored, expert, slot):
+    """InputError if an expert, in its slot, holds what no trained one does."""
+    for matrices in stored.pages.slots.values():
+        packed = isinstance(matrices, Packed)
+        values = matrices.widened([slot]) if packed else matrices[slot]
+        if not values.isfinite().all():
+            raise InputError(
+                f"{stored.layer}: expert {expert} holds NaN or infinite values, which "
+                "no trained model does; copy or download the checkpoint again."
+            )

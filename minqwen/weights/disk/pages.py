@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from queue import SimpleQueue
 from time import perf_counter
 
 import torch
@@ -26,8 +27,9 @@ class Stats:
     hits: int = 0  # chosen experts found in the cache
     misses: int = 0  # and those that had to be read
     bytes_read: int = 0
-    read_seconds: float = 0.0
-    expert_seconds: float = 0.0  # in experts, reading included
+    read_seconds: float = 0.0  # while reads were under way
+    wait_seconds: float = 0.0  # of these, while nothing else could be done
+    expert_seconds: float = 0.0  # in experts, waiting included
 
     def __sub__(self, earlier):
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -89,35 +91,86 @@ class Pages:
 
     def fetch(self, layer, experts):
         """The slots of at most `capacity` experts of a layer, read where need be."""
-        begun, reads, new = perf_counter(), [], []
-        for key in ((layer, e) for e in experts):
+        for _ in self.ask(layer, experts):
+            pass
+        return [self.place[layer, e] for e in experts]
+
+    def ask(self, layer, experts):
+        """Start to read what is missing; an iterator of (which of `experts`, slots).
+
+        First those that are there, then others as they arrive. There may be more than
+        `capacity`: slots are good until the next pair is asked for.
+        """
+        arriving = self._arriving(layer, experts)
+        next(arriving)  # from here on reads are under way
+        return arriving
+
+    def _arriving(self, layer, experts):
+        for low in range(0, len(experts), self.capacity):
+            slots, new = self.reserve(layer, experts[low : low + self.capacity])
+            begun, done, left = perf_counter(), SimpleQueue(), {}
+            for n in new:
+                reads = list(self._reads((layer, experts[low + n]), slots[n]))
+                left[n] = len(reads)
+                for read in reads:
+                    self.threads.submit(self._deliver, n, read, done)
+            try:
+                if not low:
+                    yield
+                there = [n for n in range(len(slots)) if n not in left]
+                while there or left:
+                    if there:
+                        yield [low + n for n in there], [slots[n] for n in there]
+                    there = self._wait(done, left, begun) if left else []
+                self._check(layer, {experts[low + n]: slots[n] for n in new})
+            except BaseException:
+                # What a slot holds is unknown now: nobody may take it for an expert.
+                for _ in range(sum(left.values())):
+                    done.get()  # and nobody writes to it any more
+                self.free += self.place.values()
+                self.place.clear()
+                raise
+
+    def reserve(self, layer, experts):
+        """Slots for at most `capacity` experts, and which of these must be read."""
+        keys, new = [(layer, e) for e in experts], []
+        for key in keys:
             if key in self.place:
                 self.place.move_to_end(key)  # before any is evicted
-        for key in ((layer, e) for e in experts):
+        for n, key in enumerate(keys):
             if key in self.place:
                 self.stats.hits += 1
                 continue
             self.stats.misses += 1
             slot = self.free.pop() if self.free else self.place.popitem(last=False)[1]
             self.place[key] = slot
-            reads += self._reads(key, slot)
-            new.append((key, slot))
-        try:
-            for count in self.threads.map(self._read, reads):
-                self.stats.bytes_read += count
-            self.files.check(*{part.entry.file for part, *_ in reads})
-            self._check(new)
-        except BaseException:
-            # What a slot holds is unknown now: nobody may take it for an expert.
-            self.free += self.place.values()
-            self.place.clear()
-            raise
-        self.stats.read_seconds += perf_counter() - begun if reads else 0.0
-        return [self.place[layer, e] for e in experts]
+            new.append(n)
+        return [self.place[key] for key in keys], new
 
-    def _check(self, new):
-        """InputError for a scale that is no number; of weights, the sums will tell."""
-        for (layer, expert), slot in new:
+    def _wait(self, done, left, begun):
+        """Wait for an expert, at least, to be whole; which ones are."""
+        waited, there = perf_counter(), []
+        while left and not (there and done.empty()):
+            n, count, when = done.get()
+            left[n] -= 1
+            if not left[n]:
+                del left[n]
+                there.append(n)
+            if isinstance(count, BaseException):
+                raise count
+            self.stats.bytes_read += count
+        self.stats.wait_seconds += perf_counter() - waited
+        self.stats.read_seconds += 0 if left else when - begun
+        return there
+
+    def _check(self, layer, new):
+        """InputError if a file, or a scale, is not what it should be.
+
+        Of weights that are no numbers, the sums will tell.
+        """
+        found = [part for e in new for part in self.parts[layer, e]]
+        self.files.check(*{part.entry.file for part in found})
+        for expert, slot in new.items():
             for fault in [p.bad_scales(slot) for p in self.packed.values()]:
                 if fault:
                     raise InputError(
@@ -141,8 +194,16 @@ class Pages:
                 yield part, at, target
                 at += len(target) * width
 
-    def _read(self, read):
-        part, at, target = read
+    @torch.inference_mode()  # a model loaded within that mode has such tensors
+    def _deliver(self, n, read, done):
+        """Read a piece of expert n; tell how many bytes, or what went wrong."""
+        try:
+            count = self._read(*read)
+        except BaseException as error:
+            count = error
+        done.put((n, count, perf_counter()))
+
+    def _read(self, part, at, target):
         if isinstance(part.entry, Foreign):
             target.copy_(part.entry.read(self.files.open, at, 0, len(target)))
             return part.entry.nbytes // math.prod(part.entry.shape[:-2])

@@ -57,7 +57,7 @@ class Meter:
             found += f"{human(p['bytes_read_a_token'])} read a token; "
             yield (
                 f"{name}: {'' if told['mapped'] else found}"
-                f"{p['read_seconds']:.2f} s reading, {p['compute_seconds']:.2f} s in "
+                f"{p['wait_seconds']:.2f} s waiting, {p['compute_seconds']:.2f} s in "
                 f"experts, {p['other_seconds']:.2f} s elsewhere"
             )
 
@@ -71,6 +71,7 @@ def _costs(stats: Stats, tokens, seconds):
         "bytes_read": stats.bytes_read,
         "bytes_read_a_token": round(stats.bytes_read / tokens),
         "read_seconds": round(stats.read_seconds, 4),
-        "compute_seconds": round(stats.expert_seconds - stats.read_seconds, 4),
+        "wait_seconds": round(stats.wait_seconds, 4),
+        "compute_seconds": round(stats.expert_seconds - stats.wait_seconds, 4),
         "other_seconds": round(max(0.0, seconds - stats.expert_seconds), 4),
     }

@@ -12,7 +12,13 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from gguf import quants
 
+from minqwen.weights.quantised.modules import Packed
+
 BODY = "model.language_model."
+# Sizes of models whose rows are whole K blocks, without and with experts.
+BLOCKS = dict(hidden_size=256, linear_value_head_dim=64)
+WHOLE = BLOCKS | dict(num_experts=3, num_experts_per_tok=2, moe_intermediate_size=256,
+                      shared_expert_intermediate_size=256)  # fmt: skip
 DELTA = {"in_proj_qkv.weight": "attn_qkv.weight",
          "in_proj_z.weight": "attn_gate.weight", "in_proj_b.weight": "ssm_beta.weight",
          "in_proj_a.weight": "ssm_alpha.weight",
@@ -58,10 +64,16 @@ def delta_tensor(kind, x, cfg):
     return x  # the gated norm
 
 
+def numbers(model):
+    """{name: tensor} of all parameters, packed ones widened."""
+    packed = {n: m.widened() for n, m in model.named_modules() if isinstance(m, Packed)}
+    return dict(model.named_parameters()) | packed
+
+
 def tensors(model, fused=False):
     """(GGUF name, float32 array) for every tensor of a model but the vision tower."""
     cfg = model.cfg
-    for name, p in model.named_parameters():
+    for name, p in numbers(model).items():
         if name.startswith("model.visual."):
             continue
         x = p.detach().float().numpy()

@@ -19,6 +19,7 @@ from tiny_models import small_model
 import minqwen
 from minqwen.errors import InputError
 from minqwen.model.config import FULL, LINEAR
+from minqwen.units import human
 from minqwen.weights import open_checkpoint
 from minqwen.weights.gguf.header import TYPES, read_gguf
 from minqwen.weights.gguf.load import open_gguf
@@ -31,12 +32,7 @@ SHAPES = {
     "tied": dict(moe=False, tie_word_embeddings=True),
 }
 # Rows of whole K blocks, as in every real model: all kinds can be used.
-BLOCKS = dict(hidden_size=256, linear_value_head_dim=64)
-WIDE = {
-    True: BLOCKS | dict(num_experts=3, num_experts_per_tok=2, moe_intermediate_size=256,
-                        shared_expert_intermediate_size=256),
-    False: BLOCKS | dict(intermediate_size=512),
-}  # fmt: skip
+WIDE = {True: gguf_files.WHOLE, False: gguf_files.BLOCKS | dict(intermediate_size=512)}
 
 
 def text_model(seed=0, **kw):
@@ -45,7 +41,7 @@ def text_model(seed=0, **kw):
 
 def same(model, other):
     """Equal, but for what the format loses in the last bit of A_log and of norms."""
-    ours, theirs = dict(model.named_parameters()), dict(other.named_parameters())
+    ours, theirs = gguf_files.numbers(model), gguf_files.numbers(other)
     assert ours.keys() == theirs.keys()
     for name, p in ours.items():
         if name.endswith("A_log"):
@@ -122,7 +118,7 @@ def test_round_trip_in_two_bytes(tmp_path, kind):
 def test_eight_bits_are_within_their_step(tmp_path, moe):
     model = text_model(moe=moe, mtp_num_hidden_layers=1)
     gguf_files.write(model, tmp_path / "x.gguf", Kind.Q8_0)
-    back = dict(minqwen.load(tmp_path / "x.gguf").named_parameters())
+    back = gguf_files.numbers(minqwen.load(tmp_path / "x.gguf"))
     kinds = {entry.dtype for entry in read_gguf(tmp_path / "x.gguf").tensors.values()}
     assert kinds == {"F32", "Q8_0"}
     for name, p in model.named_parameters():
@@ -147,10 +143,23 @@ def test_written_again_the_stored_values_come_out(tmp_path, kind, moe):
         np.testing.assert_allclose(again[name], values, atol=0, err_msg=name, **near)
 
 
-def test_quantised_weights_are_loaded_as_bf16_unless_asked(tmp_path):
+def test_quantised_weights_are_used_in_bf16_unless_asked(tmp_path):
     gguf_files.write(text_model(moe=False), tmp_path / "x.gguf", Kind.Q8_0)
     model = minqwen.load(tmp_path / "x.gguf", dtype=None)
     assert model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_what_stays_as_it_is_stored_is_told(tmp_path, run):
+    """And its memory: that of the file, but for what is widened."""
+    path, model = tmp_path / "x.gguf", text_model(**WIDE[True])
+    gguf_files.write(model, path, [Kind.Q4_K, Kind.Q6_K, Kind.Q4_0])
+    held = minqwen.load(path, dtype=None)
+    size = sum(t.nbytes for t in (*held.parameters(), *held.buffers()))
+    code, out, _ = run("info", path)
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines() if line[0] != " ")
+    assert code == 0 and lines["quantised"] == "GGUF: Q4_0, Q4_K, Q6_K"
+    assert lines["loads"].startswith("yes: Q4_K, Q6_K kept as they are; Q4_0 widened ")
+    assert lines["loads"].endswith(f"; {human(size)} of memory")
 
 
 def test_in_parts(tmp_path):
@@ -394,20 +403,23 @@ MEASURE = """
 minqwen.load(sys.argv[2])  # so that code loaded on first use is in the base line
 before = peak()
 model = minqwen.load(sys.argv[1], dtype=torch.bfloat16)
-print(peak() - before, sum(p.nbytes for p in model.parameters()))
+held = [*model.parameters(), *model.buffers()]
+print(peak() - before, sum(tensor.nbytes for tensor in held))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory_is_the_model_and_a_piece(tmp_path):
+@pytest.mark.parametrize("kind, least", [(Kind.Q8_0, 200e6), (Kind.Q4_0, 400e6)])
+def test_peak_memory_is_the_model_and_a_piece(tmp_path, kind, least):
     """A piece is 1 MB as stored, and some times that on its way into numbers."""
     sizes = dict(hidden_size=1024, moe_intermediate_size=512, vocab_size=16384)
     large, small = tmp_path / "large.gguf", tmp_path / "small.gguf"
-    gguf_files.write(text_model(**sizes), large, Kind.Q8_0)
-    gguf_files.write(text_model(moe=False), small, Kind.Q8_0)
+    gguf_files.write(text_model(**sizes), large, kind)
+    gguf_files.write(text_model(moe=False), small, kind)
     took, size = measured(MEASURE, large, small)
-    assert size > 400e6
+    assert size > least
+    assert size < 1.1 * large.stat().st_size or kind != Kind.Q8_0
     print(f"{size / 1e6:.0f} MB of weights, loaded with a peak of {took / size:.3f}x")
     assert took < size + 50e6
 
@@ -426,9 +438,10 @@ except minqwen.InputError as error:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind, word", [(Kind.BF16, "loaded"), (Kind.Q8_0, 'pip install "minqwen[gguf]"')]
+    "kind, word",
+    [(Kind.Q8_0, "loaded"), (Kind.Q4_0, 'pip install "minqwen[gguf]"')],
 )
-def test_only_quantised_weights_need_the_package(tmp_path, kind, word):
+def test_only_widened_weights_need_the_package(tmp_path, kind, word):
     gguf_files.write(text_model(moe=False), tmp_path / "x.gguf", kind)
     command = [sys.executable, "-c", WITHOUT, tmp_path / "x.gguf"]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -16,7 +16,7 @@ import torch
 from gguf import quants
 from gguf_files import Kind
 from loading import refused
-from test_gguf import BLOCKS, same, text_model, with_value, without
+from test_gguf import same, text_model, with_value, without
 from tiny_models import small_model
 
 import minqwen
@@ -309,7 +309,7 @@ def test_all_types_that_the_package_widens_are_known():
 def test_every_type(tmp_path):
     """One file of all of them: each matrix as the package itself widens it."""
     kinds = [kind for kind in Kind if kind in quants._type_traits]
-    model = text_model(moe=False, **BLOCKS | dict(intermediate_size=512))
+    model = text_model(moe=False, **gguf_files.BLOCKS | dict(intermediate_size=512))
     stored = gguf_files.write(model, tmp_path / "x.gguf", kinds)
     held = {e.dtype for e in read_gguf(tmp_path / "x.gguf").tensors.values()}
     assert held == {"F32"} | {kind.name for kind in kinds}
@@ -319,10 +319,10 @@ def test_every_type(tmp_path):
 
 
 def test_a_type_that_an_older_package_does_not_know(tmp_path, monkeypatch):
-    gguf_files.write(text_model(moe=False), tmp_path / "x.gguf", Kind.Q8_0)
+    gguf_files.write(text_model(moe=False), tmp_path / "x.gguf", Kind.Q4_0)
     known = Enum("Known", {"F32": 0})
     monkeypatch.setattr(gguf, "GGMLQuantizationType", known)
-    refused(tmp_path / "x.gguf", "type Q8_0", "pip install --upgrade gguf")
+    refused(tmp_path / "x.gguf", "type Q4_0", "pip install --upgrade gguf")
 
 
 @pytest.mark.parametrize("kind", [9, 15, 24, 28, 36, 41, 99])

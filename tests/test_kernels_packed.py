@@ -1,5 +1,6 @@
 """Packed matrices, multiplied as they lie, beside what they stand for in float64."""
 
+import gguf_files
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from minqwen.kernels.cpu.decode import Decoder
 from minqwen.kernels.cpu.read import PromptReader
 from minqwen.model import forms
 from minqwen.weights.convert import convert
+from minqwen.weights.quantised import ggml
 from minqwen.weights.quantised.codecs import FORMS
 from minqwen.weights.quantised.modules import Packed
 from tests.test_kernels_cpu import error, same_memory
@@ -18,12 +20,20 @@ from tests.tiny_models import small_model
 pytestmark = pytest.mark.slow
 
 # Rows of whole groups of 128, of a part of one, odd ones; more rows than a block has.
-SHAPES = [(5, 256), (7, 200), (3, 131), (300, 384)]
+SHAPES = [(5, 256), (7, 200), (3, 131), (300, 384), (9, 768)]
+CASES = [
+    (form, shape) for form in kernels.PACKED for shape in SHAPES
+    if form not in ggml.BLOCKS or shape[1] % ggml.BLOCKS[form][0] == 0
+]  # fmt: skip
 
 
 def stored(form, kind, w):
     """w [R, C], or [E, R, C], in a form, as a model holds it."""
     weight = Packed(form, kind, w.shape, w.dtype)
+    if form in ggml.BLOCKS:
+        raw = gguf_files.encode(w.numpy(), gguf_files.Kind[form])
+        weight.get_buffer("part").copy_(torch.from_numpy(raw))
+        return weight
     wide = w.unflatten(1, (2, -1)) if kind == "gate_up_proj" else w
     for suffix, part in FORMS[form].pack(wide).items():
         weight.get_buffer("part" + suffix).copy_(
@@ -32,8 +42,7 @@ def stored(form, kind, w):
     return weight
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("form", kernels.PACKED)
+@pytest.mark.parametrize("form, shape", CASES)
 def test_a_product_is_that_of_what_is_stored(form, shape):
     weight, x = stored(form, "weight", torch.randn(shape)), torch.randn(shape[1])
     wide = weight.widened().double()
@@ -42,8 +51,7 @@ def test_a_product_is_that_of_what_is_stored(form, shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("form", kernels.PACKED)
+@pytest.mark.parametrize("form, shape", CASES)
 def test_a_widened_tile_is_the_same_to_the_last_bit(form, shape, dtype):
     weight = stored(form, "weight", torch.randn(shape))
     weight.to(dtype)
@@ -55,16 +63,37 @@ def test_a_widened_tile_is_the_same_to_the_last_bit(form, shape, dtype):
 @pytest.mark.parametrize("form", kernels.PACKED)
 def test_an_experts_halves_have_blocks_of_their_own(form):
     """With 130 rows a half, whose second block of 128 rows has two."""
-    weight = stored(form, "gate_up_proj", torch.randn(2, 260, 150))
-    x = torch.randn(3, 150)
+    width = 256 if form in ggml.BLOCKS else 150
+    weight = stored(form, "gate_up_proj", torch.randn(2, 260, width))
+    x = torch.randn(3, width)
     out = torch.empty(3, 260)
     tiles.into(x, weight, out, expert=1)
     exact = x.double() @ weight.widened()[1].double().T
     assert error(out, exact) < 1e-6
 
 
-@pytest.fixture(params=["int4:int8", "fp8"])
+@pytest.mark.parametrize("form", ggml.BLOCKS)
+def test_columns_in_another_order(form):
+    """As those of a delta layer's out_proj, whose heads llama.cpp stores tiled."""
+    weight, x = stored(form, "weight", torch.randn(6, 512)), torch.randn(4, 512)
+    plain, order = weight.widened().double(), torch.randperm(512)
+    weight.columns, out = order, torch.empty(4, 6)
+    exact = x.double()[:, order] @ plain.T
+    assert error(x.double() @ weight.widened().double().T, exact) < 1e-12
+    assert error(forms.linear(x, weight), exact) < 1e-6
+    tiles.into(x, weight, out)
+    assert error(out, exact) < 1e-6
+    y = torch.from_numpy(packed.product(packed.matrix(weight), x[0].numpy()))
+    assert error(y, exact[0]) < 1e-6
+
+
+@pytest.fixture(params=["int4:int8", "fp8", "GGUF"])
 def model(request, tmp_path):
+    if request.param == "GGUF":  # all kinds in turn, and two value heads a key head
+        plain = small_model(vision=False, **gguf_files.WHOLE)
+        kinds = [gguf_files.Kind[form] for form in ggml.BLOCKS]
+        gguf_files.write(plain, tmp_path / "x.gguf", kinds)
+        return minqwen.load(tmp_path / "x.gguf")
     minqwen.save(small_model(), tmp_path / "plain")
     if request.param == "fp8":
         convert(tmp_path / "plain", tmp_path / "fp8", quantize="fp8")

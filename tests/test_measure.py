@@ -19,7 +19,8 @@ from minqwen.units import human
 from minqwen.weights.convert import convert
 from minqwen.weights.disk.pages import AT_ONCE
 
-SPEEDS = {"fp32": 8e9, "bf16": 1e10, "fp8": 2e9, "int8": 1e9, "int4": 5e8}
+SPEEDS = {"fp32": 8e9, "bf16": 1e10, "fp8": 2e9, "int8": 1e9, "int4": 5e8,
+          "Q8_0": 1e9, "Q4_K": 6e8, "Q5_K": 6e8, "Q6_K": 6e8}  # fmt: skip
 FOUND = {"disk": 2e9, "loops": SPEEDS, "what": "reading a file"}
 
 
@@ -62,7 +63,7 @@ def test_every_piece_is_read_once_and_no_byte_changed(tmp_path):
     assert measure.disk_speed(tmp_path / "short") == 0
 
 
-@pytest.mark.parametrize("form", ["fp32", *budget.FORMS])
+@pytest.mark.parametrize("form", measure.HELD)
 def test_the_model_that_is_timed_weighs_what_is_said_of_it(form):
     cfg = Config.from_dict(measure.MEASURED | {
         "num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 256,

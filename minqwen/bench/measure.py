@@ -31,12 +31,14 @@ from ..units import human
 from ..weights.checkpoint.memory import available
 from ..weights.disk.pages import AT_ONCE, THREADS
 from ..weights.quantised.codecs import FORMS as PACKED
+from ..weights.quantised.ggml import BLOCKS
 from ..weights.quantised.modules import pack
 from ..weights.quantised.settings import Scheme
 from . import FAMILY
 from .machine import processor
 from .worker import now, step_seconds
 
+HELD = ("fp32", *FORMS, *BLOCKS)  # what weights are measured in
 PATIENCE = 3.0  # seconds that one of the measurements may take
 TRIED = 1 << 30  # bytes of a file that is made to be read
 F_NOCACHE = 48  # macOS's way to read past its cache
@@ -57,7 +59,7 @@ def measure(place):
     """
     with readable(place) as (path, what):
         disk = disk_speed(path)
-    loops = {form: loop_speed(form) for form in ("fp32", *FORMS)}
+    loops = {form: loop_speed(form) for form in HELD}
     cuda = torch.cuda.is_available()
     free = torch.cuda.mem_get_info()[0] if cuda else available()
     found = {"disk": disk, "loops": loops, "what": what, "memory": free}
@@ -78,7 +80,7 @@ def kept():
     with suppress(OSError, ValueError, TypeError, KeyError):
         found = json.loads(keeper().read_text())
         if found["processor"] == processor() and found["disk"] > 0:
-            loops = {form: float(speed) for form, speed in found["loops"].items()}
+            loops = {form: float(found["loops"][form]) for form in HELD}
             return found | {"loops": loops}
     return None
 

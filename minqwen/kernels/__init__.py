@@ -29,7 +29,8 @@ PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
 RECORDED = 8  # tokens of an answer for which recording a CUDA graph is worth while
 WIDE = 256  # no head of attention is wider in the compiled loops
 NARROW = 32  # no head of the delta rule is wider in those for training
-PACKED = ("int8", "int4", "fp8", "fp8 f32")  # forms that the compiled loops multiply
+GGML = ("Q8_0", "Q4_K", "Q5_K", "Q6_K")  # llama.cpp's forms
+PACKED = ("int8", "int4", "fp8", "fp8 f32", *GGML)  # what the compiled loops multiply
 ON_GPU = {
     "triton": ("triton", "'minqwen[gpu]'"),
     "fla": ("fla", "flash-linear-attention"),

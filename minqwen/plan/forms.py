@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import InputError, show
 from ..units import human
 from ..weights.gguf.files import find_gguf
+from ..weights.gguf.load import examine_gguf, keep_packed
 from ..weights.load import examine
 from ..weights.quantised.foreign import Foreign
 from ..weights.quantised.modules import WHOLE, stored_bytes
@@ -19,7 +20,7 @@ from ..weights.quantised.settings import (
     said_of,
     told,
 )
-from .budget import PARTS, weight_bytes
+from .budget import PARTS
 
 NAMED = "quant_algo", "format", "checkpoint_format", "fmt", "bnb_4bit_quant_type"
 FLOATS = "BF16", "F16", "F32"
@@ -32,12 +33,11 @@ SHOWN = 3  # names of a list
 def quantisation(path, cfg, tensors):
     """(label, text) lines; `tensors`: {name: (shape, dtype's name)}."""
     here = Path(path)
-    if here.exists() and find_gguf(here):
+    if here.exists() and (file := find_gguf(here)):
         kinds = sorted({kind for _, kind in tensors.values()} - {*FLOATS})
         yield "quantised", f"GGUF: {', '.join(kinds)}" if kinds else "no"
         if kinds:
-            size = human(sum(weight_bytes(cfg).values()))
-            yield "loads", f"yes: widened to bfloat16; {size} of memory"
+            yield "loads", in_gguf(file, kinds)
         return
     folder = here if here.is_dir() else here.parent
     said = said_of(cfg, folder if here.exists() else None)
@@ -63,6 +63,23 @@ def quantisation(path, cfg, tensors):
     except InputError as error:
         yield from by_part((n, k) for n, (_, k) in tensors.items() if k not in FLOATS)
         yield "loads", f"no: {error}"
+
+
+def in_gguf(file, kinds):
+    """What becomes of each quantised kind, and the memory of all weights."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            opened, model, plan = examine_gguf(file, None)
+    except InputError as error:
+        return f"no: {error}"
+    packed = keep_packed(opened.table, model, plan).values()
+    kept = {weight.form for weight in packed}
+    size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    words = [f"{', '.join(sorted(kept))} kept as they are"] if kept else []
+    wide = ", ".join(kind for kind in kinds if kind not in kept)
+    words += [f"{wide} widened to bfloat16"] if wide else []
+    return f"yes: {'; '.join([*words, human(size)])} of memory"
 
 
 def in_words(said):

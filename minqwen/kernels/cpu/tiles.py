@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numba import njit
 
+from .ggml import widen_ggml
 from .loops import FAST, FLOAT, store, wide
 from .packed import (
     SIDE,
     Fp8,
+    Ggml,
     Int4,
     Int8,
     bfloat,
@@ -24,6 +26,7 @@ from .packed import (
     low,
     matrix,
 )  # fmt: skip
+from .vectors import floats, load, put_pairs
 
 FAST = FAST | {"nogil": True}
 TILE = 1 << 20  # bytes
@@ -65,6 +68,8 @@ def one(w, e):
     """`part` for one expert, outside of compiled code."""
     if isinstance(w, np.ndarray):
         return w[e]
+    if isinstance(w, Ggml):
+        return w._replace(rows=w.rows[e])
     return type(w)(*(x[e] if isinstance(x, np.ndarray) else x for x in w))
 
 
@@ -73,7 +78,7 @@ def widen(w, first, out):
     if isinstance(w, np.ndarray):
         widen_plain(w, first, out)
     else:
-        {Int8: widen_int8, Int4: widen_int4, Fp8: widen_fp8}[type(w)](*w, first, out)
+        WIDEN[type(w)](*w, first, out)
 
 
 @njit(**FAST)
@@ -99,15 +104,22 @@ def widen_int8(rows, first, out):
 def widen_int4(rows, first, out):
     width = out.shape[1]
     groups = (width + SIDE - 1) // SIDE
+    room = np.empty(width + 1, FLOAT)  # an odd row's last byte holds two codes as well
     for r in range(len(out)):
-        row, codes, numbers = rows[first + r], rows[first + r, 2 * groups :], out[r]
+        row, numbers = rows[first + r], out[r]
         for g in range(groups):
-            scale = bfloat(row[2 * g], row[2 * g + 1])
-            for c in range(SIDE * g, min(SIDE * (g + 1), width) - 1, 2):
-                store(numbers, c, low(codes[c // 2]) * scale)
-                store(numbers, c + 1, high(codes[c // 2]) * scale)
-            if width % 2 and g == groups - 1:
-                store(numbers, width - 1, low(codes[width // 2]) * scale)
+            scale, at = bfloat(row[2 * g], row[2 * g + 1]), SIDE * g
+            begin, end = 2 * groups + at // 2, min(at + SIDE, len(room) // 2 * 2)
+            while at + 64 <= end:
+                codes = load(row, begin)
+                even = (floats(codes & 15) - FLOAT(8)) * scale
+                put_pairs(room, at, even, (floats(codes >> 4) - FLOAT(8)) * scale)
+                at, begin = at + 64, begin + 32
+            for c in range((end - at) // 2):
+                room[at + 2 * c] = low(row[begin + c]) * scale
+                room[at + 2 * c + 1] = high(row[begin + c]) * scale
+        for c in range(width):
+            store(numbers, c, room[c])
 
 
 @njit(**FAST)
@@ -119,3 +131,6 @@ def widen_fp8(codes, scales, half, first, out):
             scale = wide(factors[g])
             for c in range(SIDE * g, min(SIDE * (g + 1), len(numbers))):
                 store(numbers, c, e4m3(row[c]) * scale)
+
+
+WIDEN = {Int8: widen_int8, Int4: widen_int4, Fp8: widen_fp8, Ggml: widen_ggml}

@@ -3,8 +3,8 @@
     minqwen generate Qwen3.5-35B-A3B-Q4_K_M.gguf --prompt "Hello"
 
 Config, weights and tokenizer come from one file, the vision tower from the same or from
-an mmproj beside it. Quantised weights are widened while loading, by the dequantisers of
-llama.cpp's own `gguf` package.
+an mmproj beside it. Weights in the forms of quantised/ggml.py stay as they are; those
+of other types are widened while loading, by llama.cpp's own `gguf` package.
 """
 
 import math
@@ -20,13 +20,16 @@ from ...model.config import Config
 from ..checkpoint.layout import DTYPES, Lean, bytes_of, main_dtype, skeleton
 from ..checkpoint.match import unfit
 from ..checkpoint.memory import populate
-from ..checkpoint.reading import check_finite, read_in_order
+from ..checkpoint.reading import check_finite, check_packed, read_in_order
+from ..quantised import ggml
+from ..quantised.modules import Packed, pack, places
 from .config import Settings
 from .header import BLOCKS, read_gguf
 from .names import as_trained, head_order, moves
 from .tower import normal, tower
 
 ASIDE = ("v.", "mm.", "mtp.")  # not the language model's, or not read
+KINDS = "gate_up_proj", "down_proj"  # of experts
 BUFFER = 1 << 20  # bytes read and widened at once; fits a cache
 
 
@@ -76,15 +79,39 @@ def load_gguf(path, device, dtype, experts="memory"):
             "experts='memory', or make such files of it with minqwen convert."
         )
     opened, model, plan = examine_gguf(path, dtype)
+    packed = keep_packed(opened.table, model, plan)
     with Lean():
         model.to_empty(device=device)
-    parameters, reads = dict(model.named_parameters()), []
+    targets, reads = places(model), []
     for move in plan:
-        stored = Stored(opened, move)
-        fill = partial(stored.fill, parameters[move.name].data[move.part])
+        stored, target = Stored(opened, move), targets[move.name].data[move.part]
+        if move.name in packed and stored.columns is not None:
+            packed[move.name].columns = stored.columns.to(device)
+        fill = partial(stored.keep if move.name in packed else stored.fill, target)
         reads.append((stored.entry, stored.entry.start, stored.entry.nbytes, fill))
     read_in_order(reads)
     return model
+
+
+def keep_packed(table, model, plan):
+    """Replace what stays as it is stored by Packed weights, on meta: {name: weight}."""
+    kinds = stored_kinds(table, plan)
+    kept = {name: kind for name, kind in kinds.items() if kind in ggml.BLOCKS}
+    for name in [name for name in kept if ".experts." in name]:  # both or neither
+        both = (f"{name.rpartition('.')[0]}.{kind}" for kind in KINDS)
+        if not kept.keys() >= {*both}:
+            del kept[name]
+    pack(model, kept.get)
+    return {n: m for n, m in model.named_modules() if isinstance(m, Packed)}
+
+
+def stored_kinds(table, plan):
+    """{parameter: the one kind in which all of it is stored, without a factor}."""
+    found = {}
+    for move in plan:
+        scaled = scale_of(move.source) in table
+        found.setdefault(move.name, set()).add(scaled or table[move.source].dtype)
+    return {name: kinds.pop() for name, kinds in found.items() if len(kinds) == 1}
 
 
 def examine_gguf(path, dtype):
@@ -164,6 +191,20 @@ class Stored:
                     piece[there] = values.to(piece)
             checked(self, piece)
             at += count
+
+    def keep(self, target, file, progress=lambda count: None):
+        """Fill `target`, uint8 [..., rows, bytes of a row], with what is stored."""
+        kind, at = self.entry.dtype, self.entry.start
+        for piece in _pieces(target):
+            populate(piece)
+            direct = self.rows is None and piece.device.type == "cpu"
+            raw = piece if direct else torch.empty(piece.shape, dtype=torch.uint8)
+            file.fill(bytes_of(raw), at, self.move.source, progress)
+            if not direct:
+                order = ... if self.rows is None else self.rows.to(piece.device)
+                piece[order] = raw.to(piece.device)
+            check_packed(self.entry.file, self.move.source, kind, {"": piece}, 0)
+            at += piece.nbytes
 
     def read(self, file, start, count, width, progress=lambda count: None):
         """(row, values [rows, width]) for `count` rows from `start` on, in pieces."""

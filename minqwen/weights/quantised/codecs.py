@@ -4,6 +4,7 @@
            128 x 128
     int8   ours: each row is its BF16 scales, one for every 128 columns, then its codes
     int4   the same with two codes a byte, the even column in the low half
+    Q8_0, Q4_K, Q5_K, Q6_K   llama.cpp's: see ggml.py
 
 A row of ours needs nothing else to be widened, so an expert, being rows, lies in one
 piece of the file and is read at once. A form gives the same numbers wherever it is
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ...errors import InputError, show
+from .ggml import BLOCKS, Ggml
 
 SIDE = 128  # rows and columns of fp8's blocks, columns of our groups
 TOP = 448.0  # the largest E4M3 number
@@ -162,7 +164,7 @@ class Groups:
 FORMS = {
     "fp8": Blocks(torch.bfloat16), "int8": Groups(8), "int4": Groups(4),
     "fp8 f32": Blocks(torch.float32),  # as transformers writes it
-}  # fmt: skip
+} | {kind: Ggml(kind) for kind in BLOCKS}  # fmt: skip
 
 
 def nonzero(scales):

@@ -10,22 +10,24 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ...model import moe
-from ...model.forms import Stored, register
+from ...model.forms import Embedding, Linear, Stored, register
 from ...model.moe import Experts
 from .codecs import FORMS, rounded, take
 
 BUFFER = 64 << 20  # bytes of float32 widened at once
 WHOLE = "int8", "int4"  # forms of whole numbers
 for form in FORMS:
-    register("linear", form, f"{__name__}:linear")
-    register("experts", form, f"{__name__}:experts")
+    for operation in ("linear", "embed", "experts"):
+        register(operation, form, f"{__name__}:{operation}")
 
 
 class Packed(Stored):
-    """A parameter in a form: a buffer for each suffix; `kind`: its name in a module."""
+    """A parameter in a form: a buffer for each suffix; `kind`: its name in a module.
+
+    `columns`, unless None: where the stored columns lie in the parameter (int64 [C]).
+    """
 
     rounded = False  # is what it is multiplied with?
 
@@ -35,6 +37,7 @@ class Packed(Stored):
         for suffix, (size, stored) in parts_of(form, kind, shape).items():
             buffer = torch.empty(size, dtype=stored)
             self.register_buffer("part" + suffix, buffer, persistent=False)
+        self.register_buffer("columns", None, persistent=False)
 
     def parts(self, index=None):
         """{suffix: tensor} of the parameter, or of some of its experts."""
@@ -44,10 +47,12 @@ class Packed(Stored):
     def widened(self, index=None):
         """The parameter's numbers, or those of some of its experts."""
         parts = self.parts(index)
-        return widen(self.form, parts, self.kind, self.shape[-1], self.dtype)
+        wide = widen(self.form, parts, self.kind, self.shape[-1], self.dtype)
+        return wide if self.columns is None else wide[..., self.columns.argsort()]
 
     def entering(self, x):
         """x as the parameter is multiplied with it."""
+        x = x if self.columns is None else x[..., self.columns]
         return rounded(x) if self.rounded else x
 
     def bad_scales(self, expert):
@@ -59,7 +64,8 @@ class Packed(Stored):
     def _apply(self, fn, recurse=True):
         """Moves apply to the buffers, casts only to the dtype that is computed in."""
         for name, buffer in self._buffers.items():
-            self._buffers[name] = fn(buffer.view(torch.uint8)).view(buffer.dtype)
+            if buffer is not None:
+                self._buffers[name] = fn(buffer.view(torch.uint8)).view(buffer.dtype)
         self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
         return self
 
@@ -103,6 +109,12 @@ def linear(x, weight):
         piece = take(parts, low, min(low + step, rows), rows)
         out.append(F.linear(x, widen(weight.form, piece, "", width, weight.dtype)))
     return out[0] if len(out) == 1 else torch.cat(out, -1)
+
+
+def embed(ids, weight):
+    """`forms.embed` for a Packed weight."""
+    rows = weight.parts(ids)
+    return widen(weight.form, rows, "", weight.shape[-1], weight.dtype)
 
 
 def experts(x, weights, ids, gate_up_proj, down_proj):
@@ -153,7 +165,7 @@ def pack(model, form_of):
     """Replace parameters by Packed ones, on meta, where form_of(name) is a form."""
     with torch.device("meta"):
         for prefix, module in list(model.named_modules()):
-            if not isinstance(module, Experts | nn.Linear):
+            if not isinstance(module, Experts | Linear | Embedding):
                 continue
             for kind, p in list(module.named_parameters(recurse=False)):
                 if form := form_of(f"{prefix}.{kind}"):

@@ -1,0 +1,249 @@
+"""llama.cpp's Q8_0, Q4_K, Q5_K and Q6_K, multiplied as they lie.
+
+One class for four layouts, told apart at each row: a model mixes them, and each class
+more would compile every loop anew. Layouts and their source: weights/quantised/ggml.py.
+"""
+
+import numpy as np
+from numba import njit
+from numba.extending import overload
+
+from .loops import FAST, FLOAT, store
+from .packed import Ggml, kind, part, ready, times
+from .vectors import floats, halves, load, put, signed, total, zeros
+
+# A widened number is that of quantised/ggml.py to the last bit: nothing is fused.
+EXACT = dict(error_model="numpy", nogil=True, cache=True)
+SOME = 32  # columns of a vector, and those that share a least value
+WORD, SIX, FOUR, TWO = np.uint32, 0x3F3F3F3F, 0x0F0F0F0F, 0x03030303
+
+
+@overload(part)
+def _part(w, s):
+    if kind(w) is Ggml:
+        return lambda w, s: Ggml(w.rows[s], w.number, w.columns)
+    return None
+
+
+@overload(ready)
+def _ready(w, x):
+    """[n, C + C / 32]: x in the order of the stored columns, then the sums of 32."""
+    if kind(w) is not Ggml:
+        return None
+
+    def summed(w, x):
+        n, width = x.shape
+        out = np.empty((n, width + width // SOME), FLOAT)
+        for r in range(n):
+            for c in range(width):
+                out[r, c] = x[r, w.columns[c]] if len(w.columns) else x[r, c]
+            for g in range(width // SOME):
+                out[r, width + g] = out[r, SOME * g : SOME * (g + 1)].sum()
+        return out
+
+    return summed
+
+
+@overload(times)
+def _times(w, i, x):
+    if kind(w) is Ggml:
+        return lambda w, i, x: row_dot(w.number, w.rows[i], x)
+    return None
+
+
+@njit(**FAST)
+def row_dot(number, row, x):
+    """A row of blocks times what `ready` made of x."""
+    if number == 8:
+        return q8_dot(row, x)
+    if number == 6:
+        return q6_dot(row, x)
+    if number == 5:
+        return q5_dot(row, x)
+    return q4_dot(row, x)
+
+
+@njit(**FAST)
+def half(row, at):
+    """float32 of the float16 at two bytes: its bits in place, times 2^112."""
+    word = WORD(row[at]) | WORD(row[at + 1]) << WORD(8)
+    bits = (word & WORD(0x8000)) << WORD(16) | (word & WORD(0x7FFF)) << WORD(13)
+    return WORD(bits).view(FLOAT) * FLOAT(2.0**112)
+
+
+@njit(**FAST)
+def word(row, at):
+    """Four bytes as a whole number, the first lowest."""
+    low = WORD(row[at]) | WORD(row[at + 1]) << WORD(8)
+    return WORD(low | WORD(row[at + 2]) << WORD(16) | WORD(row[at + 3]) << WORD(24))
+
+
+@njit(**FAST)
+def byte(words, i):
+    """float32 of byte i of two words."""
+    return FLOAT((words[i // 4] >> WORD(i % 4 * 8)) & WORD(255))
+
+
+@njit(**FAST)
+def six_bits(row, at):
+    """Eight s and eight t of 12 bytes, each as two words."""
+    s, t, rest = word(row, at), word(row, at + 4), word(row, at + 8)
+    more_s, more_t = s >> WORD(6) & WORD(TWO), t >> WORD(6) & WORD(TWO)
+    return (
+        (WORD(s & WORD(SIX)), WORD(rest & WORD(FOUR) | more_s << WORD(4))),
+        (WORD(t & WORD(SIX)), WORD(rest >> WORD(4) & WORD(FOUR) | more_t << WORD(4))),
+    )
+
+
+@njit(**FAST)
+def q8_dot(row, x):
+    sums = zeros()
+    for b in range(len(row) // 34):
+        codes = signed(load(row, 34 * b + 2))
+        sums += half(row, 34 * b) * (codes * load(x, SOME * b))
+    return total(sums)
+
+
+@njit(**FAST)
+def q4_dot(row, x):
+    sums, least, blocks = zeros(), FLOAT(0), len(row) // 144
+    for b in range(blocks):
+        at, i = 144 * b, 256 * b
+        d, s, t = half(row, at), *six_bits(row, at + 4)
+        least += half(row, at + 2) * minima(t, x, 256 * blocks + 8 * b)
+        for j in range(0, 8, 2):
+            q = load(row, at + 16 + 16 * j)
+            sums += d * byte(s, j) * (floats(q & 15) * load(x, i + 32 * j))
+            sums += d * byte(s, j + 1) * (floats(q >> 4) * load(x, i + 32 * j + 32))
+    return total(sums) - least
+
+
+@njit(**FAST)
+def q5_dot(row, x):
+    sums, least, blocks = zeros(), FLOAT(0), len(row) // 176
+    for b in range(blocks):
+        at, i = 176 * b, 256 * b
+        d, s, t = half(row, at), *six_bits(row, at + 4)
+        least += half(row, at + 2) * minima(t, x, 256 * blocks + 8 * b)
+        fifth = load(row, at + 16)
+        for j in range(0, 8, 2):
+            q = load(row, at + 48 + 16 * j)
+            low, high = q & 15 | (fifth & 1) << 4, q >> 4 | (fifth & 2) << 3
+            fifth = fifth >> 2
+            sums += d * byte(s, j) * (floats(low) * load(x, i + 32 * j))
+            sums += d * byte(s, j + 1) * (floats(high) * load(x, i + 32 * j + 32))
+    return total(sums) - least
+
+
+@njit(**FAST)
+def minima(t, x, at):
+    """Eight t times the sums of x that begin at `at`."""
+    sum_ = FLOAT(0)
+    for j in range(8):
+        sum_ += byte(t, j) * x[at + j]
+    return sum_
+
+
+@njit(**FAST)
+def q6_dot(row, x):
+    sums = zeros()
+    for b in range(len(row) // 210):
+        d = half(row, 210 * b + 208)
+        for h in range(2):
+            at, i = 210 * b + 64 * h, 256 * b + 128 * h
+            high = load(row, 210 * b + 128 + 32 * h)
+            scales = 210 * b + 192 + 8 * h
+            for j in range(2):
+                low = load(row, at + 32 * j)
+                q = low & 15 | (high & 3) << 4
+                sums += (
+                    d
+                    * sixteens(row, scales + 2 * j)
+                    * ((floats(q) - FLOAT(32)) * load(x, i + 32 * j))
+                )
+                q = low >> 4 | high & 48
+                sums += (
+                    d
+                    * sixteens(row, scales + 4 + 2 * j)
+                    * ((floats(q) - FLOAT(32)) * load(x, i + 64 + 32 * j))
+                )
+                high = high >> 2
+    return total(sums)
+
+
+@njit(**FAST)
+def sixteens(row, at):
+    """Two signed bytes, each for 16 columns."""
+    return halves(FLOAT(np.int8(row[at])), FLOAT(np.int8(row[at + 1])))
+
+
+@njit(**EXACT)
+def widen_ggml(rows, number, columns, first, out):
+    """Rows from `first` on into out [n, C], in the order of the stored columns."""
+    room = np.empty(out.shape[1], FLOAT)
+    for r in range(len(out)):
+        row, numbers = rows[first + r], out[r]
+        if number == 8:
+            q8_wide(row, room)
+        elif number == 6:
+            q6_wide(row, room)
+        elif number == 5:
+            q5_wide(row, room)
+        else:
+            q4_wide(row, room)
+        for c in range(len(room)):
+            store(numbers, c, room[c])
+
+
+@njit(**EXACT)
+def q8_wide(row, out):
+    for b in range(len(row) // 34):
+        put(out, SOME * b, half(row, 34 * b) * signed(load(row, 34 * b + 2)))
+
+
+@njit(**EXACT)
+def q4_wide(row, out):
+    for b in range(len(row) // 144):
+        at, i, d, m = 144 * b, 256 * b, half(row, 144 * b), half(row, 144 * b + 2)
+        s, t = six_bits(row, at + 4)
+        for j in range(0, 8, 2):
+            q = load(row, at + 16 + 16 * j)
+            put(out, i + 32 * j, line(d, s, m, t, j, q & 15))
+            put(out, i + 32 * j + 32, line(d, s, m, t, j + 1, q >> 4))
+
+
+@njit(**EXACT)
+def q5_wide(row, out):
+    for b in range(len(row) // 176):
+        at, i, d, m = 176 * b, 256 * b, half(row, 176 * b), half(row, 176 * b + 2)
+        (s, t), fifth = six_bits(row, at + 4), load(row, at + 16)
+        for j in range(0, 8, 2):
+            q = load(row, at + 48 + 16 * j)
+            low, high = q & 15 | (fifth & 1) << 4, q >> 4 | (fifth & 2) << 3
+            fifth = fifth >> 2
+            put(out, i + 32 * j, line(d, s, m, t, j, low))
+            put(out, i + 32 * j + 32, line(d, s, m, t, j + 1, high))
+
+
+@njit(**EXACT)
+def line(d, s, m, t, j, codes):
+    return d * byte(s, j) * floats(codes) - m * byte(t, j)
+
+
+@njit(**EXACT)
+def q6_wide(row, out):
+    for b in range(len(row) // 210):
+        d = half(row, 210 * b + 208)
+        for h in range(2):
+            at, i = 210 * b + 64 * h, 256 * b + 128 * h
+            high = load(row, 210 * b + 128 + 32 * h)
+            scales = 210 * b + 192 + 8 * h
+            for j in range(0, 64, 32):
+                low = load(row, at + j)
+                q = low & 15 | (high & 3) << 4
+                scale = d * sixteens(row, scales + j // 16)
+                put(out, i + j, scale * (floats(q) - FLOAT(32)))
+                q = low >> 4 | high & 48
+                scale = d * sixteens(row, scales + 4 + j // 16)
+                put(out, i + j + 64, scale * (floats(q) - FLOAT(32)))
+                high = high >> 2

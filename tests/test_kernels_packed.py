@@ -8,6 +8,7 @@ import minqwen
 from minqwen import kernels
 from minqwen.kernels.cpu import packed, tiles
 from minqwen.kernels.cpu.decode import Decoder
+from minqwen.kernels.cpu.ggml import matrix
 from minqwen.kernels.cpu.read import PromptReader
 from minqwen.model import forms
 from minqwen.weights.convert import convert
@@ -46,7 +47,7 @@ def stored(form, kind, w):
 def test_a_product_is_that_of_what_is_stored(form, shape):
     weight, x = stored(form, "weight", torch.randn(shape)), torch.randn(shape[1])
     wide = weight.widened().double()
-    y = torch.from_numpy(packed.product(packed.matrix(weight), x.numpy()))
+    y = torch.from_numpy(packed.product(matrix(weight), x.numpy()))
     assert error(y, wide @ x.double()) < 1e-6
 
 
@@ -56,7 +57,7 @@ def test_a_widened_tile_is_the_same_to_the_last_bit(form, shape, dtype):
     weight = stored(form, "weight", torch.randn(shape))
     weight.to(dtype)
     tile = torch.empty(shape[0] - 2, shape[1], dtype=dtype)
-    tiles.widen(packed.matrix(weight), 2, packed.bits(tile))
+    tiles.widen(matrix(weight), 2, packed.bits(tile))
     assert torch.equal(tile, weight.widened()[2:])
 
 
@@ -83,7 +84,7 @@ def test_columns_in_another_order(form):
     assert error(forms.linear(x, weight), exact) < 1e-6
     tiles.into(x, weight, out)
     assert error(out, exact) < 1e-6
-    y = torch.from_numpy(packed.product(packed.matrix(weight), x[0].numpy()))
+    y = torch.from_numpy(packed.product(matrix(weight), x[0].numpy()))
     assert error(y, exact[0]) < 1e-6
 
 

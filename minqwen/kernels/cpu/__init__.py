@@ -7,7 +7,7 @@ import torch
 from numba.core import event
 
 from ...model.forms import Stored
-from . import ggml, loops, packed, rounded
+from . import loops, packed, rounded
 
 CORES = numba.config.NUMBA_NUM_THREADS
 COMPILING = "numba compiles its loops: about a minute, once on this machine"

@@ -4,18 +4,39 @@ One class for four layouts, told apart at each row: a model mixes them, and each
 more would compile every loop anew. Layouts and their source: weights/quantised/ggml.py.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numba.extending import overload
 
+from . import packed
 from .loops import FAST, FLOAT, store
-from .packed import Ggml, kind, part, ready, times
+from .packed import kind, part, ready, times
 from .vectors import floats, halves, load, put, signed, total, zeros
 
 # A widened number is that of quantised/ggml.py to the last bit: nothing is fused.
 EXACT = dict(error_model="numpy", nogil=True, cache=True)
 SOME = 32  # columns of a vector, and those that share a least value
 WORD, SIX, FOUR, TWO = np.uint32, 0x3F3F3F3F, 0x0F0F0F0F, 0x03030303
+NUMBERS = {"Q8_0": 8, "Q4_K": 4, "Q5_K": 5, "Q6_K": 6}
+
+
+class Ggml(NamedTuple):
+    """Blocks uint8 [R, bytes]; their form; where stored columns lie: [C] or [0]."""
+
+    rows: np.ndarray
+    number: int
+    columns: np.ndarray
+
+
+def matrix(weight):
+    """`packed.matrix`, of llama.cpp's forms as well."""
+    if weight.form not in NUMBERS:
+        return packed.matrix(weight)
+    none, order = np.empty(0, np.int64), weight.columns
+    order = none if order is None else order.numpy()
+    return Ggml(weight.parts()[""].numpy(), NUMBERS[weight.form], order)
 
 
 @overload(part)

@@ -45,20 +45,6 @@ class Fp8(NamedTuple):
     half: int
 
 
-class Ggml(NamedTuple):
-    """llama.cpp's blocks uint8 [R, bytes]; where each stored column lies: [C] or [0].
-
-    See ggml.py, and quantised/ggml.py for the layouts.
-    """
-
-    rows: np.ndarray
-    number: int
-    columns: np.ndarray
-
-
-NUMBERS = {"Q8_0": 8, "Q4_K": 4, "Q5_K": 5, "Q6_K": 6}  # of llama.cpp's forms
-
-
 def bits(x):
     """A tensor as an array; of bfloat16, its bits as uint16."""
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
@@ -68,10 +54,6 @@ def matrix(weight):
     """What the loops take for a Packed weight of weights/quantised/modules.py."""
     first, *scales = weight.parts().values()
     codes = first.view(torch.uint8).numpy()
-    if weight.form in NUMBERS:
-        none = np.empty(0, np.int64)
-        order = none if weight.columns is None else weight.columns.numpy()
-        return Ggml(codes, NUMBERS[weight.form], order)
     if not scales:
         return Int8(codes) if weight.form == "int8" else Int4(codes)
     rows = weight.shape[-2]

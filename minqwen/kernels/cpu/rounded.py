@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 from numba.extending import overload
 
-from . import packed
+from . import ggml, packed
 from .bytes import nibbles, signed
 from .loops import FAST, FLOAT, ONE
 from .packed import SIDE, bfloat, kind
@@ -33,8 +33,8 @@ class Rounded4(NamedTuple):
 
 
 def matrix(weight):
-    """`packed.matrix`, of a kind that rounds x where the weight asks for it."""
-    w = packed.matrix(weight)
+    """`ggml.matrix`, of a kind that rounds x where the weight asks for it."""
+    w = ggml.matrix(weight)
     if not weight.rounded:
         return w
     return {packed.Int8: Rounded8, packed.Int4: Rounded4}[type(w)](*w)

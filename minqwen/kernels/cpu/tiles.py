@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from numba import njit
 
-from .ggml import widen_ggml
+from .ggml import Ggml, matrix, widen_ggml
 from .loops import FAST, FLOAT, store, wide
 from .packed import (
     SIDE,
     Fp8,
-    Ggml,
     Int4,
     Int8,
     bfloat,
@@ -24,7 +23,6 @@ from .packed import (
     e4m3,
     high,
     low,
-    matrix,
 )  # fmt: skip
 from .vectors import floats, load, put_pairs
 

@@ -127,14 +127,14 @@ class Llama:
             "-lggml-base", f"-Wl,-rpath,{lib.resolve()}", "-o", self.tool,
         )  # fmt: skip
 
-    def convert(self, model):
+    def convert(self, model, *options):
         """The model by way of our folder and llama.cpp's converter: a .gguf file."""
         saved, file = self.folder / "saved", self.folder / "converted.gguf"
         minqwen.save(model, saved)
         minqwen.Processor.load(ROOT / "assets" / "tiny").save(saved)
         (saved / "generation_config.json").unlink(missing_ok=True)
         call(sys.executable, "-c", CONVERT, self.source, saved, "--outfile", file,
-             "--outtype", "f32")  # fmt: skip
+             "--outtype", "f32", *options)  # fmt: skip
         return file
 
     def quantize(self, file, kind):

@@ -171,8 +171,8 @@ class Worker:
         )  # fmt: skip
         self.answer()
 
-    def run(self, context, steps):
-        asked = json.dumps({"context": context, "steps": steps})
+    def run(self, context, steps, **more):
+        asked = json.dumps({"context": context, "steps": steps} | more)
         self.process.stdin.write(asked + "\n")
         self.process.stdin.flush()
         return self.answer()

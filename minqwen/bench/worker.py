@@ -2,11 +2,12 @@
 
     python -m minqwen.bench.worker NAME SOURCE DTYPE THREADS
 
-SOURCE is a checkpoint's folder, or for llama.cpp a GGUF. A folder with a config alone
-makes random weights, on the GPU. A line of JSON in, `{"context": T, "steps": n}`, is a
-run: read T tokens, then write n. The answer is `{"prefill": seconds, "decode": seconds
-a token, "peak": bytes}`, prefill null where the context was filled in and not read.
-While it waits it computes nothing, so that others can be timed on the same machine.
+SOURCE is a checkpoint's folder or a GGUF. A folder with a config alone makes random
+weights, on the GPU. A line of JSON in, `{"context": T, "steps": n}`, is a run: read T
+tokens (with `"most": m`, fill more than m in), then write n. The answer is `{"prefill":
+seconds, "decode": seconds a token, "peak": bytes}`, prefill null where the context was
+filled in and not read. While it waits it computes nothing, so that others can be timed
+on the same machine.
 """
 
 import json
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,14 +62,14 @@ def peak_bytes(name):
 
 
 def contestant(name, source, dtype, threads):
-    """run(context, steps) -> {"prefill": seconds or None, "decode": seconds}."""
+    """run(context, steps, most) -> {"prefill": seconds or None, "decode": seconds}."""
     library, _, way = name.partition(" ")
     if library == LLAMA:
-        return lambda context, steps: llama(source, threads, context, steps)
+        return partial(llama, source, threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = Ours if library == "minqwen" else Theirs
     player = kind(Path(source), getattr(torch, dtype), device, way)
-    return lambda context, steps: timed_run(player, device, context, steps)
+    return partial(timed_run, player, device)
 
 
 def has_weights(folder):
@@ -77,7 +79,7 @@ def has_weights(folder):
 class Ours:
     def __init__(self, folder, dtype, device, way):
         fast = "numba" if device == "cpu" and forms.runs("numba") else "auto"
-        if has_weights(folder):
+        if folder.is_file() or has_weights(folder):
             self.model = load(folder, device, dtype, kernels=way or fast)
         else:
             self.model = on_device(Config.from_json(folder), dtype, device)
@@ -155,9 +157,12 @@ class Theirs:
         return self.model(ids, past_key_values=self.cache).logits
 
 
-def timed_run(player, device, context, steps):
-    """Seconds of reading `context` random tokens and of each of `steps` greedy ones."""
-    count = context if context <= READ else PROMPT
+def timed_run(player, device, context, steps, most=READ):
+    """Seconds of reading `context` random tokens and of each of `steps` greedy ones.
+
+    More than `most` tokens are filled in, and not read.
+    """
+    count = context if context <= most else PROMPT
     ids = torch.randint(0, player.vocab, (1, count), device=device)
     begun = now(device)
     token = player.read(ids, context + steps)[:, -1:].argmax(-1)
@@ -188,10 +193,12 @@ def llama_bench():
     return os.environ.get("LLAMA_BENCH") or shutil.which("llama-bench")
 
 
-def llama(gguf, threads, context, steps):
+def llama(gguf, threads, context, steps, most=READ):
     """The same by llama-bench; its answer is nanoseconds for each test."""
-    seconds = {}
+    seconds = {"prefill": None}
     tests = {"prefill": (context, 0, 0), "decode": (0, steps, context)}
+    if context > most:
+        del tests["prefill"]
     for part, (prompt, write, depth) in tests.items():
         words = ["-m", gguf, "-t", threads, "-p", prompt, "-n", write, "-d", depth]
         words += ["-r", 1, "-o", "json"]

@@ -1,6 +1,7 @@
 """Packed matrices, multiplied as they lie, beside what they stand for in float64."""
 
 import gguf_files
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +50,17 @@ def test_a_product_is_that_of_what_is_stored(form, shape):
     wide = weight.widened().double()
     y = torch.from_numpy(packed.product(matrix(weight), x.numpy()))
     assert error(y, wide @ x.double()) < 1e-6
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_is_multiplied_two_columns_at_a_time(shape):
+    """Where rows have whole pairs and lie one after the other; else one at a time."""
+    w, x = torch.randn(shape).bfloat16(), torch.randn(shape[1])
+    rows = packed.rows(packed.bits(w))
+    assert (rows.dtype == np.uint32) == (shape[1] % 2 == 0)
+    assert packed.rows(packed.bits(w)[:, 2:]).dtype == np.uint16
+    y = torch.from_numpy(packed.product(rows, x.numpy()))
+    assert error(y, w.double() @ x.double()) < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,7 +7,7 @@ import torch
 
 from ...model.forms import wanted
 from ...model.moe import SparseMoE
-from ...model.rope import rope_angles
+from ...model.rope import inverse_frequencies
 from ...model.shapes import FULL
 from .. import PATIENCE
 from . import numbers, share_threads
@@ -21,7 +21,7 @@ from .layers import (
     some_experts,
 )
 from .loops import rms_norm
-from .packed import product
+from .packed import product, rows
 
 
 def step(model, cache, tokens):
@@ -49,7 +49,9 @@ class Decoder:
         self.cfg, core = model.cfg.text, model.model.language_model
         self.embedding, self.norm = core.embed_tokens, numbers(core.norm)
         tied = model.cfg.tie_word_embeddings
-        self.head = numbers(self.embedding if tied else model.lm_head)
+        self.head = matrix(self.embedding if tied else model.lm_head)
+        turns, self.scale = inverse_frequencies(self.cfg.rope, self.cfg.head_dim)
+        self.turns = torch.cat([turns, turns])
         self.layers = [
             (numbers(block.input_layernorm), mixer(block, self.cfg.rms_norm_eps),
              numbers(block.post_attention_layernorm), feed(block.mlp))
@@ -61,8 +63,8 @@ class Decoder:
         cache.expect(1, 1)
         share_threads()
         place, eps = cache.next_position, self.cfg.rms_norm_eps
-        angles = rope_angles(place.expand(3, 1, 1), self.cfg.rope, self.cfg.head_dim)
-        cos, sin = (a[0, 0].numpy() for a in angles)
+        angle = place * self.turns  # as rope_angles has it where its three axes agree
+        cos, sin = ((f(angle) * self.scale).numpy() for f in (torch.cos, torch.sin))
         cache.advance(None, 1, place + 1)
         x = self.embedding(ids)[0, 0].float().numpy()
         for (before, mix, between, think), memory in zip(
@@ -78,11 +80,17 @@ class Decoder:
         return torch.from_numpy(product(self.head, normed))[None, None]
 
 
+def matrix(x):
+    """`numbers` of what is multiplied by: of bfloat16, two columns at a time."""
+    x = numbers(x)
+    return rows(x) if isinstance(x, np.ndarray) else x
+
+
 def mixer(block, eps):
     """The block's attention or DeltaNet as a function of x, angles and its memory."""
     if block.kind == FULL:
         m = block.self_attn
-        w = tuple(map(numbers, (m.q_proj, m.k_proj, m.v_proj, m.o_proj)))
+        w = tuple(map(matrix, (m.q_proj, m.k_proj, m.v_proj, m.o_proj)))
         norms = numbers(m.q_norm), numbers(m.k_norm)
 
         def attend(x, cos, sin, kv):
@@ -95,7 +103,7 @@ def mixer(block, eps):
         return attend
     m = block.linear_attn
     w = m.in_proj_qkv, m.in_proj_z, m.in_proj_b, m.in_proj_a, m.out_proj
-    w, conv = tuple(map(numbers, w)), numbers(m.conv1d)[:, 0]
+    w, conv = tuple(map(matrix, w)), numbers(m.conv1d)[:, 0]
     rates, norm = (numbers(m.A_log), numbers(m.dt_bias)), numbers(m.norm)
 
     def remember(x, cos, sin, memory):
@@ -108,12 +116,12 @@ def mixer(block, eps):
 def feed(m):
     """The block's experts, or its one MLP, as a function of x."""
     if not isinstance(m, SparseMoE):
-        gate, up, down = map(numbers, (m.gate_proj, m.up_proj, m.down_proj))
+        gate, up, down = map(matrix, (m.gate_proj, m.up_proj, m.down_proj))
         return lambda x: mlp(x, gate, up, down)
-    router, e, s = numbers(m.gate), m.experts, m.shared_expert
+    router, e, s = matrix(m.gate), m.experts, m.shared_expert
     shared = s.gate_proj, s.up_proj, s.down_proj, m.shared_expert_gate
-    shared = tuple(map(numbers, shared))
-    routed = numbers(e.gate_up_proj), numbers(e.down_proj)
+    shared = tuple(map(matrix, shared))
+    routed = matrix(e.gate_up_proj), matrix(e.down_proj)
     if hasattr(e.down_proj, "visit"):
         return partial(visit, m, router, routed, shared)
     return lambda x: moe_layer(x, router, routed, shared, m.gate.top_k)

@@ -49,7 +49,7 @@ class Decoder:
         self.cfg, core = model.cfg.text, model.model.language_model
         self.embedding, self.norm = core.embed_tokens, numbers(core.norm)
         tied = model.cfg.tie_word_embeddings
-        self.head = matrix(self.embedding if tied else model.lm_head)
+        self.head = pairs(self.embedding if tied else model.lm_head)
         turns, self.scale = inverse_frequencies(self.cfg.rope, self.cfg.head_dim)
         self.turns = torch.cat([turns, turns])
         self.layers = [
@@ -80,7 +80,7 @@ class Decoder:
         return torch.from_numpy(product(self.head, normed))[None, None]
 
 
-def matrix(x):
+def pairs(x):
     """`numbers` of what is multiplied by: of bfloat16, two columns at a time."""
     x = numbers(x)
     return rows(x) if isinstance(x, np.ndarray) else x
@@ -90,7 +90,7 @@ def mixer(block, eps):
     """The block's attention or DeltaNet as a function of x, angles and its memory."""
     if block.kind == FULL:
         m = block.self_attn
-        w = tuple(map(matrix, (m.q_proj, m.k_proj, m.v_proj, m.o_proj)))
+        w = tuple(map(pairs, (m.q_proj, m.k_proj, m.v_proj, m.o_proj)))
         norms = numbers(m.q_norm), numbers(m.k_norm)
 
         def attend(x, cos, sin, kv):
@@ -103,7 +103,7 @@ def mixer(block, eps):
         return attend
     m = block.linear_attn
     w = m.in_proj_qkv, m.in_proj_z, m.in_proj_b, m.in_proj_a, m.out_proj
-    w, conv = tuple(map(matrix, w)), numbers(m.conv1d)[:, 0]
+    w, conv = tuple(map(pairs, w)), numbers(m.conv1d)[:, 0]
     rates, norm = (numbers(m.A_log), numbers(m.dt_bias)), numbers(m.norm)
 
     def remember(x, cos, sin, memory):
@@ -116,12 +116,12 @@ def mixer(block, eps):
 def feed(m):
     """The block's experts, or its one MLP, as a function of x."""
     if not isinstance(m, SparseMoE):
-        gate, up, down = map(matrix, (m.gate_proj, m.up_proj, m.down_proj))
+        gate, up, down = map(pairs, (m.gate_proj, m.up_proj, m.down_proj))
         return lambda x: mlp(x, gate, up, down)
-    router, e, s = matrix(m.gate), m.experts, m.shared_expert
+    router, e, s = pairs(m.gate), m.experts, m.shared_expert
     shared = s.gate_proj, s.up_proj, s.down_proj, m.shared_expert_gate
-    shared = tuple(map(matrix, shared))
-    routed = matrix(e.gate_up_proj), matrix(e.down_proj)
+    shared = tuple(map(pairs, shared))
+    routed = pairs(e.gate_up_proj), pairs(e.down_proj)
     if hasattr(e.down_proj, "visit"):
         return partial(visit, m, router, routed, shared)
     return lambda x: moe_layer(x, router, routed, shared, m.gate.top_k)

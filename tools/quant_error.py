@@ -25,8 +25,9 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "quantisation.md"
 HEAD = "| `assets/tiny`, on "  # of the page's table
 FORMS = {
     "bf16": "bf16, as trained", "fp8": "fp8", "int8:bf16": "int8, experts alone",
-    "int8": "int8", "int4:bf16": "int4, experts alone",
-    "int4:int8": "int4 for experts, the rest int8", "int4": "int4",
+    "int8": "int8", "int8 rounded": "int8, activations rounded",
+    "int4:bf16": "int4, experts alone", "int4:int8": "int4 for experts, the rest int8",
+    "int4": "int4",
 }  # fmt: skip
 SHOWN = [form for form in FORMS if not form.endswith(":bf16")]  # on the page
 
@@ -40,6 +41,13 @@ def compare(model, windows, want):
         divergence += (true.exp() * (true - got)).sum(-1).mean().item()
         agreed += (true.argmax(-1) == got.argmax(-1)).float().mean().item()
     return divergence / len(windows), agreed / len(windows)
+
+
+def loaded(source, folder, form):
+    """The model of `source` in a form, as it is loaded from the folder it is put in."""
+    form, _, rounded = form.partition(" ")
+    convert(source, folder, form)
+    return minqwen.load(folder, activations="int8" if rounded else None)
 
 
 def size_of(folder):
@@ -90,8 +98,7 @@ def main():
     print(table, end="")
     for form in SHOWN if options.page else FORMS:
         with tempfile.TemporaryDirectory() as folder:
-            convert(options.model, folder, form)
-            found = compare(minqwen.load(folder), windows, want)
+            found = compare(loaded(options.model, folder, form), windows, want)
             line = row(FORMS[form], *found, size_of(Path(folder)))
         print(line, end="", flush=True)
         table += line

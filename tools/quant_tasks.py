@@ -11,14 +11,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import minqwen
 from minqwen.files import ASSETS
 from minqwen.train.abilities import answered
 from minqwen.train.cases import CASES
 from minqwen.train.corpus import Corpus
-from minqwen.weights.convert import convert
 
-from .quant_error import FORMS, into_page
+from .quant_error import FORMS, into_page, loaded
 
 MODEL = ASSETS / "tiny"
 ASKED = ("bf16", "int8", "int4:int8", "int4")
@@ -33,8 +31,7 @@ def count_of(case, count):
 def rights(form, corpus, count):
     """For each case, which of its chats a model of this form answers right."""
     with tempfile.TemporaryDirectory() as folder:
-        convert(MODEL, folder, form)
-        model = minqwen.load(Path(folder))
+        model = loaded(MODEL, Path(folder), form)
         return [
             answered(model, corpus, case.chats(count_of(case, count))) for case in CASES
         ]

@@ -25,9 +25,11 @@ import minqwen
 from minqwen.model.config import Config
 from minqwen.plan.budget import expert_bytes
 from minqwen.units import human, size
-from minqwen.weights import expected_tensors
 from minqwen.weights.checkpoint.header import lay_out
-from minqwen.weights.checkpoint.layout import LABELS
+from minqwen.weights.checkpoint.layout import LABELS, skeleton
+from minqwen.weights.checkpoint.shards import slots
+from minqwen.weights.convert import read_target
+from minqwen.weights.quantised.settings import KEY
 
 SHARDS = 94
 TOKEN = 7
@@ -36,13 +38,15 @@ EMBEDDING = "model.language_model.embed_tokens.weight"
 ROUTER = "model.language_model.layers.{}.mlp.gate.weight"
 
 
-def make(folder, cfg, shards=SHARDS):
-    """Write config.json, index and sparse shards; {tensor: (file, first byte)}."""
+def make(folder, cfg, shards=SHARDS, form="bf16"):
+    """Write config.json, index and sparse shards; {tensor: (file, first byte)}.
+
+    `form` is what `minqwen convert --quantize` takes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (shape, dtype, torch.Size(shape).numel() * dtype.itemsize)
-        for name, (shape, dtype) in expected_tensors(cfg).items()
-    }
+    scheme = read_target(form)
+    found = slots(skeleton(cfg, torch.bfloat16), scheme)
+    tensors = {s.stored: (s.shape, s.dtype, s.nbytes) for s in found}
     total = sum(count for *_, count in tensors.values())
     parts, at = [[] for _ in range(shards)], 0
     for name, (_, _, count) in tensors.items():
@@ -62,7 +66,9 @@ def make(folder, cfg, shards=SHARDS):
         "weight_map": {name: file.name for name, (file, _) in places.items()},
     }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(cfg.to_dict()))
+    said = scheme.config([])
+    extra = {KEY: said} if said else {}
+    (folder / "config.json").write_text(json.dumps(cfg.to_dict() | extra))
     return places
 
 
@@ -147,8 +153,8 @@ def run(folder, options, chosen):
     print(f"  experts read     {stats.misses}, as chosen: {human(stats.bytes_read)}, "
           f"predicted {human(wanted)}")  # fmt: skip
     spent["mlp and experts"] -= stats.expert_seconds
-    spent["reading experts"] = stats.read_seconds
-    spent["computing experts"] = stats.expert_seconds - stats.read_seconds
+    spent["waiting for experts"] = stats.wait_seconds
+    spent["computing experts"] = stats.expert_seconds - stats.wait_seconds
     spent["the rest"] = took - sum(spent.values())
     for what, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         label = "shared experts, routers" if what == "mlp and experts" else what

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+from functools import partial
 
 os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
 
@@ -26,9 +27,10 @@ from triton.runtime.jit import JITFunction  # noqa: E402
 
 from minqwen.kernels import gpu  # noqa: E402
 from minqwen.model.config import Config  # noqa: E402
+from minqwen.weights.quantised.modules import Packed  # noqa: E402
 
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32",
-         torch.int64: "*i64"}  # fmt: skip
+         torch.int64: "*i64", torch.uint8: "*u8"}  # fmt: skip
 
 
 def launches(call):
@@ -70,6 +72,7 @@ def compile_for(cc, kernel, arguments, options):
         done = triton.compile(source(kernel, arguments), target=target, options=options)
     return {
         "kernel": kernel.__name__,
+        "form": arguments.get("FORM"),
         "cc": cc,
         "shared": done.metadata.shared,
         "wgmma": done.asm["ptx"].count("wgmma.mma_async"),
@@ -101,11 +104,20 @@ def calls(dtype, T=4096):
             dt_bias=new(H), state=new(1, H, K, V, dtype=torch.float32),
         )  # fmt: skip
 
-    def routed(N):
+    def weight(form, kind, *shape):
+        with torch.device("meta"):
+            return Packed(form, kind, shape, dtype) if form else new(*shape)
+
+    def routed(N, form=None):
         width = t.moe_intermediate_size
         ids = torch.empty(N, t.num_experts_per_tok, dtype=torch.int64, device="meta")
-        matrices = new(E, 2 * width, D), new(E, D, width)
-        gpu.experts(new(N, D), new(*ids.shape), ids, *matrices)
+        gpu.experts(new(N, D), new(*ids.shape), ids,
+                    weight(form, "gate_up_proj", E, 2 * width, D),
+                    weight(form, "down_proj", E, D, width))  # fmt: skip
+
+    def packed(form, N):
+        gpu.linear(new(1, N, D), weight(form, "weight", t.conv_dim, D))
+        routed(N, form)
 
     return {
         "rule": rule,
@@ -120,6 +132,10 @@ def calls(dtype, T=4096):
         "router": lambda: gpu.route(new(T, E), t.num_experts_per_tok),
         "experts, one token": lambda: routed(1),
         "experts, many": lambda: routed(T),
+    } | {
+        f"{form}, {word}": partial(packed, form, N)
+        for form in ("int8", "int4", "fp8")
+        for word, N in (("one token", 1), ("many", T))
     }
 
 
@@ -130,21 +146,27 @@ def main(*ccs):
         for dtype in (torch.bfloat16, torch.float32):
             for kernel, arguments, options in distinct(calls(dtype), dtype):
                 # fp32 is for comparing: sm_80, with the least shared memory, will do.
-                for cc in map(int, ccs if dtype == torch.bfloat16 else ccs[:1]):
+                # Packed ones go through the same compiler three times over.
+                few = 1 if dtype == torch.float32 else 2 if arguments.get("FORM") else 3
+                for cc in map(int, ccs[:few]):
                     found = compile_for(cc, kernel, arguments, options)
                     found["dtype"] = str(dtype).removeprefix("torch.")
                     print(json.dumps(found), flush=True)
 
 
 def distinct(calls, dtype):
-    """Each kernel once, `carry` in both its modes; in fp32, those with products."""
+    """Each kernel once, `carry` in both its modes, others in all forms of weights;
+
+    in fp32, those with products.
+    """
     if dtype == torch.float32:
-        calls = {name: calls[name] for name in ("rule", "experts, many")}
+        calls = {x: calls[x] for x in ("rule", "experts, many", "int8, many")}
     found = {}
     for launch in [x for call in calls.values() for x in launches(call)]:
         kernel, arguments, _ = launch
         mode = arguments.get("o") if kernel.__name__ == "carry" else None
-        found.setdefault((kernel.__name__, mode is None), launch)
+        form = arguments.get("FORM")
+        found.setdefault((kernel.__name__, mode is None, form), launch)
     return found.values()
 
 

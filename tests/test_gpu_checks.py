@@ -13,7 +13,7 @@ from tools import gpu_checks
 def test_it_says_what_it_would_do(capsys):
     assert gpu_checks.main(["bench", "--dry-run"]) == 0
     plan = json.loads(capsys.readouterr().out)
-    assert plan["would run"] == ["rule", "token", "experts", "slice"]
+    assert plan["would run"] == ["rule", "token", "experts", "packed", "slice"]
     assert all(callable(getattr(gpu_checks, name)) for name in plan["would run"])
     assert plan["installed"]["torch"]
 

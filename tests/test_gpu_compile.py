@@ -18,7 +18,8 @@ KERNELS = {
     "solve", "carry", "carry_back", "spread", "remember", "convolve", "norm_rows",
     "choose", "gate_up", "down", "gate_up_rows", "down_rows",
 }  # fmt: skip
-MATRICES = KERNELS & {"solve", "carry", "carry_back", "spread", "gate_up", "down"}
+PACKED = {"one_row", "product", "gate_up", "down", "gate_up_rows", "down_rows"}
+MATRICES = {"solve", "carry", "carry_back", "spread", "gate_up", "down", "product"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,10 @@ def compiled():
 def test_every_kernel_for_every_gpu(compiled):
     halves = [x for x in compiled if x["dtype"] == "bfloat16"]
     for cc, limit in LIMIT.items():
-        assert {x["kernel"] for x in halves if x["cc"] == cc} == KERNELS
+        mine = [x for x in halves if x["cc"] == cc]
+        assert {x["kernel"] for x in mine if not x["form"]} == KERNELS
+        for form in ("int8", "int4", "fp8") if cc <= 90 else ():
+            assert {x["kernel"] for x in mine if x["form"] == form} == PACKED
         for x in (x for x in compiled if x["cc"] == cc):
             assert x["cubin"] and x["shared"] <= limit * 1024, x
     assert {x["kernel"] for x in compiled if x["dtype"] == "float32"} == MATRICES

@@ -36,7 +36,7 @@ LENGTHS = [2048 << i for i in range(6)]  # 2K to 64K
 GROUP = 4  # layers: three of DeltaNet and one of attention
 LAYER_BYTES = 13.3e9  # of 397B in bf16, nearly all of it experts
 ENDS_BYTES = 4.1e9  # embedding and head
-BENCHES = ("rule", "token", "experts", "slice")
+BENCHES = ("rule", "token", "experts", "packed", "slice")
 LIBRARIES = ("torch", "triton", "transformers", "flash-linear-attention", "flash-qla")
 
 
@@ -156,6 +156,39 @@ def experts(speed):
         read = len(ids.unique()) * 3 * 4096 * 1024 * 2
         found[N] = {"ms": mine, "torch ms": torchs, "share": read / mine * 1e3 / speed,
                     "TFLOP/s": N * 10 * 6 * 4096 * 1024 / mine / 1e9}  # fmt: skip
+    return found
+
+
+def packed(speed):
+    """[12288, 4096], and a layer's experts, as they lie: ms by form and rows of x."""
+    from minqwen.kernels import gpu
+    from minqwen.weights.quantised.modules import Packed
+
+    def weight(form, kind, *shape):
+        with torch.device("cuda"):
+            found = Packed(form, kind, shape, torch.bfloat16)
+        for buffer in found.buffers():
+            buffer.view(torch.uint8).fill_(60)  # as codes and as scales no odd numbers
+        return found
+
+    def new(*shape):
+        return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+    plain, found = new(12288, 4096), {"bf16": {}}
+    for N in (rows := (1, 4, 16, 64, 512, 4096)):
+        ms = milliseconds(torch.nn.functional.linear, new(N, 4096), plain)
+        found["bf16"][N] = {"ms": ms, "share": plain.nbytes / ms * 1e3 / speed}
+    for form in ("int8", "int4", "fp8"):
+        w, found[form] = weight(form, "weight", *plain.shape), {}
+        matrices = (weight(form, "gate_up_proj", 512, 2048, 4096),
+                    weight(form, "down_proj", 512, 4096, 1024))  # fmt: skip
+        read = sum(buffer.nbytes for buffer in w.buffers())
+        for N in rows:
+            x, ids = new(N, 4096), torch.rand(N, 512, device="cuda").topk(10)[1]
+            ms = milliseconds(gpu.linear, x, w)
+            routed = milliseconds(gpu.experts, x, new(N, 10), ids, *matrices)
+            share = read / ms * 1e3 / speed
+            found[form][N] = {"ms": ms, "share": share, "experts, ms": routed}
     return found
 
 

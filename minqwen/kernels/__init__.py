@@ -29,8 +29,9 @@ PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
 RECORDED = 8  # tokens of an answer for which recording a CUDA graph is worth while
 WIDE = 256  # no head of attention is wider in the compiled loops
 NARROW = 32  # no head of the delta rule is wider in those for training
+GROUPED = ("int8", "int4", "fp8", "fp8 f32")  # what Triton multiplies as it lies
 GGML = ("Q8_0", "Q4_K", "Q5_K", "Q6_K")  # llama.cpp's forms
-PACKED = ("int8", "int4", "fp8", "fp8 f32", *GGML)  # what the compiled loops multiply
+PACKED = (*GROUPED, *GGML)  # what the compiled loops multiply
 ON_GPU = {
     "triton": ("triton", "'minqwen[gpu]'"),
     "fla": ("fla", "flash-linear-attention"),
@@ -117,8 +118,8 @@ def learning_rows(qkv, x, mixer, window=None, state=None):
 
 
 def single(model, cache):
-    """One row without padding, of a model whose every weight is a plain tensor."""
-    return alone(cache) and not list(stored(model))
+    """One row without padding, of a model whose weights Triton multiplies."""
+    return alone(cache) and all(m.form in GROUPED for m in stored(model))
 
 
 def alone(cache):
@@ -165,8 +166,11 @@ register("step", "numba", f"{__name__}.cpu.decode:step",
          fits=step_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
 register("read", "numba", f"{__name__}.cpu.read:read",
          fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
-for name in "rms_norm gated_rms_norm causal_conv route experts".split():
+for name in "rms_norm gated_rms_norm causal_conv route".split():
     register(name, "triton", f"{__name__}.gpu:{name}",
+             fits=partial(on_gpu, "triton"), auto=here)  # fmt: skip
+for name, takes in ("experts", (None, *GROUPED)), ("linear", GROUPED):
+    register(name, "triton", f"{__name__}.gpu:{name}", takes=takes,
              fits=partial(on_gpu, "triton"), auto=here)  # fmt: skip
 for name in ("delta_rule", "remember"):  # these two have gradients
     register(name, "triton", f"{__name__}.gpu:{name}",

@@ -15,7 +15,8 @@ and, taken only when nobody listens (taps.py), two forms of the whole model:
 Kinds of forms: "torch" is the reference; others are in kernels/. `using`, a model's
 `kernels`, or MINQWEN_KERNELS choose one; "auto" takes, call by call, the first that
 says it is worth while. Where the kind that was asked for has no form of an operation,
-or none that fits the call, the reference runs.
+or none that fits the call, the reference runs; for a Stored weight, the form that it
+names.
 """
 
 import importlib
@@ -49,12 +50,14 @@ class Form:
     """One way to compute an operation; every way has the reference's signature.
 
     function: itself, or "module:name", imported when it is first taken. fits: can it
-    take a call with these arguments? auto: should it, unasked?
+    take a call with these arguments? auto: should it, unasked? takes: the forms of the
+    Stored weights that it is for, None among them if it is for plain ones.
     """
 
     function: Callable | str
     fits: Callable = lambda *args, **kwargs: True
     auto: Callable = lambda *args, **kwargs: False
+    takes: Sequence[str | None] = (None,)
 
     def load(self) -> Callable:
         function = self.function
@@ -68,7 +71,8 @@ class Stored(nn.Module):
     """A weight that is no plain tensor: packed, on disk, or partly another process's.
 
     Stands where the parameter would. `form` is the name of the forms of `linear`,
-    `embed` or `experts` that take it; `shape` and `dtype` are those it stands for.
+    `embed` or `experts` that always take it; `shape` and `dtype` are those it stands
+    for.
     """
 
     def __init__(self, form: str, shape: Sequence[int], dtype: torch.dtype) -> None:
@@ -97,9 +101,7 @@ def operation(reference: Function) -> Function:
     return cast(Function, run)
 
 
-def register(
-    name: str, kind: str, function: Callable | str, **conditions: Callable
-) -> None:
+def register(name: str, kind: str, function: Callable | str, **conditions: Any) -> None:
     """Put a Form of an operation, or of the whole model, into the table."""
     _table.setdefault(name, {})[kind] = Form(function, **conditions)
 
@@ -118,14 +120,15 @@ def chosen(name: str, *args: Any, **kwargs: Any) -> Callable | None:
 
 
 def _choose(forms: dict[str, Form], *args: Any, **kwargs: Any) -> Callable | None:
-    if isinstance(args[-1], Stored):
-        return forms[args[-1].form].load()
+    stored = args[-1].form if isinstance(args[-1], Stored) else None
     kind = wanted()
     if kind == "auto":
-        worth = (k for k, form in forms.items() if form.auto(*args, **kwargs))
-        kind = next(worth, "torch")
+        mine = ((k, form) for k, form in forms.items() if stored in form.takes)
+        kind = next((k for k, form in mine if form.auto(*args, **kwargs)), "torch")
     form = forms.get(kind)
-    return form.load() if form and form.fits(*args, **kwargs) else None
+    if form and stored in form.takes and form.fits(*args, **kwargs):
+        return form.load()
+    return forms[stored].load() if stored else None
 
 
 def whole(name: str, model: Any, cache: Any, tokens: int) -> Callable | None:

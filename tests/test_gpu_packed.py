@@ -71,6 +71,9 @@ def test_who_multiplies_a_stored():
             assert forms.chosen("linear", x, weight) is gpu.linear
             assert forms.chosen("linear", x.double(), weight) is modules.linear
             assert forms.chosen("linear", x, plain) is None
+            weight.rounded = True  # what it is multiplied with, on a CPU
+            assert forms.chosen("linear", x, weight) is modules.linear
+            weight.rounded = False
     with torch.no_grad():
         for kind in ("torch", "numba"):
             with forms.using(kind):

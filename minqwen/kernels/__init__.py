@@ -98,6 +98,11 @@ def on_gpu(kind, x, *_, **__):
     return learning_on_gpu(kind, x) and not torch.is_grad_enabled()
 
 
+def weighing_on_gpu(x, *args):
+    """A product with a weight, which takes x as it is, unrounded."""
+    return on_gpu("triton", x) and not getattr(args[-1], "rounded", False)
+
+
 def here(x, *_, **__):
     """Is x where "auto" takes Triton?"""
     return x.device.type == "cuda" and installed("triton") and suited(x.device)
@@ -119,7 +124,8 @@ def learning_rows(qkv, x, mixer, window=None, state=None):
 
 def single(model, cache):
     """One row without padding, of a model whose weights Triton multiplies."""
-    return alone(cache) and all(m.form in GROUPED for m in stored(model))
+    known = all(m.form in GROUPED and not m.rounded for m in stored(model))
+    return alone(cache) and known
 
 
 def alone(cache):
@@ -171,7 +177,7 @@ for name in "rms_norm gated_rms_norm causal_conv route".split():
              fits=partial(on_gpu, "triton"), auto=here)  # fmt: skip
 for name, takes in ("experts", (None, *GROUPED)), ("linear", GROUPED):
     register(name, "triton", f"{__name__}.gpu:{name}", takes=takes,
-             fits=partial(on_gpu, "triton"), auto=here)  # fmt: skip
+             fits=weighing_on_gpu, auto=here)  # fmt: skip
 for name in ("delta_rule", "remember"):  # these two have gradients
     register(name, "triton", f"{__name__}.gpu:{name}",
              fits=partial(learning_on_gpu, "triton"), auto=here)  # fmt: skip

@@ -162,6 +162,29 @@ def test_what_stays_as_it_is_stored_is_told(tmp_path, run):
     assert f"yes: {kept}; {human(size)} of memory" in told
 
 
+@pytest.mark.parametrize(
+    "kinds, fused",
+    [([Kind.Q4_K, Kind.Q6_K, Kind.Q8_0], True), (Kind.Q5_K, False), (Kind.F16, False)],
+)
+def test_experts_are_left_on_disk(tmp_path, kinds, fused):
+    """In different forms where they are fused, with room for one to six of twelve."""
+    path, ids = tmp_path / "x.gguf", torch.randint(0, 300, (2, 9))
+    gguf_files.write(text_model(**WIDE[True]), path, kinds, fused)
+    whole = minqwen.load(path)
+    paged = minqwen.load(path, experts="disk", expert_cache=800_000)
+    with torch.inference_mode():
+        assert torch.equal(paged(ids), whole(ids))
+    pages = next(m.pages for m in paged.modules() if hasattr(m, "pages"))
+    assert pages.stats.misses > pages.capacity and pages.stats.bytes_read
+
+
+@pytest.mark.parametrize("kinds", [Kind.Q4_0, [Kind.F32, Kind.Q5_K]])
+def test_experts_that_disk_cannot_use_are_refused(tmp_path, kinds):
+    gguf_files.write(text_model(**WIDE[True]), tmp_path / "x.gguf", kinds, fused=True)
+    with pytest.raises(InputError, match="_exps.weight is [FQ].*experts='disk' cannot"):
+        minqwen.load(tmp_path / "x.gguf", experts="disk")
+
+
 def test_in_parts(tmp_path):
     model = text_model()
     gguf_files.write(model, tmp_path / "x.gguf", split=20)
@@ -449,8 +472,8 @@ def test_only_widened_weights_need_the_package(tmp_path, kind, word):
 
 
 def test_options_that_need_safetensors(tmp_path):
-    gguf_files.write(text_model(), tmp_path / "x.gguf")
-    with pytest.raises(InputError, match="experts='disk' reads safetensors"):
+    gguf_files.write(text_model(moe=False), tmp_path / "x.gguf")
+    with pytest.raises(InputError, match="no experts to leave on disk"):
         minqwen.load(tmp_path / "x.gguf", experts="disk")
     with pytest.raises(InputError, match="absent.gguf does not exist"):
         minqwen.load(tmp_path / "absent.gguf")

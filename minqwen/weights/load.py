@@ -98,7 +98,7 @@ def load(
             )
         if activations:
             raise InputError(UNROUNDED.format(show(path)))
-        model = load_gguf(file, device, dtype, experts)
+        model = load_gguf(file, device, dtype, experts, expert_cache)
         return ready(model, kernels)
     table, model, forms, plan = examine(path, dtype)
     if choice and choice[1] is None and not model.cfg.is_moe:

@@ -50,7 +50,7 @@ def take_out(model, path):
 def put_back(model, taken, plan, table, cache_bytes, device, forms):
     """Give each layer experts that are read, or mapped where all of them fit."""
     plan = [step for step in plan if ".experts." in step[1]]
-    forms = {name: forms[name + ".down_proj"] for name in taken}
+    forms = {n: tuple(forms[f"{n}.{kind}"] for kind in e) for n, e in taken.items()}
     sizes = {
         n: len(e["down_proj"]) * expert_bytes(e, forms[n]) for n, e in taken.items()
     }
@@ -61,19 +61,21 @@ def put_back(model, taken, plan, table, cache_bytes, device, forms):
     rest = {name: experts for name, experts in taken.items() if name not in made}
     # Half of what is free: the system keeps in the other half what it read last.
     most = cache_bytes or (total if total <= room else room // 2)
-    for form in {forms[name] for name in rest}:  # one, but for a head left as trained
-        some = {name: experts for name, experts in rest.items() if forms[name] == form}
+    for held in {forms[name] for name in rest}:  # often one
+        some = {name: experts for name, experts in rest.items() if forms[name] == held}
         share = sum(sizes[n] for n in some) / sum(sizes[n] for n in rest)
-        made |= _paged(some, plan, table, int(most * share), stats, device, form)
+        made |= _paged(some, plan, table, int(most * share), stats, device, held)
     for name, experts in made.items():
         for kind, stored in experts.items():
             stored.take_place(model.get_submodule(name), kind)
 
 
-def expert_bytes(experts, form):
+def expert_bytes(experts, forms):
     """What one of a layer's experts takes in memory."""
-    one = {kind: (1, *p.shape[1:]) for kind, p in experts.items()}
-    return sum(stored_bytes(form, k, s, experts[k].dtype) for k, s in one.items())
+    return sum(
+        stored_bytes(form, kind, (1, *p.shape[1:]), p.dtype)
+        for form, (kind, p) in zip(forms, experts.items(), strict=True)
+    )
 
 
 def _mappable(taken, plan, table):
@@ -114,7 +116,8 @@ def view_of(memory, entry):
     return flat.view(entry.shape)
 
 
-def _paged(taken, plan, table, cache_bytes, stats, device, form):
+def _paged(taken, plan, table, cache_bytes, stats, device, forms):
+    """Parts of `plan` are (expert, first row, end row), or (None, ...) of all."""
     parts = {}
     for source, parameter, part in plan:
         suffix = parameter.removeprefix(base(parameter))
@@ -122,38 +125,39 @@ def _paged(taken, plan, table, cache_bytes, stats, device, form):
         if name not in taken:
             continue
         entry, place = table[source], kind + suffix
-        if part is not None:
-            whole = Part(entry, entry.start, place, *part[1:])
-            parts.setdefault((name, part[0]), []).append(whole)
-            continue
-        count, rows, _ = entry.shape
-        size = entry.nbytes // count
-        for e in range(count):
-            piece = Part(entry, entry.start + e * size, place, 0, rows, e)
+        expert, low, high = part or (None, 0, entry.shape[1])
+        each = [expert] if expert is not None else range(entry.shape[0])
+        size = entry.nbytes // len(each)
+        for n, e in enumerate(each):
+            piece = Part(entry, entry.start + n * size, place, low, high, n)
             parts.setdefault((name, e), []).append(piece)
     some = next(iter(taken.values()))
-    one = expert_bytes(some, form)
+    one = expert_bytes(some, forms)
     slots = min(cache_bytes // one, len(parts))
     if not slots:
         raise InputError(
             f"{cache_bytes} bytes for a cache hold no expert, which takes {one}; give "
             "expert_cache at least that."
         )
-    pages = Pages(parts, _slots(some, slots, form, device), stats)
+    pages = Pages(parts, _slots(some, slots, forms, device), stats)
     return {
         name: {k: OnDisk(name, pages, k, p.shape, p.dtype) for k, p in own.items()}
         for name, own in taken.items()
     }
 
 
-def _slots(experts, count, form, device):
+def _slots(experts, count, forms, device):
     """{kind: matrices [count, ...]} for so many experts of the same widths."""
-    shapes = {kind: (count, *p.shape[1:]) for kind, p in experts.items()}
-    dtype = experts["down_proj"].dtype
-    with torch.device(device):
+
+    def slots(form, kind, p):
+        shape = count, *p.shape[1:]
         if form is None:
-            return {k: torch.empty(shape, dtype=dtype) for k, shape in shapes.items()}
-        return {k: Packed(form, k, shape, dtype) for k, shape in shapes.items()}
+            return torch.empty(shape, dtype=p.dtype)
+        return Packed(form, kind, shape, p.dtype)
+
+    pairs = zip(forms, experts.items(), strict=True)
+    with torch.device(device):
+        return {kind: slots(form, kind, p) for form, (kind, p) in pairs}
 
 
 class OnDisk(Stored):

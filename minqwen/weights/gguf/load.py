@@ -9,6 +9,7 @@ of other types are widened while loading, by llama.cpp's own `gguf` package.
 
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +22,9 @@ from ..checkpoint.layout import DTYPES, Lean, bytes_of, main_dtype, skeleton
 from ..checkpoint.match import unfit
 from ..checkpoint.memory import populate
 from ..checkpoint.reading import check_finite, check_packed, read_in_order
+from ..disk.paged import put_back, take_out
 from ..quantised import ggml
+from ..quantised.codecs import FORMS
 from ..quantised.modules import Packed, pack, places
 from .config import Settings
 from .header import BLOCKS, read_gguf
@@ -67,18 +70,19 @@ def open_gguf(path):
     return Opened(cfg, table | parts, gguf.keys, settings.tiled, left)
 
 
-def load_gguf(path, device, dtype, experts="memory"):
+def load_gguf(path, device, dtype, experts="memory", expert_cache=None):
     """The model of a GGUF file, on `device`, in memory of its own and a few BUFFERs.
 
-    dtype None takes the file's own, or bf16 if it is quantised. Raises one InputError,
-    before reading any weight, for all tensors that do not fit.
+    dtype None takes the file's own, or bf16 if it is quantised; experts "disk" leaves
+    the routed ones in the file. Raises one InputError, before reading any weight, for
+    all tensors that do not fit.
     """
-    if experts != "memory":
-        raise InputError(
-            f"experts={experts!r} reads safetensors files only; load {show(path)} with "
-            "experts='memory', or make such files of it with minqwen convert."
-        )
     opened, model, plan = examine_gguf(path, dtype)
+    taken = {}
+    if experts == "disk":
+        taken = take_out(model, path)
+        left = on_disk(opened.table, [m for m in plan if ".experts." in m.name])
+        plan = [move for move in plan if ".experts." not in move.name]
     packed = keep_packed(opened.table, model, plan)
     with Lean():
         model.to_empty(device=device)
@@ -90,7 +94,37 @@ def load_gguf(path, device, dtype, experts="memory"):
         fill = partial(stored.keep if move.name in packed else stored.fill, target)
         reads.append((stored.entry, stored.entry.start, stored.entry.nbytes, fill))
     read_in_order(reads)
+    if taken:
+        steps, table, forms = left
+        put_back(model, taken, steps, table, expert_cache, device, forms)
     return model
+
+
+def on_disk(table, moves):
+    """Experts as disk/ takes them: plan, {stored name: Entry}, {parameter: form}."""
+    kinds, entries, steps = stored_kinds(table, moves), {}, []
+    for move in moves:
+        name, entry = move.source, table[move.source]
+        kind, other = (kinds.get(f"{move.name.rpartition('.')[0]}.{k}") for k in KINDS)
+        packed = kind in ggml.BLOCKS and other in ggml.BLOCKS
+        if not packed and not (kind in DTYPES and other in DTYPES):
+            raise InputError(
+                f"{show(entry.file.name)}: {show(name)} is {entry.dtype}, which "
+                "experts='disk' cannot use as it lies; load it with experts='memory', "
+                "or convert it with minqwen convert --quantize int4."
+            )
+        if packed:
+            shape = FORMS[entry.dtype].stored(move.shape)[""][0]
+            entry = replace(entry, dtype="U8", shape=shape)
+        entries[name], part = entry, None
+        if move.part:  # gate or up
+            part = None, *move.part[1].indices(2 * move.shape[1])[:2]
+        steps.append((name, move.name, part))
+    return (
+        steps,
+        entries,
+        {n: k if k in ggml.BLOCKS else None for n, k in kinds.items()},
+    )
 
 
 def keep_packed(table, model, plan):

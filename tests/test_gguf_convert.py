@@ -3,8 +3,7 @@
 import gguf_files
 import pytest
 import torch
-from gguf_files import Kind
-from test_gguf import BLOCKS
+from gguf_files import BLOCKS, Kind
 from test_gguf_forms import both, equal, named, picture
 from tiny_models import small_model
 

@@ -158,8 +158,8 @@ def test_what_stays_as_it_is_stored_is_told(tmp_path, run):
     code, out, _ = run("info", path)
     told = " ".join(out.split())
     assert code == 0 and "quantised GGUF: Q4_0, Q4_K, Q6_K loads yes: " in told
-    kept = "Q4_K, Q6_K kept as they are; Q4_0 widened to bfloat16"
-    assert f"yes: {kept}; {human(size)} of memory" in told
+    assert "yes: Q4_K, Q6_K kept as they are, activations rounded if asked" in told
+    assert f"; Q4_0 widened to bfloat16; {human(size)} of memory" in told
 
 
 @pytest.mark.parametrize(

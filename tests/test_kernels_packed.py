@@ -9,7 +9,7 @@ import minqwen
 from minqwen import kernels
 from minqwen.kernels.cpu import packed, tiles
 from minqwen.kernels.cpu.decode import Decoder
-from minqwen.kernels.cpu.ggml import matrix
+from minqwen.kernels.cpu.ggml import half, matrix
 from minqwen.kernels.cpu.read import PromptReader
 from minqwen.model import forms
 from minqwen.weights.convert import convert
@@ -71,6 +71,20 @@ def test_a_widened_tile_is_the_same_to_the_last_bit(form, shape, dtype):
     tile = torch.empty(shape[0] - 2, shape[1], dtype=dtype)
     tiles.widen(matrix(weight), 2, packed.bits(tile))
     assert torch.equal(tile, weight.widened()[2:])
+
+
+def test_small_floats_are_widened_to_the_last_bit():
+    """All E4M3 and all float16, infinities and NaN aside."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    wide = codes.view(torch.float8_e4m3fn).float().numpy()
+    ours = np.array([packed.e4m3(code) for code in codes.numpy()])
+    some = ~np.isnan(wide)
+    assert some.sum() == 254 and np.array_equal(ours[some], wide[some])
+    halves = np.arange(1 << 16, dtype=np.uint16)
+    wide, raw = halves.view(np.float16).astype(np.float32), halves.view(np.uint8)
+    ours = np.array([half(raw, 2 * i) for i in range(len(halves))])
+    some = np.isfinite(wide)
+    assert some.sum() == 63488 and np.array_equal(ours[some], wide[some])
 
 
 @pytest.mark.parametrize("form", kernels.PACKED)
@@ -146,11 +160,13 @@ def test_bfloat16_without_hardware_is_computed_in_float32(form, expert, monkeypa
 
 
 @torch.no_grad()
-def test_who_is_decoded_as_it_is_packed(tmp_path):
+def test_who_is_decoded_and_read_as_it_is_packed(tmp_path):
     minqwen.save(small_model(), tmp_path / "plain")
     options = {"int8": {"quantize": "int8"}, "disk": {"experts": "disk"}}
-    for name, suits in ("int8", True), ("disk", False):
+    for name, reads in ("int8", True), ("disk", False):
         model = minqwen.load(tmp_path / "plain", **options[name])
         with forms.using("numba"):
-            form = forms.whole("step", model, model.new_cache(1, 9), 1)
-        assert isinstance(form, Decoder) == suits, name
+            cache = model.new_cache(1, 9)
+            assert isinstance(forms.whole("step", model, cache, 1), Decoder), name
+            form = forms.whole("read", model, cache, 1)
+            assert isinstance(form, PromptReader) == reads, name

@@ -76,10 +76,17 @@ def in_gguf(file, kinds):
     packed = keep_packed(opened.table, model, plan).values()
     kept = {weight.form for weight in packed}
     size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-    words = [f"{', '.join(sorted(kept))} kept as they are"] if kept else []
+    words = kept_words(kept)
     wide = ", ".join(kind for kind in kinds if kind not in kept)
     words += [f"{wide} widened to bfloat16"] if wide else []
     return f"yes: {'; '.join([*words, human(size)])} of memory"
+
+
+def kept_words(kept):
+    """What is said of forms that are kept, as a list of none or one."""
+    choice = ", activations rounded if asked for (--activations int8)"
+    choice = choice if kept & {*WHOLE} else ""
+    return [f"{', '.join(sorted(kept))} kept as they are{choice}"] if kept else []
 
 
 def in_words(said):
@@ -111,9 +118,7 @@ def in_files(table, model, forms, plan):
     wide = {kind for s, kind in kinds.items() if isinstance(table[s], Foreign)}
     kept = {*kinds.values()} - wide - {"as trained"}
     dtype = str(model.dtype).removeprefix("torch.")
-    choice = ", activations rounded if asked for (--activations int8)"
-    choice = choice if kept & {*WHOLE} else ""
-    words = [f"{', '.join(sorted(kept))} kept as they are{choice}"] if kept else []
+    words = kept_words(kept)
     words += [f"{', '.join(sorted(wide))} widened to {dtype}"] if wide else []
     words += [f"{human(memory(model, forms))} of memory"]
     if wide:

@@ -41,14 +41,10 @@ from .gguf.load import load_gguf
 from .quantised.codecs import read_choice
 from .quantised.foreign import Foreign
 from .quantised.found import gather
-from .quantised.modules import WHOLE, pack, places, round_activations
+from .quantised.modules import WHOLE, pack, places, round_activations, unrounded
 from .quantised.requantise import requantise
 from .quantised.settings import OWN, Scheme, read_scheme
 
-UNROUNDED = (
-    "activations='int8' is for int8 and int4 weights, of which {} has none; leave it "
-    "out, or quantize a safetensors file to one of them."
-)
 HEAD, WORDS = "lm_head.weight", BODY + "embed_tokens.weight"
 
 
@@ -80,8 +76,8 @@ def load(
     widened while they are read (see quantised/foreign.py). quantize "int8" or "int4"
     turns the large matrices of other files into that form while reading; "int4:int8"
     is for experts and the rest, "int4:stored" leaves the rest as it is. Experts on disk
-    always stay as they are. activations "int8" rounds what int8 and int4 matrices are
-    multiplied with, for a CPU's sake: faster, and a little less exact.
+    always stay as they are. activations "int8" rounds what matrices of whole numbers,
+    ours and llama.cpp's, are multiplied with: faster on a CPU, a little less exact.
     """
     _check_experts(experts, expert_cache)
     choice = read_choice(quantize, OWN, "stored") if quantize is not None else ()
@@ -96,9 +92,8 @@ def load(
                 f"quantize={quantize!r} turns safetensors files only; load "
                 f"{show(path)} without it, or give that form to minqwen convert."
             )
-        if activations:
-            raise InputError(UNROUNDED.format(show(path)))
-        model = load_gguf(file, device, dtype, experts, expert_cache)
+        whole = activations is not None
+        model = load_gguf(file, device, dtype, experts, expert_cache, whole)
         return ready(model, kernels)
     table, model, forms, plan = examine(path, dtype)
     if choice and choice[1] is None and not model.cfg.is_moe:
@@ -109,7 +104,7 @@ def load(
     away = {n for n in forms if experts == "disk" and ".experts." in n}
     kinds = {forms[n] if n in away else form for n, form in held.items()}
     if activations and not kinds & {*WHOLE}:
-        raise InputError(UNROUNDED.format(show(path)))
+        raise unrounded(path)
     taken, memory = {}, plan
     if experts == "disk":
         taken = take_out(model, path)

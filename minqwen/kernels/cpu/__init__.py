@@ -34,8 +34,8 @@ event.register("numba:compile", WAIT)
 def numbers(x):
     """A tensor, or a module's weight, as an array; of bfloat16, the bits as uint16.
 
-    What is packed becomes one of the matrices of packed.py or rounded.py; of experts
-    on disk, it is what their cache holds.
+    What is packed becomes a matrix of packed.py, ggml.py or rounded.py; of experts on
+    disk, it is what their cache holds.
     """
     x = getattr(x, "weight", x)
     x = getattr(x, "held", x)

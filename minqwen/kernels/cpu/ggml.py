@@ -86,10 +86,13 @@ def row_dot(number, row, x):
 
 @njit(**FAST)
 def half(row, at):
-    """float32 of the float16 at two bytes: its bits in place, times 2^112."""
-    word = WORD(row[at]) | WORD(row[at + 1]) << WORD(8)
-    bits = (word & WORD(0x8000)) << WORD(16) | (word & WORD(0x7FFF)) << WORD(13)
-    return WORD(bits).view(FLOAT) * FLOAT(2.0**112)
+    """float32 of the float16 at two bytes: its bits in their places, times 2^112."""
+    # NOTE: the sign comes last. Else LLVM, which takes the factors of a product in any
+    # order, may multiply 2^112 with other factors first, and that overflows.
+    bits = WORD(row[at]) | WORD(row[at + 1]) << WORD(8)
+    size = WORD((bits & WORD(0x7FFF)) << WORD(13)).view(FLOAT)
+    wide = FLOAT(size * FLOAT(2.0**112)).view(WORD)
+    return WORD(wide | (bits & WORD(0x8000)) << WORD(16)).view(FLOAT)
 
 
 @njit(**FAST)
@@ -100,9 +103,14 @@ def word(row, at):
 
 
 @njit(**FAST)
+def digit(words, i):
+    """Byte i of two words, as int32."""
+    return np.int32((words[i // 4] >> WORD(i % 4 * 8)) & WORD(255))
+
+
+@njit(**FAST)
 def byte(words, i):
-    """float32 of byte i of two words."""
-    return FLOAT((words[i // 4] >> WORD(i % 4 * 8)) & WORD(255))
+    return FLOAT(digit(words, i))
 
 
 @njit(**FAST)

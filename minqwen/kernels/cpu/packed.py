@@ -187,11 +187,15 @@ def bfloat(low, high):
 
 @njit(**FAST)
 def e4m3(code):
-    """float32 of an E4M3 number: its bits in float32's places, 2^120 too small."""
-    c = np.uint32(code)
-    sign = (c & np.uint32(128)) << np.uint32(24)
-    bits = np.uint32(sign | ((c & np.uint32(127)) << np.uint32(20)))
-    return bits.view(np.float32) * FLOAT(2.0**120)
+    """float32 of an E4M3 number: its exponent goes up by 120, but in the smallest."""
+    # NOTE: not its bits times 2^120: LLVM takes the factors of a product in any order,
+    # and sums of numbers that are 2^120 too small have lost their last bits.
+    size = np.uint32(np.uint32(code) & np.uint32(127))
+    wide = np.uint32((size << np.uint32(20)) + np.uint32(120 << 23))
+    small = FLOAT(FLOAT(np.int32(size)) * FLOAT(2.0**-9)).view(np.uint32)
+    wide = wide if size > np.uint32(7) else small
+    sign = np.uint32((np.uint32(code) & np.uint32(128)) << np.uint32(24))
+    return np.uint32(wide | sign).view(np.float32)
 
 
 # The inner loops are of a length that the compiler knows. A nibble must be a byte again

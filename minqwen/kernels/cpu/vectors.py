@@ -13,41 +13,46 @@ are exact, so that what is widened has the same last bit everywhere.
 """
 
 import operator
+from functools import partial
 
 from llvmlite import ir
 from numba import types
+from numba.core.cgutils import get_or_insert_function
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 32
 INDEX = ir.IntType(32)
+AVX2 = "+avx2" in cpu_target.target_context.codegen().magic_tuple()[2]
 FLAGS = ("reassoc", "contract", "nsz", "arcp")
 
 
 class Vector(types.Type):
-    """The type of 32 numbers of a kind."""
+    """The type of 32 numbers of a kind, or of eight sums."""
 
-    def __init__(self, number, kind):
-        super().__init__(name=f"Vector({number})")
+    def __init__(self, number, kind, width=WIDTH):
+        super().__init__(name=f"Vector({number}, {width})")
         self.number, self.kind = number, kind
+        self.vector = ir.VectorType(kind, width)
 
 
 FLOATS = Vector(types.float32, ir.FloatType())
 BYTES = Vector(types.uint8, ir.IntType(8))
+SUMS = Vector(types.int32, INDEX, 8)
 OF = {types.float32: FLOATS, types.uint8: BYTES}
 
 
 @register_model(Vector)
 class VectorModel(models.PrimitiveModel):
     def __init__(self, manager, of):
-        super().__init__(manager, of, ir.VectorType(of.kind, WIDTH))
+        super().__init__(manager, of, of.vector)
 
 
-def each(builder, value, kind):
-    """A vector of 32 times a value."""
-    vector = ir.VectorType(kind, WIDTH)
-    nothing = ir.Constant(vector, ir.Undefined)
+def each(builder, value, of):
+    """A vector of a type with one value everywhere."""
+    nothing = ir.Constant(of.vector, ir.Undefined)
     one = builder.insert_element(nothing, value, ir.Constant(INDEX, 0))
-    return builder.shuffle_vector(one, nothing, lanes([0] * WIDTH))
+    return builder.shuffle_vector(one, nothing, lanes([0] * of.vector.count))
 
 
 def lanes(places):
@@ -125,7 +130,7 @@ def halves(typing, first, second):
     """A vector of 16 times one number and 16 times another."""
 
     def build(context, builder, signature, values):
-        a, b = (each(builder, value, FLOATS.kind) for value in values)
+        a, b = (each(builder, value, FLOATS) for value in values)
         both = [0] * (WIDTH // 2) + [WIDTH] * (WIDTH // 2)
         return builder.shuffle_vector(a, b, lanes(both))
 
@@ -134,18 +139,115 @@ def halves(typing, first, second):
 
 @intrinsic
 def total(typing, vector):
-    """The sum of 32 float32."""
+    """The sum of a vector's numbers."""
 
     def build(context, builder, signature, values):
-        (v,), width = values, WIDTH
+        (v,), width = values, vector.vector.count
+        add = partial(builder.fadd, flags=FLAGS) if vector == FLOATS else builder.add
         while width > 1:
             width //= 2
             low, high = range(width), range(width, 2 * width)
-            parts = (builder.shuffle_vector(v, v, lanes([*x])) for x in (low, high))
-            v = builder.fadd(*parts, flags=FLAGS)
+            v = add(*(builder.shuffle_vector(v, v, lanes([*x])) for x in (low, high)))
         return builder.extract_element(v, ir.Constant(INDEX, 0))
 
-    return types.float32(FLOATS), build
+    return vector.number(vector), build
+
+
+def load_words(of, array, at, unit):
+    """An intrinsic's result: a vector of an int32 array from unit `at` on."""
+
+    def build(context, builder, signature, values):
+        start = context.cast(builder, values[1], signature.args[1], types.intp)
+        data = context.make_array(array)(context, builder, values[0]).data
+        data = builder.bitcast(data, unit.as_pointer())
+        place = builder.bitcast(builder.gep(data, [start]), of.vector.as_pointer())
+        return builder.load(place, align=1)
+
+    return of(array, at), build
+
+
+@intrinsic
+def load_bytes(typing, words, at):
+    """32 bytes of an int32 array [n], from byte `at` on."""
+    return load_words(BYTES, words, at, BYTES.kind)
+
+
+@intrinsic
+def load_sums(typing, words, at):
+    """8 numbers of an int32 array [n], from number `at` on."""
+    return load_words(SUMS, words, at, SUMS.kind)
+
+
+@intrinsic
+def products(typing, codes, x, first, second):
+    """Sums of four of codes (0 to 127, or 128 once) times x (int8) times a factor.
+
+    `first` is the factor of the first 16 columns, `second` of the others: int8.
+    """
+    pairs, wide = ir.VectorType(ir.IntType(16), 16), ir.VectorType(INDEX, WIDTH)
+
+    def by_name(builder, codes, x, factors):
+        def call(name, out, *args):
+            kind = ir.FunctionType(out, [a.type for a in args])
+            function = get_or_insert_function(builder.module, kind, "llvm." + name)
+            return builder.call(function, args)
+
+        # NOTE: two products must fit into 16 bits, as 2 * 128 * 127 does.
+        some = call("x86.avx2.pmadd.ub.sw", pairs, codes, x)
+        return call(
+            "x86.avx2.pmadd.wd", SUMS.vector, some, builder.trunc(factors, pairs)
+        )
+
+    def plainly(builder, codes, x, factors):
+        some = builder.mul(builder.zext(codes, wide), builder.sext(x, wide))
+        twice = [i // 2 for i in range(WIDTH)]
+        some = builder.mul(some, builder.shuffle_vector(factors, factors, lanes(twice)))
+        for width in 16, 8:  # neighbours are added up
+            even, odd = (lanes([2 * i + k for i in range(width)]) for k in range(2))
+            some = builder.add(
+                *(builder.shuffle_vector(some, some, p) for p in (even, odd))
+            )
+        return some
+
+    def build(context, builder, signature, values):
+        a, b = (
+            each(builder, context.cast(builder, v, given, types.int32), SUMS)
+            for v, given in zip(values[2:], signature.args[2:], strict=True)
+        )
+        factors = builder.shuffle_vector(a, b, lanes([0] * 8 + [8] * 8))
+        return (by_name if AVX2 else plainly)(builder, *values[:2], factors)
+
+    return SUMS(codes, x, first, second), build
+
+
+@intrinsic
+def sizes(typing, codes):
+    """|codes| of int8: 128 of -128."""
+
+    def build(context, builder, signature, values):
+        none = ir.Constant(BYTES.vector, None)
+        below = builder.icmp_signed("<", values[0], none)
+        return builder.select(below, builder.neg(values[0]), values[0])
+
+    return BYTES(codes), build
+
+
+@intrinsic
+def with_signs(typing, x, codes):
+    """x, negative where int8 codes are."""
+
+    def build(context, builder, signature, values):
+        none = ir.Constant(BYTES.vector, None)
+        below = builder.icmp_signed("<", values[1], none)
+        return builder.select(below, builder.neg(values[0]), values[0])
+
+    return BYTES(x, codes), build
+
+
+@intrinsic
+def no_sums(typing):
+    """Eight times 0, int32."""
+    return SUMS(), lambda *_: ir.Constant(SUMS.vector, None)
 
 
 def binary(operation, on_floats, on_bytes):
@@ -158,11 +260,10 @@ def binary(operation, on_floats, on_bytes):
         def build(context, builder, signature, values):
             both = [
                 value if given == of
-                else each(builder, context.cast(builder, value, given, of.number),
-                          of.kind)
+                else each(builder, context.cast(builder, value, given, of.number), of)
                 for given, value in zip((a, b), values, strict=True)
             ]  # fmt: skip
-            if of == BYTES:
+            if of != FLOATS:
                 return getattr(builder, on_bytes)(*both)
             flags = () if on_floats == "fsub" else FLAGS
             return getattr(builder, on_floats)(*both, flags=flags)
@@ -181,7 +282,7 @@ for operation, *names in (
     (operator.sub, "fsub", "sub"),
     (operator.mul, "fmul", "mul"), (operator.and_, None, "and_"),
     (operator.or_, None, "or_"), (operator.rshift, None, "lshr"),
-    (operator.lshift, None, "shl"),
+    (operator.lshift, None, "shl"), (operator.xor, None, "xor"),
 ):  # fmt: skip
     binary(operation, *names)
 

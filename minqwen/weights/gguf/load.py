@@ -25,7 +25,7 @@ from ..checkpoint.reading import check_finite, check_packed, read_in_order
 from ..disk.paged import put_back, take_out
 from ..quantised import ggml
 from ..quantised.codecs import FORMS
-from ..quantised.modules import Packed, pack, places
+from ..quantised.modules import Packed, pack, places, round_activations, unrounded
 from .config import Settings
 from .header import BLOCKS, read_gguf
 from .names import as_trained, head_order, moves
@@ -70,12 +70,14 @@ def open_gguf(path):
     return Opened(cfg, table | parts, gguf.keys, settings.tiled, left)
 
 
-def load_gguf(path, device, dtype, experts="memory", expert_cache=None):
+def load_gguf(
+    path, device, dtype, experts="memory", expert_cache=None, rounded=False
+):  # fmt: skip
     """The model of a GGUF file, on `device`, in memory of its own and a few BUFFERs.
 
     dtype None takes the file's own, or bf16 if it is quantised; experts "disk" leaves
-    the routed ones in the file. Raises one InputError, before reading any weight, for
-    all tensors that do not fit.
+    the routed ones in the file; rounded is load's activations="int8". Raises one
+    InputError, before reading any weight, for all tensors that do not fit.
     """
     opened, model, plan = examine_gguf(path, dtype)
     taken = {}
@@ -84,6 +86,8 @@ def load_gguf(path, device, dtype, experts="memory", expert_cache=None):
         left = on_disk(opened.table, [m for m in plan if ".experts." in m.name])
         plan = [move for move in plan if ".experts." not in move.name]
     packed = keep_packed(opened.table, model, plan)
+    if rounded and not packed:
+        raise unrounded(path)
     with Lean():
         model.to_empty(device=device)
     targets, reads = places(model), []
@@ -97,6 +101,8 @@ def load_gguf(path, device, dtype, experts="memory", expert_cache=None):
     if taken:
         steps, table, forms = left
         put_back(model, taken, steps, table, expert_cache, device, forms)
+    if rounded:
+        round_activations(model)
     return model
 
 

@@ -11,13 +11,15 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from ...errors import InputError, show
 from ...model import moe
 from ...model.forms import Embedding, Linear, Stored, register
 from ...model.moe import Experts
+from . import ggml
 from .codecs import FORMS, rounded, take
 
 BUFFER = 64 << 20  # bytes of float32 widened at once
-WHOLE = "int8", "int4"  # forms of whole numbers
+WHOLE = "int8", "int4", *ggml.BLOCKS  # forms of whole numbers
 for form in FORMS:
     for operation in ("linear", "embed", "experts"):
         register(operation, form, f"{__name__}:{operation}")
@@ -170,6 +172,14 @@ def pack(model, form_of):
             for kind, p in list(module.named_parameters(recurse=False)):
                 if form := form_of(f"{prefix}.{kind}"):
                     Packed(form, kind, p.shape, p.dtype).take_place(module, kind)
+
+
+def unrounded(path):
+    """The InputError for a checkpoint without a matrix of whole numbers."""
+    return InputError(
+        f"activations='int8' is for weights in {', '.join(WHOLE)}, of which "
+        f"{show(path)} has none; leave it out, or quantize a safetensors file."
+    )
 
 
 def round_activations(model):

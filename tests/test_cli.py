@@ -62,7 +62,11 @@ def test_generate_with_quantised_weights(run, checkpoint):
     code, out, err = run(*args, "--quantize", "int8", "--activations", "int8")
     assert code == 0 and "3 written" in err
     code, out, err = run(*args, "--activations", "int8")
-    assert (code, out) == (1, "") and one_line(err) and "for weights in int8, int4, Q8_0" in err
+    assert (
+        (code, out) == (1, "")
+        and one_line(err)
+        and "for weights in int8, int4, Q8_0" in err
+    )
     code, out, err = run(*args, "--quantize", "int3")
     assert (code, out) == (1, "") and one_line(err) and "int3" in err
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import minqwen
+import minqwen.weights.load  # so that the forms that it registers stay in the table
 from minqwen.model import forms
 from minqwen.model.taps import listen
 

@@ -21,6 +21,7 @@ LAYER = "model.language_model.layers."
 Q_PROJ = LAYER + "3.self_attn.q_proj.weight"
 GATE_UP = LAYER + "1.mlp.experts.gate_up_proj"
 SHAPES = [(192, 192), (300, 16), (5, 2, 17, 130), (128, 256), (1, 1), (7, 129)]
+MADE = [form for form in FORMS if hasattr(FORMS[form], "pack")]  # not llama.cpp's
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_a_row_by_hand(form, bits, width):
         assert torch.equal(by_hand(row, width, bits), numbers)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", MADE)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_shape(form, shape):
     """Sizes as announced, a bounded error, itself when packed again, row by row."""
@@ -101,7 +102,7 @@ def bytes_of(tensor):
     return tensor.contiguous().view(torch.uint8)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", MADE)
 @pytest.mark.parametrize("size", [0.0, 1e-45, 1e-39, 1e-30, 1e30])
 def test_any_size_of_weights(form, size):
     w = torch.full((2, 130), size)

@@ -98,7 +98,7 @@ def test_rounded_with_experts_in_memory_and_on_disk(tmp_path):
 @njit
 def largest_sums(codes, x):
     out = np.empty(8, np.int32)
-    for i in range(8):  # each factor alone, by way of a vector of the others' zeros
+    for i in range(8):  # pairs of factors of either sign, and 0
         out[i] = total(products(load(codes, 0), load(x, 0), i - 4, 3 - i))
     return out
 

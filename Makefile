@@ -49,7 +49,8 @@ test quick: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} RAYON_NUM_THREADS=$${RAYON_NUM_THREADS:-2} \
-	    $(BIN)/python -m pytest $(if $(filter quick,$@),-m "not slow") $(ARGS)
+	    OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile \
+	    $(if $(filter quick,$@),-m "not slow") $(ARGS)
 
 sync: $(VENV)/.installed-test
 	$(BIN)/python -m tools.notebooks sync

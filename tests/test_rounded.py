@@ -47,6 +47,14 @@ def packed_weight(form, kind, *shape):
     return weight
 
 
+def undecided(h):
+    """A step where h [W] lies within a thousandth of one from the middle, else 0."""
+    some = codecs.by_group(h)
+    steps = some.abs().amax(-1, keepdim=True) / 127
+    near = (some / steps % 1 - 0.5).abs() < 1e-3
+    return (near * steps).flatten()[: len(h)]
+
+
 @pytest.mark.parametrize("form", WHOLE)
 def test_experts_round_what_enters_either_product(form):
     D, width = (140, 150) if form in OWN else (256, 512)
@@ -55,13 +63,16 @@ def test_experts_round_what_enters_either_product(form):
     x, ids = torch.randn(7, D), torch.randint(0, 5, (7, 2))
     weights = torch.rand(7, 2)
     want = torch.zeros(7, D, dtype=torch.float64)
+    either = torch.zeros_like(want)  # what a sum in another order may change
     for n in range(7):
         for e, share in zip(ids[n], weights[n], strict=True):
             both = codecs.rounded(x[n]).double() @ up.widened()[e].double().T
             h = F.silu(both[:width]) * both[width:]
-            h = codecs.rounded(h.float()).double() @ down.widened()[e].double().T
-            want[n] += share * h
-    assert error(experts(x, weights, ids, up, down), want) < 1e-5
+            wide = down.widened()[e].double()
+            want[n] += share * (codecs.rounded(h.float()).double() @ wide.T)
+            either[n] += share * (undecided(h) @ wide.abs().T)
+    off = (experts(x, weights, ids, up, down) - want).abs()
+    assert (off <= 1e-5 * want.abs().max() + either).all()
 
 
 def test_what_cannot_be_rounded(tmp_path):

@@ -14,7 +14,9 @@ from tiny_models import small_model
 
 import minqwen
 from minqwen.errors import InputError
+from minqwen.kernels import whole_on_cpu
 from minqwen.kernels.cpu.decode import Decoder
+from minqwen.kernels.cpu.read import PromptReader
 from minqwen.model.forms import using, whole
 from minqwen.weights.checkpoint import memory
 from minqwen.weights.convert import convert
@@ -154,7 +156,7 @@ def test_the_longest_unused_makes_room(folder):
     pages.fetch(layer, [0, 1, 2])
     pages.fetch(layer, [0])
     pages.fetch(layer, [3])  # in the place of 1
-    assert {e for _, e in pages.place} == {0, 2, 3}
+    assert {e for _, e in pages.places.of} == {0, 2, 3}
     slots = pages.fetch(layer, [3, 0, 2])
     assert pages.stats.misses == 4 and pages.stats.hits == 4
     kept = minqwen.load(folder, dtype=None).get_submodule(layer)
@@ -210,7 +212,8 @@ def test_a_file_that_changes_while_it_is_in_use(folder, tmp_path, how, cache):
         file.write_bytes(raw)
     with pytest.raises(InputError, match="safetensors (was changed|became shorter)"):
         logits(model)
-    assert not getattr(pages_of(model), "place", ())  # no slot half read is believed
+    if cache:
+        assert not pages_of(model).places.of  # no slot half read is believed
 
 
 def test_a_file_replaced_by_another_is_still_open(folder, tmp_path):
@@ -314,6 +317,34 @@ def test_the_compiled_step_reads_as_the_reference_does(tmp_path, form):
     memory = kept.new_cache(1, 24)
     memory = torch.cat([Decoder(kept)(one, memory) for one in ids])
     assert error(written[0], memory) < 2e-6
+
+
+@pytest.mark.parametrize("form", ["fp32", "bf16", "int4:int8", "fp8"])
+@torch.inference_mode()
+def test_a_prompt_is_read_as_it_is_in_memory(tmp_path, form):
+    """To the bit, however few experts there is room for; mapped, where they can be."""
+    dtype, folder = torch.bfloat16 if form == "bf16" else None, tmp_path / "plain"
+    model = small_model()
+    minqwen.save(model if form == "fp32" else model.to(torch.bfloat16), folder)
+    if form not in ("fp32", "bf16"):
+        convert(folder, tmp_path / "packed", quantize=form)
+        folder = tmp_path / "packed"
+    kept = minqwen.load(folder, dtype=dtype)
+    experts = (p for n, p in places(kept).items() if ".layers.0.mlp.experts." in n)
+    one = sum(p.nbytes for p in experts) // 33
+    ids = torch.randint(0, 300, (1, 40))
+    read, cache = PromptReader(kept), kept.new_cache(1, 80)
+    want = read(ids, cache), read(ids.flip(1), cache)
+    for slots in (1, 30, None):
+        model = minqwen.load(
+            folder, dtype=dtype, experts="disk", expert_cache=slots and slots * one
+        )
+        read, cache = PromptReader(model), model.new_cache(1, 80)
+        assert whole_on_cpu(model, cache, 40)
+        got = read(ids, cache), read(ids.flip(1), cache)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+        stats = pages_of(model).stats
+        assert stats.hits + stats.misses > 2 * 4 * 5 and stats.expert_seconds > 0
 
 
 @torch.inference_mode()

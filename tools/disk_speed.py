@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ from minqwen.model.moe import Experts
 from minqwen.plan.budget import expert_bytes
 from minqwen.units import human, size
 from minqwen.weights import open_checkpoint
+from minqwen.weights.disk.places import HALF_LIFE
 from minqwen.weights.quantised.modules import Packed
 from tools.full_size import make, peak
 
@@ -114,13 +114,15 @@ def once(way, folder, options):
     pages = next(m.pages for m in model.modules() if hasattr(m, "pages"))
     if way == MAPPED:
         map_experts(model, open_checkpoint(folder))
-    loaded, reserve = time.perf_counter(), pages.reserve
+    loaded = time.perf_counter()
+    if way != MAPPED:
+        reserve = pages.places.reserve
 
-    def note(layer, experts):
-        calls.append([(layer, e) for e in experts])
-        return reserve(layer, experts)
+        def note(experts):
+            calls.append(experts)
+            return reserve(experts)
 
-    pages.reserve = note
+        pages.places.reserve = note
     cache, rng = model.new_cache(1, options.tokens + 1), np.random.default_rng(1)
     step = (lambda t, cache: model(t, cache=cache)) if way == TORCH else Decoder(model)
     tokens = rng.integers(0, model.cfg.text.vocab_size, options.tokens + 1)
@@ -139,7 +141,7 @@ def once(way, folder, options):
     )
     if way != MAPPED:
         new, one = hits - before, int(expert_bytes(model.cfg, "int4"))
-        misses = simulate(calls, pages.capacity, first)
+        misses = simulate(calls, pages.capacity, first, model.cfg.text)
         found |= dict(read=new.bytes_read, predicted=misses * one,
                       hits=new.hits / (new.hits + new.misses),
                       reading=new.read_seconds, waiting=new.wait_seconds / seconds,
@@ -163,19 +165,19 @@ def map_experts(model, table):
             setattr(module, kind, weight)
 
 
-def simulate(chosen, room, first):
-    """Misses from the `first` call on of a cache that forgets the longest unused."""
-    held, misses = OrderedDict(), 0
+def simulate(chosen, room, first, text):
+    """Misses from the `first` call on, where the one with the lowest count goes."""
+    counts, held, misses = {}, set(), 0
+    fade = 2 ** (-1 / (HALF_LIFE * text.num_hidden_layers))
     for call, keys in enumerate(chosen):
-        for key in keys:
-            if key in held:
-                held.move_to_end(key)
-        for key in keys:
-            if key not in held:
-                misses += call >= first
-                if len(held) == room:
-                    held.popitem(last=False)
-                held[key] = True
+        counts = {key: count * fade for key, count in counts.items()}
+        counts |= {key: counts.get(key, 0) + 1 for key in keys}
+        new = [key for key in keys if key not in held]
+        for key in new:
+            if len(held) == room:
+                held.remove(min(held - {*keys}, key=lambda k: (counts[k], k)))
+            held.add(key)
+        misses += len(new) * (call >= first)
     return misses
 
 

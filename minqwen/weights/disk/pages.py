@@ -1,7 +1,6 @@
 """A bounded cache of experts in front of a checkpoint's files, for all layers."""
 
 import math
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from queue import SimpleQueue
@@ -15,6 +14,7 @@ from ..checkpoint.header import Entry, unchanged
 from ..checkpoint.layout import STORED, bytes_of
 from ..quantised.foreign import Foreign, entries_of
 from ..quantised.modules import Packed
+from .places import Places
 
 AT_ONCE = 4 << 20  # bytes of one positioned read
 THREADS = 8  # reads under way at once; disks answer several sooner than one by one
@@ -62,7 +62,7 @@ class Files:
 
 
 class Pages:
-    """A cache of experts in front of the files, least recently used out first.
+    """A cache of experts in front of the files.
 
     `parts` maps (layer's name, expert) to its Parts. `slots` are the cache's places:
     {"gate_up_proj": [slots, 2 I, D], "down_proj": [slots, D, I]}, tensors or Packed.
@@ -75,9 +75,8 @@ class Pages:
         self.files = Files(
             entries_of(p.entry for found in parts.values() for p in found)
         )
-        self.place = OrderedDict()  # (layer, expert) -> slot, longest unused first
-        self.free = list(range(len(slots["down_proj"])))[::-1]
-        self.capacity = len(self.free)
+        self.capacity = len(slots["down_proj"])
+        self.places = Places(self.capacity, len({layer for layer, _ in parts}))
         self.threads = ThreadPoolExecutor(THREADS)
 
         self.packed = {k: p for k, p in slots.items() if isinstance(p, Packed)}
@@ -93,7 +92,7 @@ class Pages:
         """The slots of at most `capacity` experts of a layer, read where need be."""
         for _ in self.ask(layer, experts):
             pass
-        return [self.place[layer, e] for e in experts]
+        return [self.places.of[layer, e] for e in experts]
 
     def ask(self, layer, experts):
         """Start to read what is missing; an iterator of (which of `experts`, slots).
@@ -107,10 +106,13 @@ class Pages:
 
     def _arriving(self, layer, experts):
         for low in range(0, len(experts), self.capacity):
-            slots, new = self.reserve(layer, experts[low : low + self.capacity])
+            some = [(layer, e) for e in experts[low : low + self.capacity]]
+            slots, new = self.places.reserve(some)
+            self.stats.hits += len(some) - len(new)
+            self.stats.misses += len(new)
             begun, done, left = perf_counter(), SimpleQueue(), {}
             for n in new:
-                reads = list(self._reads((layer, experts[low + n]), slots[n]))
+                reads = list(self._reads(some[n], slots[n]))
                 left[n] = len(reads)
                 for read in reads:
                     self.threads.submit(self._deliver, n, read, done)
@@ -127,25 +129,8 @@ class Pages:
                 # What a slot holds is unknown now: nobody may take it for an expert.
                 for _ in range(sum(left.values())):
                     done.get()  # and nobody writes to it any more
-                self.free += self.place.values()
-                self.place.clear()
+                self.places.clear()
                 raise
-
-    def reserve(self, layer, experts):
-        """Slots for at most `capacity` experts, and which of these must be read."""
-        keys, new = [(layer, e) for e in experts], []
-        for key in keys:
-            if key in self.place:
-                self.place.move_to_end(key)  # before any is evicted
-        for n, key in enumerate(keys):
-            if key in self.place:
-                self.stats.hits += 1
-                continue
-            self.stats.misses += 1
-            slot = self.free.pop() if self.free else self.place.popitem(last=False)[1]
-            self.place[key] = slot
-            new.append(n)
-        return [self.place[key] for key in keys], new
 
     def _wait(self, done, left, begun):
         """Wait for an expert, at least, to be whole; which ones are."""

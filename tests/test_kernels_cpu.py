@@ -20,6 +20,7 @@ from minqwen.model import forms
 from minqwen.model.delta import delta_recurrent
 from minqwen.model.deltanet import causal_conv
 from minqwen.model.taps import listen
+from minqwen.weights.quantised.modules import pack
 from tests.tiny_models import scatter, small_config, small_model
 
 pytestmark = pytest.mark.slow
@@ -233,6 +234,22 @@ def test_a_long_answer_changes_over_without_a_seam(monkeypatch):
             written[kind] = [step.token for step in steps]
     assert written["auto"] == written["torch"]
     assert used == list(range(5 + kernels.PATIENCE, 5 + kernels.ENOUGH - 1))
+
+
+def test_auto_does_not_wait_where_a_token_is_long(monkeypatch):
+    """Of a large or a packed model, few tokens take longer than compiling does."""
+    model, cache = small_model(), small_model().new_cache(1, 9)
+    active = model.num_parameters()["active"]
+    with torch.no_grad():
+        assert kernels.work(model, 3) == 3 * active
+        assert forms.whole("step", model, cache, 8) is None
+        monkeypatch.setattr(kernels, "MUCH", 8 * active)
+        assert forms.whole("step", model, cache, 7) is None
+        monkeypatch.setattr("minqwen.kernels.cpu.decode.MUCH", 8 * active)
+        assert isinstance(forms.whole("step", model, cache, 8), Decoder)
+        assert isinstance(forms.whole("read", model, cache, 8), PromptReader)
+    pack(model, lambda name: "int4" if ".experts." in name else None)
+    assert kernels.work(model, 3) == 3 * kernels.UNPACKING * active
 
 
 def test_threads_stay_as_torch_has_them():

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 import minqwen
+from minqwen.kernels.cpu.decode import Decoder
 from minqwen.model.config import Config
 from minqwen.plan.budget import expert_bytes
 from minqwen.units import human, size
@@ -29,6 +30,7 @@ from minqwen.weights.checkpoint.header import lay_out
 from minqwen.weights.checkpoint.layout import LABELS, skeleton
 from minqwen.weights.checkpoint.shards import slots
 from minqwen.weights.convert import read_target
+from minqwen.weights.disk.pages import Stats
 from minqwen.weights.quantised.settings import KEY
 
 SHARDS = 94
@@ -74,15 +76,23 @@ def make(folder, cfg, shards=SHARDS, form="bf16"):
 
 def steer(places, cfg, seed=0):
     """Fill the rows that decide where TOKEN goes; returns each layer's experts."""
-    t, draw = cfg.text, random.Random(seed)
+    t, chosen = cfg.text, choices(cfg, seed)
     row = torch.randn(t.hidden_size, generator=torch.Generator().manual_seed(seed))
     put(places[EMBEDDING], TOKEN, row)
-    chosen = []
-    for layer in range(t.num_hidden_layers):
-        chosen.append(sorted(draw.sample(range(t.num_experts), t.num_experts_per_tok)))
-        for expert in chosen[-1]:
+    for layer, experts in enumerate(chosen):
+        for expert in experts:
             put(places[ROUTER.format(layer)], expert, row * t.hidden_size**-0.5)
     return chosen
+
+
+def choices(cfg, seed):
+    """Each layer's experts, as many as a token visits."""
+    t, draw = cfg.text, random.Random(seed)
+    some = range(t.num_experts)
+    return [
+        sorted(draw.sample(some, t.num_experts_per_tok))
+        for _ in range(t.num_hidden_layers)
+    ]
 
 
 def put(place, number, row):
@@ -118,59 +128,80 @@ def main():
         taken = sum(file.stat().st_blocks * 512 for file in files)
         print(f"{len(files)} shards of {human(seen)}, {human(taken)} on disk; made in "
               f"{time.perf_counter() - begun:.1f} s", flush=True)  # fmt: skip
-        run(folder, options, chosen)
+        # a text model's config on the same files
+        text = cfg.replace(mtp_num_hidden_layers=0).to_dict()["text_config"]
+        (folder / "config.json").write_text(json.dumps(text))
+        warnings.simplefilter("ignore")  # that tower and draft head are left out
+        wanted = sum(map(len, chosen)) * expert_bytes(cfg)
+        run(folder, options, chosen, wanted, options.quantize)
 
 
-def run(folder, options, chosen):
-    # a text model's config on the same files
-    text = Config.named("397B-A17B").replace(mtp_num_hidden_layers=0).to_dict()
-    (folder / "config.json").write_text(json.dumps(text["text_config"]))
-    warnings.simplefilter("ignore")  # that tower and draft head are left out
+def run(path, options, chosen, wanted, quantize=None):
+    """Load, read the token, and say what that took.
+
+    chosen, wanted: where it must go, and the bytes of all these experts.
+    """
     begun = time.perf_counter()
     model = minqwen.load(
-        folder, dtype=torch.bfloat16, experts="disk", expert_cache=options.cache,
-        quantize=options.quantize,
+        path, dtype=torch.bfloat16, experts="disk", expert_cache=options.cache,
+        quantize=quantize,
     )  # fmt: skip
     took = time.perf_counter() - begun
-    print(f"loaded in {took:.1f} s, all but experts in {options.quantize or 'bf16'}; "
-          f"peak memory {peak() / 2**30:.2f} GiB", flush=True)  # fmt: skip
-    visited, spent = [], {}
-    for block in model.model.language_model.layers:
-        block.mlp.gate.register_forward_hook(
-            lambda _, __, out: visited.append(sorted(out[1].flatten().tolist()))
-        )
-        time_of(block.mlp, "mlp and experts", spent)
-        mixer = getattr(block, "linear_attn", None) or block.self_attn
-        time_of(mixer, block.kind.replace("_", " "), spent)
-    time_of(model.lm_head, "output head", spent)
-    stats = next(m.pages.stats for m in model.modules() if hasattr(m, "pages"))
-    begun = time.perf_counter()
-    logits = model(torch.tensor([[TOKEN]]), last_only=True)
-    took = time.perf_counter() - begun
-    assert visited == chosen and logits.isfinite().all()
-    wanted = len(chosen) * len(chosen[0]) * expert_bytes(model.cfg)
-    print(f"one token through {len(chosen)} layers in {took:.1f} s")
-    print(f"  experts read     {stats.misses}, as chosen: {human(stats.bytes_read)}, "
+    print(f"loaded all but experts in {took:.1f} s; peak memory "
+          f"{peak() / 2**30:.2f} GiB", flush=True)  # fmt: skip
+    decoder, visited, spent = Decoder(model), [], {}
+    held = {m.pages for m in model.modules() if hasattr(m, "pages")}
+    for pages in held:
+        note(pages.places, visited)
+    blocks = model.model.language_model.layers
+    decoder.layers = [
+        (before, timed(mix, block.kind.replace("_", " "), spent), between,
+         timed(think, "experts and routers", spent))
+        for (before, mix, between, think), block in zip(
+            decoder.layers, blocks, strict=True)
+    ]  # fmt: skip
+    decoder.logits = timed(decoder.logits, "output head", spent)
+    stats = next(iter(held)).stats  # of all
+    for what in "first, compiling", "second":
+        visited.clear(), spent.clear()
+        before, begun = stats - Stats(), time.perf_counter()
+        logits = decoder(torch.tensor([[TOKEN]]), model.new_cache(1, 1))
+        took = time.perf_counter() - begun
+        assert visited == chosen and logits.isfinite().all()
+        print(f"the {what}: a token through {len(chosen)} layers in {took:.1f} s",
+              flush=True)  # fmt: skip
+    new = stats - before
+    print(f"  experts read     {new.misses}, as chosen: {human(new.bytes_read)}, "
           f"predicted {human(wanted)}")  # fmt: skip
-    spent["mlp and experts"] -= stats.expert_seconds
-    spent["waiting for experts"] = stats.wait_seconds
-    spent["computing experts"] = stats.expert_seconds - stats.wait_seconds
+    spent["experts and routers"] -= new.wait_seconds
+    spent["waiting for experts"] = new.wait_seconds
     spent["the rest"] = took - sum(spent.values())
-    for what, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        label = "shared experts, routers" if what == "mlp and experts" else what
+    for label, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"  {label:<24}{seconds:8.2f} s {seconds / took:6.1%}")
     print(f"peak memory {peak() / 2**30:.2f} GiB")
 
 
-def time_of(module, name, spent):
-    """Add the seconds of every call of a module to spent[name]."""
-    started = []
-    module.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
+def note(places, visited):
+    """Add to `visited` the experts of every layer that places are asked for."""
+    reserve = places.reserve
 
-    def stop(*_):
-        spent[name] = spent.get(name, 0) + time.perf_counter() - started.pop()
+    def noted(experts):
+        visited.append(sorted(e for _, e in experts))
+        return reserve(experts)
 
-    module.register_forward_hook(stop)
+    places.reserve = noted
+
+
+def timed(function, name, spent):
+    """The function, which adds the seconds of every call to spent[name]."""
+
+    def call(*args):
+        begun = time.perf_counter()
+        result = function(*args)
+        spent[name] = spent.get(name, 0) + time.perf_counter() - begun
+        return result
+
+    return call
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@
 This file puts them into the table of forms.py by name; each is imported when it is
 first taken. Left alone ("auto"), a fast form is taken where there is enough to do:
 numba compiles for half a minute the first time on a machine (and keeps the result on
-disk), which a short answer should not wait for. An optional library that is missing, or
+disk), which a short answer should not wait for, unless the model is so large, or
+packed, that even that takes longer without. An optional library that is missing, or
 that is installed where it has no GPU to run on, is never a reason to fail, unless it
 was asked for by name.
 """
@@ -25,6 +26,8 @@ from ..model.forms import Stored, register, register_kind
 from ..model.taps import heard
 
 ENOUGH = 256  # tokens to read or to write, from which on "auto" compiles
+MUCH = 1 << 35  # weights to multiply with, from which on it does so for fewer tokens
+UNPACKING = 20  # how many times as long a packed weight takes without compiled loops
 PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
 RECORDED = 8  # tokens of an answer for which recording a CUDA graph is worth while
 WIDE = 256  # no head of attention is wider in the compiled loops
@@ -138,13 +141,10 @@ def stored(model):
 
 
 def whole_on_cpu(model, cache, tokens):
-    """On a CPU, fp32 or bf16, as trained or in a form that the loops multiply."""
-    memory = all(m.form in PACKED for m in stored(model))
-    return memory and step_on_cpu(model, cache, tokens)
+    """On a CPU, fp32 or bf16, as trained or in a form that the loops multiply.
 
-
-def step_on_cpu(model, cache, tokens):
-    """The same; its experts may be on disk, if they are in such a form there."""
+    Its experts may be on disk, if they are in such a form there.
+    """
     kinds = {(p.device.type, p.dtype) for p in model.parameters()}
     fit = kinds <= {("cpu", torch.float32), ("cpu", torch.bfloat16)}
     narrow = model.cfg.text.head_dim <= WIDE
@@ -153,8 +153,16 @@ def step_on_cpu(model, cache, tokens):
     return fit and narrow and known and not torch.is_grad_enabled() and alone(cache)
 
 
+def work(model, tokens):
+    """How many weights so many tokens are multiplied with; packed ones count more."""
+    held = (getattr(m, "held", m) for m in stored(model))
+    packed = any(getattr(m, "form", None) in PACKED for m in held)
+    return tokens * model.num_parameters()["active"] * (UNPACKING if packed else 1)
+
+
 def long_whole_on_cpu(model, cache, tokens):
-    return tokens >= ENOUGH and model.device.type == "cpu" and installed("numba")
+    much = tokens >= ENOUGH or work(model, tokens) >= MUCH
+    return much and model.device.type == "cpu" and installed("numba")
 
 
 def whole_on_gpu(model, cache, tokens):
@@ -169,7 +177,7 @@ register_kind("train")
 for name in ("causal_conv", "delta_rule"):
     register(name, "numba", f"{__name__}.cpu:{name}", fits=on_cpu, auto=long_on_cpu)
 register("step", "numba", f"{__name__}.cpu.decode:step",
-         fits=step_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
+         fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
 register("read", "numba", f"{__name__}.cpu.read:read",
          fits=whole_on_cpu, auto=long_whole_on_cpu)  # fmt: skip
 for name in "rms_norm gated_rms_norm causal_conv route".split():

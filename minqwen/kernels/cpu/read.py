@@ -22,12 +22,12 @@ from . import numbers as n
 from . import passes, share_threads
 from .decode import Decoder
 from .loops import rms_norm
+from .read_mlp import experts, mlp
 from .tiles import into
 
 PIECE = 1024  # tokens at a time
 THREADS = 8  # of ours at most; on a larger machine each has several of torch's
 SCORE_ROWS, SCORE_KEYS = 256, 1024  # of a block of scores in attention: 1 MB
-LUMP = 1024  # choices of experts between two passes
 
 
 class Team:
@@ -243,76 +243,3 @@ def attend(q, k, v, at, group, total, weight, buffer):
             total.addmm_(scores, v[s : s + count])
         else:
             total += scores.to(v.dtype) @ v[s : s + count]
-
-
-def mlp(reader, block):
-    """The block's one MLP; leaves its output in y."""
-    m, norm = block.mlp, block.post_attention_layernorm
-
-    def swiglu(first, last):
-        h = reader.normed(norm, first, last)
-        gated(h, m, np.ones(last - first, np.float32), reader.y[first:last])
-
-    reader.team.share(reader.T, swiglu)
-
-
-def gated(h, m, scale, out):
-    """An MLP's output for rows h, each times its scale."""
-    act = h.new_empty(len(h), len(m.up_proj.weight))
-    both = h.new_empty(len(h), 2 * act.shape[1])
-    into(h, m.gate_proj.weight, both[:, : act.shape[1]])
-    into(h, m.up_proj.weight, both[:, act.shape[1] :])
-    passes.swiglu(n(both), scale, n(act))
-    into(act, m.down_proj.weight, out)
-
-
-def experts(reader, block):
-    """The block's experts: the routed ones' output in x, the shared one's in y."""
-    m, T, top_k = block.mlp, reader.T, block.mlp.gate.top_k
-    up, down = m.experts.gate_up_proj, m.experts.down_proj
-    ids, weights = np.empty((T, top_k), np.uint16), np.empty(T * top_k, np.float32)
-    routed = reader.room("routed", T * top_k, down.shape[1])
-
-    def route(first, last):
-        h = reader.normed(block.post_attention_layernorm, first, last)
-        chosen, ids[first:last], _ = m.gate(h)
-        weights[first * top_k : last * top_k] = chosen.float().flatten()
-        open_ = m.shared_expert_gate(h).float().sigmoid().flatten().numpy()
-        gated(h, m.shared_expert, open_, reader.y[first:last])
-
-    def compute(first, last):
-        first, last = np.searchsorted(ends[:-1], (first, last))
-        most = max(LUMP, np.diff(ends).max())
-        widths = up.shape[2], up.shape[1], down.shape[2]
-        buffers = [reader.h.new_empty(most, width) for width in widths]
-        while first < last:
-            end = first + 1  # one more expert, and others while they are small
-            while end < last and ends[end + 1] - ends[first] <= LUMP:
-                end += 1
-            lump(range(first, end), ends[first], ends[end], buffers)
-            first = end
-
-    def lump(chosen, start, end, buffers):
-        x, both, act = (buffer[: end - start] for buffer in buffers)
-        rows, y = order[start:end], routed[start:end]
-        spans = [(e, slice(ends[e] - start, ends[e + 1] - start)) for e in chosen]
-        torch.index_select(reader.h, 0, torch.from_numpy(rows // top_k), out=x)
-        for e, s in spans:
-            into(x[s], up, both[s], e)
-        passes.swiglu(n(both), weights[rows], n(act))
-        for e, s in spans:
-            into(act[s], down, y[s], e)
-
-    def collect(first, last):
-        chosen = place[first * top_k : last * top_k]
-        passes.collect(reader.x[first:last], n(routed), chosen, top_k)
-
-    reader.team.share(T, route)
-    # Sorted by expert (16 bits: by radix): row r is choice order[r], choice c is row
-    # place[c], and expert e has the rows ends[e] to ends[e + 1].
-    order = ids.ravel().argsort(kind="stable")
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    ends = np.append(0, np.bincount(ids.ravel(), minlength=len(down)).cumsum())
-    reader.team.share(T * top_k, compute)
-    reader.team.share(T, collect)

@@ -9,7 +9,7 @@ from numba import njit
 
 import minqwen
 from minqwen.errors import InputError
-from minqwen.kernels.cpu import packed, rounded
+from minqwen.kernels.cpu import packed, rounded, vectors
 from minqwen.kernels.cpu.decode import Decoder
 from minqwen.kernels.cpu.read import PromptReader
 from minqwen.kernels.cpu.vectors import load, products, total
@@ -106,7 +106,6 @@ def test_rounded_with_experts_in_memory_and_on_disk(tmp_path):
     assert not torch.equal(memory, plain)
 
 
-@njit
 def largest_sums(codes, x):
     out = np.empty(8, np.int32)
     for i in range(8):  # pairs of factors of either sign, and 0
@@ -115,14 +114,16 @@ def largest_sums(codes, x):
 
 
 @pytest.mark.slow
-def test_sums_of_products_of_bytes():
-    """Also of the largest numbers, which must not wrap in 16 bits."""
-    drawn = np.random.default_rng(0)
+@pytest.mark.parametrize("named", [True, False])
+def test_sums_of_products_of_bytes(monkeypatch, named):
+    """Also of the largest numbers, which must not wrap in 16 bits, and without AVX2."""
+    monkeypatch.setattr(vectors, "AVX2", named and vectors.AVX2)
+    compiled, drawn = njit(largest_sums), np.random.default_rng(0)
     for codes in drawn.integers(0, 128, 32), np.full(32, 128), np.full(32, 127):
         for x in drawn.integers(-127, 128, 32), np.full(32, 127), np.full(32, -127):
             halves = (codes * x).reshape(2, 16).sum(1)
             want = [halves @ (i - 4, 3 - i) for i in range(8)]
-            got = largest_sums(codes.astype(np.uint8), x.astype(np.int8).view(np.uint8))
+            got = compiled(codes.astype(np.uint8), x.astype(np.int8).view(np.uint8))
             assert got.tolist() == want
 
 

@@ -19,6 +19,7 @@ from .vectors import floats, halves, load, put, signed, total, zeros
 EXACT = dict(error_model="numpy", nogil=True, cache=True)
 SOME = 32  # columns of a vector, and those that share a least value
 WORD, SIX, FOUR, TWO = np.uint32, 0x3F3F3F3F, 0x0F0F0F0F, 0x03030303
+FIVES = 176  # bytes of a block of Q5_K
 NUMBERS = {"Q8_0": 8, "Q4_K": 4, "Q5_K": 5, "Q6_K": 6}
 
 
@@ -134,37 +135,6 @@ def q8_dot(row, x):
 
 
 @njit(**FAST)
-def q4_dot(row, x):
-    sums, least, blocks = zeros(), FLOAT(0), len(row) // 144
-    for b in range(blocks):
-        at, i = 144 * b, 256 * b
-        d, s, t = half(row, at), *six_bits(row, at + 4)
-        least += half(row, at + 2) * minima(t, x, 256 * blocks + 8 * b)
-        for j in range(0, 8, 2):
-            q = load(row, at + 16 + 16 * j)
-            sums += d * byte(s, j) * (floats(q & 15) * load(x, i + 32 * j))
-            sums += d * byte(s, j + 1) * (floats(q >> 4) * load(x, i + 32 * j + 32))
-    return total(sums) - least
-
-
-@njit(**FAST)
-def q5_dot(row, x):
-    sums, least, blocks = zeros(), FLOAT(0), len(row) // 176
-    for b in range(blocks):
-        at, i = 176 * b, 256 * b
-        d, s, t = half(row, at), *six_bits(row, at + 4)
-        least += half(row, at + 2) * minima(t, x, 256 * blocks + 8 * b)
-        fifth = load(row, at + 16)
-        for j in range(0, 8, 2):
-            q = load(row, at + 48 + 16 * j)
-            low, high = q & 15 | (fifth & 1) << 4, q >> 4 | (fifth & 2) << 3
-            fifth = fifth >> 2
-            sums += d * byte(s, j) * (floats(low) * load(x, i + 32 * j))
-            sums += d * byte(s, j + 1) * (floats(high) * load(x, i + 32 * j + 32))
-    return total(sums) - least
-
-
-@njit(**FAST)
 def minima(t, x, at):
     """Eight t times the sums of x that begin at `at`."""
     sum_ = FLOAT(0)
@@ -173,30 +143,79 @@ def minima(t, x, at):
     return sum_
 
 
+@njit(**EXACT)
+def line(d, m, st, j, codes):
+    return d * byte(st[0], j) * floats(codes) - m * byte(st[1], j)
+
+
+@njit(**FAST)
+def fours(row, at, size, fifth):
+    """Codes of twice 32 columns of a block of `size` bytes; fifth: their highest."""
+    q = load(row, at)
+    if size == FIVES:
+        return q & 15 | (fifth & 1) << 4, q >> 4 | (fifth & 2) << 3
+    return q & 15, q >> 4
+
+
+def of_fours(size):
+    """`row_dot` and its widening for the blocks of Q4_K, or with a fifth bit of Q5_K.
+
+    A function of its own for each size, so that the compiler knows it.
+    """
+
+    @njit(**FAST)
+    def dot(row, x):
+        sums, least, blocks = zeros(), FLOAT(0), len(row) // size
+        for b in range(blocks):
+            at, i, fifth = size * b, 256 * b, load(row, size * b + 16)
+            d, s, t = half(row, at), *six_bits(row, at + 4)
+            least += half(row, at + 2) * minima(t, x, 256 * blocks + 8 * b)
+            for j in range(0, 8, 2):
+                low, high = fours(row, at + size - 128 + 16 * j, size, fifth)
+                fifth = fifth >> 2
+                sums += d * byte(s, j) * (floats(low) * load(x, i + 32 * j))
+                sums += d * byte(s, j + 1) * (floats(high) * load(x, i + 32 * j + 32))
+        return total(sums) - least
+
+    @njit(**EXACT)
+    def wide(row, out):
+        for b in range(len(row) // size):
+            at, i, fifth = size * b, 256 * b, load(row, size * b + 16)
+            d, m, st = half(row, at), half(row, at + 2), six_bits(row, at + 4)
+            for j in range(0, 8, 2):
+                low, high = fours(row, at + size - 128 + 16 * j, size, fifth)
+                fifth = fifth >> 2
+                put(out, i + 32 * j, line(d, m, st, j, low))
+                put(out, i + 32 * j + 32, line(d, m, st, j + 1, high))
+
+    return dot, wide
+
+
+q4_dot, q4_wide = of_fours(144)
+q5_dot, q5_wide = of_fours(FIVES)
+
+
+@njit(**FAST)
+def sixes(row, at, h, j):
+    """Codes of columns 32 k and 32 k + 64 on, k = 4 h + j, of the Q6_K at `at`."""
+    low = load(row, at + 64 * h + 32 * j)
+    high = load(row, at + 128 + 32 * h) >> 2 * j
+    return low & 15 | (high & 3) << 4, low >> 4 | high & 48
+
+
 @njit(**FAST)
 def q6_dot(row, x):
     sums = zeros()
     for b in range(len(row) // 210):
-        d = half(row, 210 * b + 208)
+        at, d = 210 * b, half(row, 210 * b + 208)
         for h in range(2):
-            at, i = 210 * b + 64 * h, 256 * b + 128 * h
-            high = load(row, 210 * b + 128 + 32 * h)
-            scales = 210 * b + 192 + 8 * h
             for j in range(2):
-                low = load(row, at + 32 * j)
-                q = low & 15 | (high & 3) << 4
-                sums += (
-                    d
-                    * sixteens(row, scales + 2 * j)
-                    * ((floats(q) - FLOAT(32)) * load(x, i + 32 * j))
-                )
-                q = low >> 4 | high & 48
-                sums += (
-                    d
-                    * sixteens(row, scales + 4 + 2 * j)
-                    * ((floats(q) - FLOAT(32)) * load(x, i + 64 + 32 * j))
-                )
-                high = high >> 2
+                low, high = sixes(row, at, h, j)
+                k, i = at + 192 + 8 * h + 2 * j, 256 * b + 128 * h + 32 * j
+                y = (floats(low) - FLOAT(32)) * load(x, i)
+                sums += d * sixteens(row, k) * y
+                y = (floats(high) - FLOAT(32)) * load(x, i + 64)
+                sums += d * sixteens(row, k + 4) * y
     return total(sums)
 
 
@@ -231,48 +250,12 @@ def q8_wide(row, out):
 
 
 @njit(**EXACT)
-def q4_wide(row, out):
-    for b in range(len(row) // 144):
-        at, i, d, m = 144 * b, 256 * b, half(row, 144 * b), half(row, 144 * b + 2)
-        s, t = six_bits(row, at + 4)
-        for j in range(0, 8, 2):
-            q = load(row, at + 16 + 16 * j)
-            put(out, i + 32 * j, line(d, s, m, t, j, q & 15))
-            put(out, i + 32 * j + 32, line(d, s, m, t, j + 1, q >> 4))
-
-
-@njit(**EXACT)
-def q5_wide(row, out):
-    for b in range(len(row) // 176):
-        at, i, d, m = 176 * b, 256 * b, half(row, 176 * b), half(row, 176 * b + 2)
-        (s, t), fifth = six_bits(row, at + 4), load(row, at + 16)
-        for j in range(0, 8, 2):
-            q = load(row, at + 48 + 16 * j)
-            low, high = q & 15 | (fifth & 1) << 4, q >> 4 | (fifth & 2) << 3
-            fifth = fifth >> 2
-            put(out, i + 32 * j, line(d, s, m, t, j, low))
-            put(out, i + 32 * j + 32, line(d, s, m, t, j + 1, high))
-
-
-@njit(**EXACT)
-def line(d, s, m, t, j, codes):
-    return d * byte(s, j) * floats(codes) - m * byte(t, j)
-
-
-@njit(**EXACT)
 def q6_wide(row, out):
     for b in range(len(row) // 210):
-        d = half(row, 210 * b + 208)
+        at, d = 210 * b, half(row, 210 * b + 208)
         for h in range(2):
-            at, i = 210 * b + 64 * h, 256 * b + 128 * h
-            high = load(row, 210 * b + 128 + 32 * h)
-            scales = 210 * b + 192 + 8 * h
-            for j in range(0, 64, 32):
-                low = load(row, at + j)
-                q = low & 15 | (high & 3) << 4
-                scale = d * sixteens(row, scales + j // 16)
-                put(out, i + j, scale * (floats(q) - FLOAT(32)))
-                q = low >> 4 | high & 48
-                scale = d * sixteens(row, scales + 4 + j // 16)
-                put(out, i + j + 64, scale * (floats(q) - FLOAT(32)))
-                high = high >> 2
+            for j in range(2):
+                low, high = sixes(row, at, h, j)
+                k, i = at + 192 + 8 * h + 2 * j, 256 * b + 128 * h + 32 * j
+                put(out, i, d * sixteens(row, k) * (floats(low) - FLOAT(32)))
+                put(out, i + 64, d * sixteens(row, k + 4) * (floats(high) - FLOAT(32)))

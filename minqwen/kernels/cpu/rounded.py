@@ -12,7 +12,7 @@ from numba import njit
 from numba.extending import overload
 
 from . import ggml
-from .ggml import Ggml, digit, half, six_bits
+from .ggml import Ggml, digit, half, six_bits, sixes
 from .loops import FAST, FLOAT, ONE
 from .packed import SIDE, Int4, Int8, bfloat, kind, part, ready, times
 from .vectors import (
@@ -232,17 +232,15 @@ def fours_dot(row, x, five):
 def q6_dot(row, x):
     sum_ = FLOAT(0)
     for b in range(len(row) // 210):
-        d = half(row, 210 * b + 208)
+        at, d = 210 * b, half(row, 210 * b + 208)
         for h in range(2):
-            words, sums, least = x[2 * b + h], no_sums(), I32(0)
-            high, s = load(row, 210 * b + 128 + 32 * h), 210 * b + 192 + 8 * h
+            words, sums, least, s = x[2 * b + h], no_sums(), I32(0), at + 192 + 8 * h
             for j in range(2):
-                low, k = load(row, 210 * b + 64 * h + 32 * j), s + 2 * j
-                y, q = load_bytes(words, HEAD + 32 * j), low & 15 | (high & 3) << 4
-                sums += products(q, y, np.int8(row[k]), np.int8(row[k + 1]))
-                y, q = load_bytes(words, HEAD + 64 + 32 * j), low >> 4 | high & 48
-                sums += products(q, y, np.int8(row[k + 4]), np.int8(row[k + 5]))
-                high = high >> 2
+                (low, high), k = sixes(row, at, h, j), s + 2 * j
+                y = load_bytes(words, HEAD + 32 * j)
+                z = load_bytes(words, HEAD + 32 * j + 64)
+                sums += products(low, y, np.int8(row[k]), np.int8(row[k + 1]))
+                sums += products(high, z, np.int8(row[k + 4]), np.int8(row[k + 5]))
             for k in range(8):
                 least = I32(least + I32(I32(np.int8(row[s + k])) * words[1 + k]))
             some = I32(total(sums) - I32(least << I32(5)))  # 32 stands for 0

@@ -35,7 +35,7 @@ class Ggml:
 
     def fault(self, parts, width):
         blocks = parts[""].unflatten(-1, (-1, BLOCKS[self.kind][1]))
-        if all(half(blocks, at).isfinite().all() for at in SCALES[self.kind]):
+        if all(half(blocks, at).sum().isfinite() for at in SCALES[self.kind]):
             return None
         return "has scales that are NaN or infinite"
 

@@ -4,6 +4,7 @@ Names out of files go through `show`, numbers out of files and calls through `nu
 """
 
 import numbers
+from pathlib import PurePath
 
 MOST_SAID = 2000  # characters of one message
 MOST = 2**53  # of any number; larger ones, infinity and NaN are a slip or an attack
@@ -21,13 +22,19 @@ class InputError(ValueError):
 
 
 def show(text, limit=120):
-    """A name out of a file, fit for a one-line message on any terminal."""
+    """A name out of a file, fit for a one-line message on any terminal.
+
+    What is too long loses its end, a path its beginning.
+    """
+    path = isinstance(text, PurePath)
     try:
         text = str(text)
     except (ValueError, RecursionError):  # of thousands of digits, or of lists
         text = f"{type(text).__name__} without end"
     text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    if len(text) <= limit:
+        return text
+    return "..." + text[3 - limit :] if path else text[: limit - 3] + "..."
 
 
 def number(value, name, kind=float, low=-MOST, high=MOST, over=False):

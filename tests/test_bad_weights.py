@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import small_model
 
 import minqwen
-from minqwen.errors import InputError
+from minqwen.errors import InputError, show
 from minqwen.weights import open_checkpoint
 
 LAYER = "model.language_model.layers."
@@ -161,6 +161,13 @@ def test_a_directory_or_pipe_as_shard(one):
     (one / "model.safetensors").unlink()
     (one / "model.safetensors").mkdir()
     refused(one, "model.safetensors", "regular file")
+
+
+def test_a_long_path_is_told_by_its_end(tmp_path):
+    path = tmp_path / ("long" * 20) / ("longer" * 10) / "model.gguf"
+    assert show(path) == "..." + str(path)[-117:]
+    text = show("a" * 300 + "z")
+    assert text == "a" * 117 + "..." and show("z" * 120) == "z" * 120
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links")

@@ -1,9 +1,12 @@
 """The largest model's whole layout, 806.8 GB in sparse files of a few MB."""
 
+import re
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from gguf_files import WHOLE
 from test_paged import pages_of
 from tiny_models import small_config
 
@@ -14,7 +17,9 @@ from minqwen.plan.contents import describe
 from minqwen.weights import expected_tensors, open_checkpoint
 from minqwen.weights.checkpoint.layout import skeleton
 from minqwen.weights.checkpoint.match import match_tensors
-from tools.full_size import TOKEN, make, steer
+from minqwen.weights.gguf.header import read_gguf
+from tools import full_gguf
+from tools.full_size import TOKEN, make, run, steer
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +69,19 @@ def test_steering(tmp_path):
         model(torch.tensor([[TOKEN]]))
     assert visited == chosen
     assert pages_of(model).stats.misses == 4 * 5
+
+
+@pytest.mark.slow
+def test_a_small_one_as_gguf_takes_the_same_way(tmp_path, capsys):
+    """In several parts and types; the run itself asserts where the token went."""
+    widths = WHOLE | {"num_experts": 9, "num_attention_heads": 8}
+    cfg = small_config(vision=False, **widths)
+    file = full_gguf.make(tmp_path, cfg, part=500_000)
+    chosen, table = full_gguf.steer(file, cfg), read_gguf(file).tensors
+    assert len(list(tmp_path.iterdir())) > 2
+    assert {"F32", "Q4_K", "Q5_K", "Q6_K"} <= {e.dtype for e in table.values()}
+    sizes = [e.nbytes // 9 for name, e in table.items() if "_exps." in name]
+    run(file, SimpleNamespace(cache=300_000), chosen, 2 * sum(sizes))
+    told = capsys.readouterr().out
+    read, predicted = re.search(r"as chosen: (.*), predicted (.*)", told).groups()
+    assert read == predicted and "waiting for experts" in told

@@ -129,6 +129,21 @@ def test_experts_on_disk_write_the_same_and_tell_what_they_read(run, checkpoint)
     assert code == 2 and one_line(err) and "12 apples" in err
 
 
+def test_threads_sleep_where_experts_are_read(monkeypatch):
+    """Before torch is there, and unless somebody has asked for something else."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    for args, policy in (
+        (["--experts", "disk"], "active"), ([], None),
+        (["--experts", "disk"], "passive"), (["--experts=disk"], "passive"),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["minqwen", "generate", "x", *args])
+        minqwen.cli.leave_cores()
+        assert os.environ.get("OMP_WAIT_POLICY") == policy
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    code = "import sys, minqwen.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_train_goes_on_only_with_its_own_recipe(run, tmp_path):
     """All of the command's options reach the trainer, which then finds fault."""
     old, out_folder = tmp_path / "old.pt", tmp_path / "out"

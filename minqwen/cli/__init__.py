@@ -12,6 +12,7 @@ def main():
     A signal that was ignored at the start, as in a shell's background, stays ignored.
     """
     fill_streams()
+    leave_cores()
     wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: stop}
     heard = [n for n in wanted if signal.getsignal(n) != signal.SIG_IGN]
     try:
@@ -54,6 +55,13 @@ def stop(*_):
 def end_at_once(number, _):
     os.write(2, b"\n")
     os._exit(128 + number)
+
+
+def leave_cores():
+    """With experts on disk, threads without work sleep instead of spinning."""
+    # Else they take cores from those that read. OpenMP asks once, when torch loads it.
+    if {"disk", "--experts=disk"} & {*sys.argv}:
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def fill_streams():

@@ -181,8 +181,8 @@ class OnDisk(Stored):
     def visit(self, experts, meanwhile, multiply):
         """meanwhile()'s result, got while what is missing of `experts` is being read.
 
-        Calls multiply(which of them, their slots) as they arrive; it returns products
-        [which, D], in float32, which are checked.
+        Calls multiply(which of them, their slots) as they arrive; it returns a tensor
+        or array of its products, or of their sums, which is checked.
         """
         begun, pages = perf_counter(), self.pages
         arriving = pages.ask(self.layer, experts)

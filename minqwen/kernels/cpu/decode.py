@@ -11,8 +11,8 @@ from ...model.rope import inverse_frequencies
 from ...model.shapes import FULL
 from .. import MUCH, PATIENCE, work
 from . import numbers, share_threads
+from .attention import attention_layer
 from .layers import (
-    attention_layer,
     choose,
     delta_layer,
     mlp,

@@ -9,12 +9,10 @@ residual stream. What torch rounds to bfloat16 between two products stays float3
 import numpy as np
 from numba import njit, prange
 
-from .. import WIDE
 from . import loops
-from .loops import FAST, dot, exp, sigmoid, store, wide
+from .loops import FAST, dot, sigmoid, store, wide
 from .packed import height, part, product, ready, times
 
-SPLIT = 256  # tokens of a KV cache that one task looks at
 LINES = 32  # outputs that one task sums over all experts
 
 
@@ -92,132 +90,6 @@ def heads(qkv, z, b, a, rates, norm, state, key_heads, eps):
             gate = z[h * V + j]
             out[h * V + j] = o[j] * scale * norm[j] * gate * sigmoid(gate)
     return out
-
-
-@njit(**FAST)
-def attention_layer(x, w, norms, cos, sin, keys, values, length, eps):
-    """GatedAttention. w: q (and gate), k, v, out; norms: of q, of k.
-
-    keys, values [Hkv, max_len, K]: this token's are stored at `length` - 1.
-    """
-    Hkv, _, K = keys.shape
-    every = products(w[0], w[1], w[2], part(w[2], slice(0, 0)), x)
-    qg, kv = every[: height(w[0])], every[height(w[0]) :]
-    k, v, H = kv[: Hkv * K], kv[Hkv * K :], len(qg) // (2 * K)
-    q = np.empty((H, K), np.float32)
-    for h in range(H):
-        query = loops.rms_norm(qg[2 * h * K : (2 * h + 1) * K], norms[0], eps)
-        q[h] = rotate(query, cos, sin) * np.float32(1 / np.sqrt(K))
-    for h in range(Hkv):
-        key = rotate(loops.rms_norm(k[h * K : (h + 1) * K], norms[1], eps), cos, sin)
-        for i in range(K):
-            store(keys[h, length - 1], i, key[i])
-            store(values[h, length - 1], i, v[h * K + i])
-    out = attend(q.reshape(Hkv, H // Hkv, K), keys, values, length)
-    for h in range(H):
-        for i in range(K):
-            out[h * K + i] *= sigmoid(qg[(2 * h + 1) * K + i])
-    return product(w[3], out)
-
-
-@njit(**FAST)
-def rotate(x, cos, sin):
-    """Rotate the first len(cos) numbers of x [K], i with i + len(cos) / 2."""
-    out, half = x.copy(), len(cos) // 2
-    for i in range(half):
-        out[i] = x[i] * cos[i] - x[i + half] * sin[i]
-        out[i + half] = x[i + half] * cos[i + half] + x[i] * sin[i + half]
-    return out
-
-
-@njit(parallel=True, **FAST)
-def attend(q, keys, values, length):
-    """softmax(q k^T) v, [Hkv * G * K], for q [Hkv, G, K] over `length` tokens."""
-    # The tokens are split among tasks; each gives its sum relative to its own largest
-    # score, and those are joined at the end. The queries that share a key head read
-    # each key once.
-    Hkv, G, K = q.shape
-    parts = (length + SPLIT - 1) // SPLIT
-    fours = (G + 3) // 4 * 4  # those beyond G keep shares of zero
-    queries = np.zeros((Hkv, fours, K), np.float32)
-    queries[:, :G] = q
-    top = np.empty((Hkv, parts, G), np.float32)
-    weight = np.empty((Hkv, parts, G), np.float32)
-    total = np.empty((Hkv, parts, fours, K), np.float32)
-    for task in prange(Hkv * parts):
-        h, p = task // parts, task % parts
-        first, last = p * SPLIT, min(length, (p + 1) * SPLIT)
-        scores = np.zeros((fours, SPLIT), np.float32)
-        score_keys(queries[h], keys[h], first, last, scores)
-        for g in range(G):
-            row, sum_ = scores[g], np.float32(0)
-            most = loops.largest(row, last - first, np.float32(-np.inf))
-            for t in range(last - first):
-                row[t] = exp(row[t] - most)
-                sum_ += row[t]
-            top[h, p, g], weight[h, p, g] = most, sum_
-        for g in range(0, fours, 4):
-            shares, sums = scores[g : g + 4], total[h, p, g : g + 4]
-            mixture(shares, values[h], first, last, sums)
-    out = np.zeros((Hkv, G, K), np.float32)
-    for h in range(Hkv):
-        for g in range(G):
-            most, sum_ = top[h, :, g].max(), np.float32(0)
-            for p in range(parts):
-                share = np.exp(top[h, p, g] - most)
-                sum_ += share * weight[h, p, g]
-                out[h, g] += share * total[h, p, g]
-            out[h, g] /= sum_
-    return out.reshape(Hkv * G * K)
-
-
-@njit(**FAST)
-def score_keys(q, keys, first, last, scores):
-    """scores [4 n, tokens] of queries q [4 n, K]: each number loaded serves eight."""
-    for t in range(first, last, 2):
-        key, other = keys[t], keys[min(t + 1, last - 1)]
-        here, there = t - first, min(t + 1, last - 1) - first
-        for n in range(0, len(q), 4):
-            q0, q1, q2, q3 = q[n], q[n + 1], q[n + 2], q[n + 3]
-            a = b = c = d = e = f = g = h = np.float32(0)
-            for i in range(len(key)):
-                k, o = wide(key[i]), wide(other[i])
-                a += k * q0[i]
-                b += k * q1[i]
-                c += k * q2[i]
-                d += k * q3[i]
-                e += o * q0[i]
-                f += o * q1[i]
-                g += o * q2[i]
-                h += o * q3[i]
-            scores[n, here], scores[n + 1, here] = a, b
-            scores[n + 2, here], scores[n + 3, here] = c, d
-            scores[n, there], scores[n + 1, there] = e, f
-            scores[n + 2, there], scores[n + 3, there] = g, h
-
-
-@njit(**FAST)
-def mixture(shares, values, first, last, total):
-    """total [4, K] = shares [4, n] of the rows first to last of values, in fours."""
-    # Each number of a row serves four queries, and sums are loaded and stored once for
-    # four rows.
-    width, whole = total.shape[1], last - (last - first) % 4
-    some = np.zeros((4, WIDE), np.float32)  # of a size that the compiler knows
-    for t in range(first, whole, 4):
-        for i in range(width):
-            a, b, c, d = some[0, i], some[1, i], some[2, i], some[3, i]
-            for r in range(4):
-                v = wide(values[t + r, i])
-                a += shares[0, t - first + r] * v
-                b += shares[1, t - first + r] * v
-                c += shares[2, t - first + r] * v
-                d += shares[3, t - first + r] * v
-            some[0, i], some[1, i], some[2, i], some[3, i] = a, b, c, d
-    for t in range(whole, last):
-        for g in range(4):
-            for i in range(width):
-                some[g, i] += shares[g, t - first] * wide(values[t, i])
-    total[:] = some[:, :width]
 
 
 @njit(**FAST)

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from . import loops
-from .layers import rotate
+from .attention import rotate
 from .loops import FAST, FLOAT, ONE, dot, exp, sigmoid, store, wide
 
 FAST = FAST | {"nogil": True}

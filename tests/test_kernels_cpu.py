@@ -13,7 +13,7 @@ from minqwen import kernels, terminal
 from minqwen.engine.generate import decoder
 from minqwen.engine.prefill import prefill, reader
 from minqwen.kernels import cpu
-from minqwen.kernels.cpu import read
+from minqwen.kernels.cpu import read, read_mlp
 from minqwen.kernels.cpu.decode import Decoder
 from minqwen.kernels.cpu.read import PromptReader
 from minqwen.model import forms
@@ -125,7 +125,7 @@ def test_reader_is_the_model(name, threads, monkeypatch):
     monkeypatch.setattr(read, "PIECE", 100)
     monkeypatch.setattr(read, "SCORE_ROWS", 20)
     monkeypatch.setattr(read, "SCORE_KEYS", 64)
-    monkeypatch.setattr(read, "LUMP", 30)
+    monkeypatch.setattr(read_mlp, "LUMP", 30)
     changes = MODELS.get(name, {"num_hidden_layers": 3})
     model = small_model(full_attention_interval=2, **changes)
     ids, start = torch.randint(0, 300, (1, 333)), torch.randint(0, 300, (1, 7))

@@ -36,7 +36,6 @@ from minqwen.model.moe import Experts
 from minqwen.plan.budget import expert_bytes
 from minqwen.units import human, size
 from minqwen.weights import open_checkpoint
-from minqwen.weights.disk.places import HALF_LIFE
 from minqwen.weights.quantised.modules import Packed
 from tools.full_size import make, peak
 
@@ -108,21 +107,13 @@ def forget(folder):
 def once(way, folder, options):
     """{"seconds" a token, "tokens", "load", "peak", and what paging counted}."""
     torch.set_num_threads(options.threads)
-    begun, calls = time.perf_counter(), []
+    begun = time.perf_counter()
     cache_bytes = 2**24 if way == MAPPED else options.cache
     model = minqwen.load(folder, dtype=None, experts="disk", expert_cache=cache_bytes)
     pages = next(m.pages for m in model.modules() if hasattr(m, "pages"))
     if way == MAPPED:
         map_experts(model, open_checkpoint(folder))
     loaded = time.perf_counter()
-    if way != MAPPED:
-        reserve = pages.places.reserve
-
-        def note(experts):
-            calls.append(experts)
-            return reserve(experts)
-
-        pages.places.reserve = note
     cache, rng = model.new_cache(1, options.tokens + 1), np.random.default_rng(1)
     step = (lambda t, cache: model(t, cache=cache)) if way == TORCH else Decoder(model)
     tokens = rng.integers(0, model.cfg.text.vocab_size, options.tokens + 1)
@@ -132,7 +123,7 @@ def once(way, folder, options):
         step(torch.tensor([[token]]), cache)
         spent.append(time.perf_counter() - begin)
         if len(spent) == 1:  # the first compiles, perhaps
-            before, first = hits - type(hits)(), len(calls)
+            before = hits - type(hits)()
         elif sum(spent[1:]) > PATIENCE:
             break
     seconds, count = sum(spent[1:]), len(spent) - 1
@@ -141,8 +132,7 @@ def once(way, folder, options):
     )
     if way != MAPPED:
         new, one = hits - before, int(expert_bytes(model.cfg, "int4"))
-        misses = simulate(calls, pages.capacity, first, model.cfg.text)
-        found |= dict(read=new.bytes_read, predicted=misses * one,
+        found |= dict(read=new.bytes_read, predicted=new.misses * one,
                       hits=new.hits / (new.hits + new.misses),
                       reading=new.read_seconds, waiting=new.wait_seconds / seconds,
             )  # fmt: skip
@@ -163,22 +153,6 @@ def map_experts(model, table):
             raw = torch.from_file(file, size=count, dtype=torch.uint8)[entry.start :]
             weight.part = raw.view(entry.shape)
             setattr(module, kind, weight)
-
-
-def simulate(chosen, room, first, text):
-    """Misses from the `first` call on, where the one with the lowest count goes."""
-    counts, held, misses = {}, set(), 0
-    fade = 2 ** (-1 / (HALF_LIFE * text.num_hidden_layers))
-    for call, keys in enumerate(chosen):
-        counts = {key: count * fade for key, count in counts.items()}
-        counts |= {key: counts.get(key, 0) + 1 for key in keys}
-        new = [key for key in keys if key not in held]
-        for key in new:
-            if len(held) == room:
-                held.remove(min(held - {*keys}, key=lambda k: (counts[k], k)))
-            held.add(key)
-        misses += len(new) * (call >= first)
-    return misses
 
 
 # ---- limits ----

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from minqwen.model.config import Config
-from minqwen.units import human, size
+from minqwen.units import size
 from minqwen.weights.checkpoint.layout import skeleton
 from minqwen.weights.gguf.header import BLOCKS, read_gguf
 from minqwen.weights.gguf.names import moves
 from minqwen.weights.quantised.ggml import Ggml
-from tools.full_size import TOKEN, choices, run
+from tools.full_size import TOKEN, choices, put, run, tell
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import gguf_files  # noqa: E402  which knows the keys
@@ -60,13 +60,10 @@ def type_of(name, axes, layers):
         return "F32"
     if name == "output.weight":
         return "Q6_K"
-    if "attn_qkv" in name:
-        return "Q5_K"
-    if "ffn_down" in name or "attn_v" in name:
-        layer = int(name.split(".")[1])
-        eighth = layers // 8
-        more = layer < eighth or layer >= 7 * eighth or (layer - eighth) % 3 == 2
-        return "Q6_K" if more else "Q4_K"
+    if "ffn_down" in name or "attn_v" in name or "attn_qkv" in name:
+        layer, eighth = int(name.split(".")[1]), layers // 8
+        if layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2:
+            return "Q6_K"
     return "Q4_K"
 
 
@@ -75,26 +72,19 @@ def steer(file, cfg, seed=0):
     table, t, rng = read_gguf(file).tensors, cfg.text, np.random.default_rng(seed)
     for name, entry in table.items():
         if name.endswith(("norm.weight", "ssm_a")):
-            ones = np.ones(entry.shape, np.float32)
-            put(entry, 0, -ones if name.endswith("ssm_a") else ones)
-    row = rng.integers(0, 256, (t.hidden_size // 256, 144), np.uint8)
-    row[:, :4] = np.array([1e-3, 0], np.float16).view(np.uint8)  # no least value
-    put(table["token_embd.weight"], TOKEN, row)
-    parts = {"": torch.from_numpy(row.reshape(1, -1))}
-    values = Ggml("Q4_K").widen(parts, t.hidden_size)[0].numpy()
+            ones = torch.ones(entry.shape)
+            put((entry.file, entry.start), 0, -ones if "ssm_a" in name else ones)
+    row = torch.from_numpy(rng.integers(0, 256, (t.hidden_size // 256, 144), np.uint8))
+    row[:, :4] = torch.tensor([1e-3, 0]).half().view(torch.uint8)  # no least value
+    entry = table["token_embd.weight"]
+    put((entry.file, entry.start), TOKEN, row)
+    values = Ggml("Q4_K").widen({"": row.flatten()}, t.hidden_size)
     chosen = choices(cfg, seed)
     for layer, experts in enumerate(chosen):
+        entry = table[f"blk.{layer}.ffn_gate_inp.weight"]
         for expert in experts:
-            entry = table[f"blk.{layer}.ffn_gate_inp.weight"]
-            put(entry, expert, values * np.float32(t.hidden_size**-0.5))
+            put((entry.file, entry.start), expert, values * t.hidden_size**-0.5)
     return chosen
-
-
-def put(entry, number, row):
-    """Write one row of a stored tensor."""
-    with open(entry.file, "r+b") as f:
-        f.seek(entry.start + number * row.nbytes)
-        f.write(row.tobytes())
 
 
 @torch.inference_mode()
@@ -109,11 +99,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         file = make(Path(folder), cfg)
-        chosen, files = steer(file, cfg), [*Path(folder).iterdir()]
-        seen = sum(f.stat().st_size for f in files)
-        taken = sum(f.stat().st_blocks * 512 for f in files)
-        print(f"{len(files)} files of {human(seen)}, {human(taken)} on disk; made in "
-              f"{time.perf_counter() - begun:.1f} s", flush=True)  # fmt: skip
+        chosen = steer(file, cfg)
+        tell([*Path(folder).iterdir()], begun)
         table, each = read_gguf(file).tensors, len(chosen[0])
         experts = [e for name, e in table.items() if "_exps." in name]
         wanted = each * sum(e.nbytes // e.shape[0] for e in experts)

@@ -27,7 +27,7 @@ from ..model.taps import heard
 
 ENOUGH = 256  # tokens to read or to write, from which on "auto" compiles
 MUCH = 1 << 35  # weights to multiply with, from which on it does so for fewer tokens
-UNPACKING = 20  # how many times as long a packed weight takes without compiled loops
+UNPACKING = 10  # what a packed one counts for: torch takes 5 to 23 times as long
 PATIENCE = 64  # tokens of an answer that "auto" writes first: it may end soon
 RECORDED = 8  # tokens of an answer for which recording a CUDA graph is worth while
 WIDE = 256  # no head of attention is wider in the compiled loops
@@ -153,16 +153,17 @@ def whole_on_cpu(model, cache, tokens):
     return fit and narrow and known and not torch.is_grad_enabled() and alone(cache)
 
 
-def work(model, tokens):
-    """How many weights so many tokens are multiplied with; packed ones count more."""
+def heavy(model, tokens):
+    """Would so few tokens already take in torch about as long as compiling does?"""
     held = (getattr(m, "held", m) for m in stored(model))
     packed = any(getattr(m, "form", None) in PACKED for m in held)
-    return tokens * model.num_parameters()["active"] * (UNPACKING if packed else 1)
+    weights = model.num_parameters()["active"] * (UNPACKING if packed else 1)
+    return tokens * weights >= MUCH
 
 
 def long_whole_on_cpu(model, cache, tokens):
-    much = tokens >= ENOUGH or work(model, tokens) >= MUCH
-    return much and model.device.type == "cpu" and installed("numba")
+    here = model.device.type == "cpu" and installed("numba")
+    return here and (tokens >= ENOUGH or heavy(model, tokens))
 
 
 def whole_on_gpu(model, cache, tokens):

@@ -9,7 +9,7 @@ from ...model.forms import wanted
 from ...model.moe import SparseMoE
 from ...model.rope import inverse_frequencies
 from ...model.shapes import FULL
-from .. import MUCH, PATIENCE, work
+from .. import PATIENCE, heavy
 from . import numbers, share_threads
 from .attention import attention_layer
 from .layers import (
@@ -28,7 +28,7 @@ def step(model, cache, tokens):
     """The form "step" of a model on a CPU: at once where it was asked for by name."""
     # Unasked, only when the answer has proved long: it may end soon, numba compiles.
     fast, begun = Decoder(model), cache.length
-    if wanted() != "auto" or work(model, PATIENCE) >= MUCH:
+    if wanted() != "auto" or heavy(model, PATIENCE):
         return fast
 
     def patient(ids, cache):

@@ -19,7 +19,7 @@ from .vectors import floats, halves, load, put, signed, total, zeros
 EXACT = dict(error_model="numpy", nogil=True, cache=True)
 SOME = 32  # columns of a vector, and those that share a least value
 WORD, SIX, FOUR, TWO = np.uint32, 0x3F3F3F3F, 0x0F0F0F0F, 0x03030303
-FIVES = 176  # bytes of a block of Q5_K
+FOURS, FIVES = 144, 176  # bytes of a block of Q4_K, and of Q5_K
 NUMBERS = {"Q8_0": 8, "Q4_K": 4, "Q5_K": 5, "Q6_K": 6}
 
 
@@ -191,7 +191,7 @@ def of_fours(size):
     return dot, wide
 
 
-q4_dot, q4_wide = of_fours(144)
+q4_dot, q4_wide = of_fours(FOURS)
 q5_dot, q5_wide = of_fours(FIVES)
 
 

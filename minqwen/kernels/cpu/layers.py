@@ -1,4 +1,4 @@
-"""One token through each kind of layer, on a CPU: loops.py put together.
+"""One token through each kind of layer but attention, on a CPU: loops.py put together.
 
 Each function does what the forward of its torch module does at B = T = 1, on the same
 weights, and leaves the same things in the cache. x is the normed input [D], float32;

@@ -84,7 +84,8 @@ def experts(reader, block):
                 lump([e], [slots[i]], room_for(ends[e + 1] - ends[e]))
 
         reader.team.share(len(which), some)
-        return torch.stack([routed[slice(*ends[chosen[i] :][:2])].sum() for i in which])
+        there = [chosen[i] for i in which]
+        return torch.stack([routed[ends[e] : ends[e + 1]].sum() for e in there])
 
     def collect(first, last):
         there = place[first * top_k : last * top_k]

@@ -12,7 +12,7 @@ from numba import njit
 from numba.extending import overload
 
 from . import ggml
-from .ggml import Ggml, digit, half, six_bits, sixes
+from .ggml import FIVES, FOURS, Ggml, digit, fours, half, six_bits, sixes
 from .loops import FAST, FLOAT, ONE
 from .packed import SIDE, Int4, Int8, bfloat, kind, part, ready, times
 from .vectors import (
@@ -129,7 +129,9 @@ def row_dot(number, row, x):
         return q8_dot(row, x)
     if number == 6:
         return q6_dot(row, x)
-    return fours_dot(row, x, number == 5)
+    if number == 5:
+        return q5_dot(row, x)
+    return q4_dot(row, x)
 
 
 @njit(**FAST)
@@ -201,31 +203,37 @@ def q8_dot(row, x):
     return sum_
 
 
-@njit(**FAST)
-def fours_dot(row, x, five):
-    """A row of Q4_K, or of Q5_K with its fifth bits."""
-    sum_, size = FLOAT(0), 176 if five else 144
-    for b in range(len(row) // size):
-        at = size * b
-        s, t = six_bits(row, at + 4)
-        fifth = load(row, at + 16)
-        for h in range(2):
-            words, sums, least = x[2 * b + h], no_sums(), I32(0)
-            for j in range(2):
-                q, k = load(row, at + size - 128 + 64 * h + 32 * j), 4 * h + 2 * j
-                low, high = q & 15, q >> 4
-                if five:
-                    low, high = low | (fifth & 1) << 4, high | (fifth & 2) << 3
+def of_fours(size):
+    """`row_dot` for the blocks of Q4_K or Q5_K: see ggml.py."""
+
+    @njit(**FAST)
+    def dot(row, x):
+        sum_ = FLOAT(0)
+        for b in range(len(row) // size):
+            at = size * b
+            s, t = six_bits(row, at + 4)
+            fifth = load(row, at + 16)
+            for h in range(2):
+                words, sums, least = x[2 * b + h], no_sums(), I32(0)
+                for j in range(2):
+                    codes, k = at + size - 128 + 64 * h + 32 * j, 4 * h + 2 * j
+                    low, high = fours(row, codes, size, fifth)
                     fifth = fifth >> 2
-                y, first, second = HEAD + 64 * j, digit(s, k), digit(s, k + 1)
-                sums += products(low, load_bytes(words, y), first, first)
-                sums += products(high, load_bytes(words, y + 32), second, second)
-            for j in range(4):
-                two = I32(words[1 + 2 * j] + words[2 + 2 * j])
-                least = I32(least + I32(digit(t, 4 * h + j) * two))
-            some = half(row, at) * FLOAT(total(sums)) - half(row, at + 2) * FLOAT(least)
-            sum_ += scale_of(words) * some
-    return sum_
+                    y, first, second = HEAD + 64 * j, digit(s, k), digit(s, k + 1)
+                    sums += products(low, load_bytes(words, y), first, first)
+                    sums += products(high, load_bytes(words, y + 32), second, second)
+                for j in range(4):
+                    two = I32(words[1 + 2 * j] + words[2 + 2 * j])
+                    least = I32(least + I32(digit(t, 4 * h + j) * two))
+                d, m = half(row, at), half(row, at + 2)
+                some = d * FLOAT(total(sums)) - m * FLOAT(least)
+                sum_ += scale_of(words) * some
+        return sum_
+
+    return dot
+
+
+q4_dot, q5_dot = of_fours(FOURS), of_fours(FIVES)
 
 
 @njit(**FAST)

@@ -47,7 +47,7 @@ def resolve(path_or_hub_id, revision=None, wanted=WANTED):
     name = os.fspath(path_or_hub_id)
     if not HUB_ID.fullmatch(name) or path.suffix in (".safetensors", ".gguf"):
         raise InputError(
-            f"{show(name)} does not exist; give a checkpoint's folder, a .safetensors "
+            f"{show(path)} does not exist; give a checkpoint's folder, a .safetensors "
             "or .gguf file, or a hub id such as Qwen/Qwen3.5-0.8B."
         )
     return _download(name, revision, wanted)

@@ -79,9 +79,9 @@ def test_a_small_one_as_gguf_takes_the_same_way(tmp_path, capsys):
     file = full_gguf.make(tmp_path, cfg, part=500_000)
     chosen, table = full_gguf.steer(file, cfg), read_gguf(file).tensors
     assert len(list(tmp_path.iterdir())) > 2
-    assert {"F32", "Q4_K", "Q5_K", "Q6_K"} <= {e.dtype for e in table.values()}
+    assert {"F32", "Q4_K", "Q6_K"} == {e.dtype for e in table.values()}
     sizes = [e.nbytes // 9 for name, e in table.items() if "_exps." in name]
-    run(file, SimpleNamespace(cache=300_000), chosen, 2 * sum(sizes))
+    run(file, SimpleNamespace(cache=600_000), chosen, 2 * sum(sizes))
     told = capsys.readouterr().out
     read, predicted = re.search(r"as chosen: (.*), predicted (.*)", told).groups()
     assert read == predicted and "waiting for experts" in told
